@@ -1,0 +1,85 @@
+# Headroom's front door. `make` prints the help below; every target is a thin call of
+# `python -m pipeline`, which decides what is stale.
+
+PYTHON ?= python3
+BIN := .venv/bin
+VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS LIMIT HEAD SEED OUT
+
+# A variable no target knows is a misspelt one: name it and stop.
+GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+UNKNOWN := $(filter-out $(VARIABLES) PYTHON,$(GIVEN))
+ifneq ($(UNKNOWN),)
+$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES); see: make help)
+endif
+
+# Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size 64. The
+# shell reads the values from its environment, so that no character in them needs quoting.
+said = $(foreach name,$(1),$(if $(filter command,$(origin $(name))),$(call option,$(name))))
+option = --$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) "$$$(1)"
+OPTIONS = $(call said,$(VARIABLES))
+export $(VARIABLES)
+
+PIPELINE := $(BIN)/python -m pipeline
+
+.PHONY: help setup features train report verify demo baseline test lint clean
+.DEFAULT_GOAL := help
+
+help: ## print this help
+	@echo "Headroom: how far does a frozen network take you, and which head on top is better?"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Variables, by name: make train HEAD=logistic LAYERS=block5"
+	@echo "  $(VARIABLES)"
+	@echo "What each means, with its default: python -m pipeline features --help"
+
+setup: $(BIN)/.ready ## bring up .venv from requirements.txt (every other target does it first, once)
+
+features: setup ## run the network over DATASET once and cache the embeddings
+	@$(PIPELINE) features $(OPTIONS)
+
+train: setup ## train HEAD on the cached embeddings
+	@$(PIPELINE) train $(OPTIONS)
+
+report: setup ## compare all trained heads: OUT/report/index.html
+	@$(PIPELINE) report $(OPTIONS)
+
+verify: setup ## check every digest of a cache, and embed a sample of its images again
+	@$(PIPELINE) verify $(OPTIONS)
+
+# The chains fix some variables; the others pass through.
+DEMO_OUT = $(if $(filter command,$(origin OUT)),"$$OUT",out/demo)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS LIMIT)
+demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
+	@$(PIPELINE) features $(DEMO)
+	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED)
+	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED)
+	@$(PIPELINE) report --out $(DEMO_OUT)
+
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS LIMIT OUT) --layers block5 --preprocess unit
+baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
+	@$(PIPELINE) features $(BASELINE)
+	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED)
+	@$(PIPELINE) report $(call said,OUT)
+
+test: $(BIN)/.ready-dev ## the tests: no network, no data
+	@$(BIN)/python -m pytest
+
+lint: $(BIN)/.ready-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: ## remove the caches of tools, never OUT
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache
+
+$(BIN)/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 expected, came {v[0]}.{v[1]}; run: make setup PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv || { echo "error: no venv module; install python3-venv, then: make setup" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

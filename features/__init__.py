@@ -1,0 +1,1 @@
+"""Images in, embeddings out: datasets, weights, the frozen network and the HDF5 cache."""

@@ -1,0 +1,88 @@
+"""Files from the network: fetched under a temporary name, resumed, and proved before use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from features.errors import UserError
+from features.progress import progress
+
+TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
+CHUNK = 1 << 20  # bytes
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``$HEADROOM_CACHE``, or ``headroom`` in the user's cache folder."""
+    named = os.environ.get("HEADROOM_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "headroom"
+
+
+def keras_dir() -> Path:
+    """Keras' own cache folder (``$KERAS_HOME``, or ``~/.keras``)."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> None:
+    """Download ``url`` to ``target``; afterwards ``target`` is whole and has ``digest``.
+
+    What arrived before an interruption stays in ``target`` + ``.part`` and is continued, from
+    this host or another that serves the same bytes.
+
+    Raises
+    ------
+    UserError
+        The host cannot be reached, or what it sent is something else (which is then deleted).
+    """
+    part = target.with_name(target.name + ".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    if not (have and file_digest(part, algorithm) == digest):  # killed just before the rename
+        try:
+            _append(url, part, have, target.name)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise UserError(f"{url}: {getattr(error, 'reason', error)}") from None
+    came = file_digest(part, algorithm)
+    if came != digest:
+        part.unlink()
+        raise UserError(f"{url} sent other content: expected {algorithm} {digest}, came {came}")
+    os.replace(part, target)
+
+
+def _append(url: str, part: Path, have: int, name: str) -> None:
+    """Write the rest of ``url`` behind the ``have`` bytes of ``part`` (all of it, if the host
+    does not continue downloads)."""
+    request = urllib.request.Request(url, headers={"User-Agent": "headroom"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # the part is as long as the file, or longer: its digest decides
+            raise
+        return
+    with response:
+        if response.status != 206:
+            have = 0
+        total = have + int(response.headers.get("Content-Length") or 0)
+        with (
+            open(part, "ab" if have else "wb") as out,
+            progress(total, f"download {name}", "B", done=have, scale=True) as bar,
+        ):
+            while chunk := response.read(CHUNK):
+                out.write(chunk)
+                bar.update(len(chunk))
+    if total and part.stat().st_size < total:  # urllib does not tell a connection that was cut
+        raise ConnectionError(f"cut off after {part.stat().st_size:,} of {total:,} bytes")

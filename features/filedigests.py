@@ -1,0 +1,82 @@
+"""SHA-256 of many files, remembered by path, size and time of change."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from features.download import cache_dir, file_digest
+from features.errors import UserError
+from features.progress import progress
+
+BATCH = 2_000  # files hashed between two commits: what a kill can cost
+
+
+class FileDigests:
+    """Digests of the files below one folder; a context manager over a small SQLite table.
+
+    The one place where a file is trusted by (path, size, time of change) and not by its content,
+    so that a million images are read once and not at every command. ``fresh=True`` reads all.
+    """
+
+    def __init__(self, root: Path, fresh: bool = False) -> None:
+        self._root = root
+        self._fresh = fresh
+        place = cache_dir()
+        place.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(place / "file-digests.sqlite", timeout=60)
+        self._db.execute(
+            "create table if not exists digest (root text, path text, size integer, "
+            "changed integer, sha256 text, primary key (root, path)) without rowid"
+        )
+
+    def __enter__(self) -> FileDigests:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def digests(self, paths: list[str]) -> Iterator[str]:
+        """The hex SHA-256 of each file, in order; ``paths`` are relative to the root.
+
+        Raises
+        ------
+        UserError
+            A file cannot be read; it is named.
+        """
+        rows = self._db.execute(
+            "select path, size, changed, sha256 from digest where root = ?", (str(self._root),)
+        )
+        known = {} if self._fresh else {path: (size, changed, sha) for path, size, changed, sha in rows}
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            progress(len(paths), "digest of the images", "file", delay=1) as bar,
+        ):
+            for start in range(0, len(paths), BATCH):
+                group = paths[start : start + BATCH]
+                found = list(pool.map(lambda path: self._one(path, known.get(path)), group))
+                news = [
+                    (str(self._root), path, *entry)
+                    for path, entry in zip(group, found, strict=True)
+                    if known.get(path) != entry
+                ]
+                with self._db:
+                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", news)
+                bar.update(len(group))
+                yield from (sha for _, _, sha in found)
+
+    def _one(self, path: str, known: tuple[int, int, str] | None) -> tuple[int, int, str]:
+        file = self._root / path
+        try:
+            stat = file.stat()
+            if known and known[:2] == (stat.st_size, stat.st_mtime_ns):
+                return known
+            return stat.st_size, stat.st_mtime_ns, file_digest(file)
+        except OSError as error:
+            raise UserError(f"cannot read the image {file}: {error.strerror}; replace or remove it") from None

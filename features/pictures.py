@@ -1,0 +1,75 @@
+"""One way to bring a picture to the square the network reads, for every dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Named in the extractor's spec, because another way gives other vectors.
+RESIZE = "exif-rotated RGB, pillow bicubic on the short side, centre crop"
+
+
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """``image`` as ``(size, size, 3)`` uint8 RGB.
+
+    EXIF rotation is applied, transparency is laid over white, the short side is brought to
+    ``size`` pixels with Pillow's bicubic filter (which widens its support when it shrinks, so it
+    does not alias), and the long side is cropped around its centre.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit PNGs
+        wide = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((wide / 257).clip(0, 255).round().astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image)
+
+
+def read_square(path: Path, size: int) -> NDArray[np.uint8]:
+    """The picture in a JPEG or PNG file, as :func:`square` makes it.
+
+    Raises
+    ------
+    UserError
+        The file is missing, damaged, cut short, or of a forbidding size; it is named.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            return square(image, size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
+        raise UserError(
+            f"cannot read the image {path}: expected a whole JPEG or PNG, came: {reason}; "
+            "replace or remove it, then run the command again"
+        ) from None
+
+
+def array_squares(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """``(n, h, w, 3)`` uint8 pictures as ``(n, size, size, 3)``, each as :func:`square` makes it."""
+    if images.shape[1:3] == (size, size):
+        return images
+    from PIL import Image
+
+    out = np.empty((len(images), size, size, 3), dtype=np.uint8)
+    for row, pixels in enumerate(images):
+        out[row] = square(Image.fromarray(pixels), size)
+    return out

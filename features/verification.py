@@ -1,0 +1,70 @@
+"""Does a cache still say what its images, its weights and the network say?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from features.datasets import SPLITS, Dataset
+from features.embeddings import Embeddings
+from features.errors import UserError
+from features.extractor import TOLERANCE, VGG16
+
+SAMPLE = 64  # rows of each split that are embedded again
+
+Check = tuple[str, str | None]
+
+
+def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None) -> Iterator[Check]:
+    """Yield ``(what, None)`` for each check that holds and ``(what, problem)`` for each other.
+
+    Digests first (of the file, then of the images), then labels and ids row by row, then a random
+    sample of rows embedded again and compared within the precision's tolerance.
+    """
+    damaged = False
+    for name, problem in embeddings.problems():
+        damaged = damaged or problem is not None
+        yield f"digest of {name}", problem
+    if damaged:
+        return
+    yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
+    for split in SPLITS:
+        rows = dataset.ids(split) == embeddings.ids(split)
+        labels = np.array_equal(dataset.labels(split), embeddings.labels(split))
+        yield f"rows of {split}", None if rows and labels else "ids or labels differ from the dataset's"
+    yield from _embed_again(embeddings, dataset, weights)
+
+
+def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) -> Iterator[Check]:
+    spec = embeddings.spec
+    source = embeddings.provenance["weights_source"]
+    if weights is None and spec["weights"] != "imagenet":
+        weights = source
+    layers = ",".join(spec["layers"])
+    extractor = VGG16(layers, spec["image_size"], spec["preprocess"], spec["precision"], weights)
+    try:
+        problem = _same(extractor.weights.digest, spec["weights_sha256"])
+    except UserError as error:
+        problem = str(error)
+    yield "digest of the weights", problem
+    if problem:
+        return
+    tolerance = TOLERANCE[spec["precision"]]
+    rng = np.random.default_rng()
+    for split in SPLITS:
+        count = embeddings.rows[split]
+        rows = np.sort(rng.choice(count, min(SAMPLE, count), replace=False))
+        images = [dataset.images(split, row, row + 1, extractor.image_size) for row in rows]
+        fresh = extractor.embed(np.concatenate(images))
+        for layer in embeddings.layers:
+            kept = embeddings.rows_of(split, layer, rows)
+            away = np.linalg.norm(fresh[layer] - kept, axis=1) / np.linalg.norm(kept, axis=1)
+            worst = int(np.nanargmax(away))
+            far = f"row {rows[worst]} is {away[worst]:.1e} of its length away, expected {tolerance:g}"
+            name = f"{len(rows)} rows of {split}/{layer} embedded again"
+            yield name, None if away[worst] <= tolerance else far
+
+
+def _same(came: str, expected: str) -> str | None:
+    return None if came == expected else f"expected {expected}, came {came}"

@@ -1,0 +1,236 @@
+"""The Keras head, an ordinary scikit-learn classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from features.backend import tensorflow
+
+PREDICT_ROWS = 4096  # rows a prediction call takes
+MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
+
+
+class DenseHead(ClassifierMixin, BaseEstimator):
+    """A fully connected network from embeddings to classes.
+
+    Parameters
+    ----------
+    hidden : units of each hidden layer.
+    activation : of the hidden layers, as Keras names it.
+    standardize : bring every input to mean 0 and variance 1, as seen in training.
+    batch_norm : normalise each hidden layer's sums over the batch.
+    dropout : share of hidden units that rest in a step.
+    label_smoothing : probability spread over all classes in the training target.
+    optimizer : ``adamw`` or ``sgd``.
+    learning_rate : at the start.
+    schedule : ``cosine`` to zero over ``epochs``, or ``exponential``: times 0.9 each 10,000 steps,
+        without stairs.
+    weight_decay : AdamW's.
+    batch_size : rows a step.
+    epochs : length of the schedule.
+    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never.
+        Only with ``validation_data``.
+    stop_epoch : stop here although the schedule is longer: how a refit repeats what validation
+        chose.
+    random_state : seeds initial weights, order and dropout.
+
+    Attributes
+    ----------
+    classes_ : (k,) class labels.
+    weights_ : the network's arrays, in Keras' order.
+    mean_, scale_ : (d,) of the inputs (0 and 1 without ``standardize``).
+    history_ : by epoch, ``loss`` (cross-entropy, nats, without smoothing) and ``accuracy`` on a
+        fixed sample of at most 5,000 training rows and, as ``val_loss`` and ``val_accuracy``, on
+        the validation rows. All are measured after the epoch and without dropout, so that the two
+        curves differ by the images alone.
+    best_epoch_ : the epoch whose weights are kept: the best validation accuracy, or the last.
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (512,),
+        activation: str = "gelu",
+        standardize: bool = True,
+        batch_norm: bool = True,
+        dropout: float = 0.5,
+        label_smoothing: float = 0.1,
+        optimizer: str = "adamw",
+        learning_rate: float = 1e-3,
+        schedule: str = "cosine",
+        weight_decay: float = 0.05,
+        batch_size: int = 256,
+        epochs: int = 20,
+        patience: int | None = 5,
+        stop_epoch: int | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.standardize = standardize
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.stop_epoch = stop_epoch
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[Any],
+        validation_data: tuple[NDArray[np.float32], NDArray[Any]] | None = None,
+        on_epoch: Callable[[int, dict[str, list[float]]], None] | None = None,
+    ) -> DenseHead:
+        """Train on ``X`` (n, d) and ``y`` (n,); ``validation_data`` decides when to stop.
+
+        ``on_epoch(epoch, history)`` is called after each epoch.
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite inputs, one class only, or shapes that do not match.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("DenseHead needs at least two classes; came one class")
+        width = X.shape[1]
+        self.mean_ = X.mean(axis=0) if self.standardize else np.zeros(width, np.float32)
+        scale = X.std(axis=0) if self.standardize else np.ones(width, np.float32)
+        self.scale_ = np.where(scale > 0, scale, 1).astype(np.float32)
+        rng = np.random.default_rng(self.random_state)
+        sample = np.sort(rng.permutation(len(X))[:MEASURE_ROWS])
+        measured = {"": (X[sample], codes[sample])}
+        if validation_data is not None:
+            X_val = validate_data(self, validation_data[0], dtype=np.float32, reset=False)
+            measured["val_"] = (X_val, np.searchsorted(self.classes_, validation_data[1]))
+        self._network = self._build(rng)
+        run_epoch = self._trainer(X, codes)
+        self.history_: dict[str, list[float]] = {}
+        best, self.best_epoch_ = -1.0, 0
+        for epoch in range(1, (self.stop_epoch or self.epochs) + 1):
+            run_epoch(rng.permutation(len(X)))
+            if validation_data is not None:  # without it the curves would show one side only
+                for name, (rows, target) in measured.items():
+                    loss, accuracy = self._measure(rows, target)
+                    self.history_.setdefault(f"{name}loss", []).append(loss)
+                    self.history_.setdefault(f"{name}accuracy", []).append(accuracy)
+                if on_epoch is not None:
+                    on_epoch(epoch, self.history_)
+                if accuracy <= best and self.patience is not None:
+                    if epoch - self.best_epoch_ >= self.patience:
+                        break
+                    continue
+                best = accuracy
+            self.best_epoch_ = epoch
+            self.weights_ = self._network.get_weights()
+        self._network.set_weights(self.weights_)
+        return self
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        logits = self._logits(X).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_network"}
+
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not hasattr(self, "_network"):
+            self._network = self._build(np.random.default_rng(0))
+            self._network.set_weights(self.weights_)
+        parts = [
+            np.asarray(self._network(X[start : start + PREDICT_ROWS], training=False))
+            for start in range(0, len(X), PREDICT_ROWS)
+        ]
+        return np.concatenate(parts)
+
+    def _measure(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, float]:
+        """Cross-entropy in nats, and accuracy."""
+        logits = self._logits(X).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        log_likelihood = logits[np.arange(len(X)), codes] - np.log(np.exp(logits).sum(axis=1))
+        return float(-log_likelihood.mean()), float((logits.argmax(axis=1) == codes).mean())
+
+    def _build(self, rng: np.random.Generator) -> Any:
+        """The network, from raw embeddings to logits, with initial weights drawn from ``rng``."""
+        tensorflow()
+        import keras
+
+        def seed() -> int:
+            return int(rng.integers(2**31))
+
+        layers = [
+            keras.Input((len(self.mean_),)),
+            keras.layers.Normalization(mean=self.mean_, variance=self.scale_**2),
+        ]
+        for units in self.hidden:
+            start = keras.initializers.HeNormal(seed())
+            layers.append(keras.layers.Dense(units, kernel_initializer=start))
+            if self.batch_norm:
+                layers.append(keras.layers.BatchNormalization(momentum=0.9))
+            layers.append(keras.layers.Activation(self.activation))
+            if self.dropout:
+                layers.append(keras.layers.Dropout(self.dropout, seed=seed()))
+        start = keras.initializers.GlorotUniform(seed())
+        layers.append(keras.layers.Dense(len(self.classes_), kernel_initializer=start))
+        return keras.Sequential(layers)
+
+    def _trainer(
+        self, X: NDArray[np.float32], codes: NDArray[np.int64]
+    ) -> Callable[[NDArray[np.int64]], None]:
+        """A function that trains one epoch in a given order of rows.
+
+        The epoch is one graph call: at small widths a call for each step costs more than the step.
+        """
+        tf = tensorflow()
+        import keras
+
+        size = min(self.batch_size, len(X))
+        steps = len(X) // size
+        if self.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps * self.epochs)
+        else:
+            rate = keras.optimizers.schedules.ExponentialDecay(self.learning_rate, 10_000, 0.9)
+        if self.optimizer == "adamw":
+            optimizer = keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+        else:
+            optimizer = keras.optimizers.SGD(rate)
+        cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
+        network, classes = self._network, len(self.classes_)
+        optimizer.build(network.trainable_variables)
+        inputs, targets = tf.constant(X), tf.constant(codes)
+
+        @tf.function
+        def epoch(order: Any) -> None:
+            for step in tf.range(steps):
+                rows = order[step * size : (step + 1) * size]
+                truth = tf.one_hot(tf.gather(targets, rows), classes)
+                with tf.GradientTape() as tape:
+                    loss = cost(truth, network(tf.gather(inputs, rows), training=True))
+                variables = network.trainable_variables
+                optimizer.apply(tape.gradient(loss, variables), variables)
+
+        return lambda order: epoch(tf.constant(order))

@@ -1,0 +1,196 @@
+"""What was trained on what, its predictions and its seconds: one folder a run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.embeddings import canonical
+from features.errors import UserError
+from models import saved
+from models.heads import head
+
+FORMAT = 1
+PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
+ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
+
+
+@cache
+def processor() -> str:
+    """The processor's name, as the operating system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The installed packages that numbers depend on, without importing them."""
+    return {name: version(name) for name in PACKAGES}
+
+
+@dataclass
+class Run:
+    """One head, trained once.
+
+    Attributes
+    ----------
+    head, seed : which entry of ``HEADS``, and what seeded it.
+    layers : the layers it read, in column order; ``width`` numbers together.
+    dataset, class_names, spec, fingerprint : of the embeddings.
+    test_digest : SHA-256 over test labels, row ids and class names: equal for runs that answered
+        the same questions.
+    parameters : the whole configuration of the final fit; ``chosen`` is what validation decided.
+    grid, sweep, history : what was tried, how each value did, and the curves by epoch.
+    seconds : ``select``, ``refit`` and ``predict`` (all of test).
+    train_rows : images of the final fit.
+    val_rows, val_labels, val_proba : (m,), (m,), (m, k); from the selection fit.
+    test_labels, test_proba : (n,), (n, k); from the final fit.
+    versions, processor, command : where the numbers came from.
+    estimator : the final fit itself; None where it was not asked for.
+    """
+
+    head: str
+    seed: int
+    layers: tuple[str, ...]
+    width: int
+    dataset: dict[str, Any]
+    class_names: tuple[str, ...]
+    spec: dict[str, Any]
+    fingerprint: str
+    test_digest: str
+    chosen: dict[str, Any]
+    grid: dict[str, list[float]]
+    sweep: list[dict[str, float]]
+    history: dict[str, list[float]]
+    seconds: dict[str, float]
+    train_rows: int
+    val_rows: NDArray[np.int64]
+    val_labels: NDArray[np.int64]
+    val_proba: NDArray[np.float64]
+    test_labels: NDArray[np.int64]
+    test_proba: NDArray[np.float64]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    processor: str = field(default_factory=processor)
+    command: str = ""
+    estimator: Any = None
+
+    def __post_init__(self) -> None:
+        if self.estimator is not None:
+            self.parameters = saved.parameters(self.estimator)
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits over all that a repeat would have in common."""
+        same = [self.head, self.seed, self.layers, self.parameters, self.fingerprint]
+        return hashlib.sha256(canonical(same).encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder :meth:`save` writes."""
+        return f"{Path(self.dataset['name']).name}-{self.head}-seed{self.seed}-{self.id}"
+
+    def save(self, root: Path) -> Path:
+        """Write the run below ``root``, whole or not at all; an equal earlier run is replaced."""
+        learned, head_arrays = saved.to_data(self.estimator)
+        files = {
+            "predictions.npz": _npz({name: getattr(self, name) for name in ARRAYS}),
+            "head.npz": _npz(head_arrays),
+        }
+        simple = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in (*ARRAYS, "estimator")
+        }
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        document = {"format": FORMAT, **simple, "learned": learned, "sha256": digests}
+        files["run.json"] = (json.dumps(document, indent=1) + "\n").encode()
+        target = root / self.folder
+        temporary = root / f".{self.folder}.{os.getpid()}.tmp"
+        old = root / f".{self.folder}.{os.getpid()}.old"
+        try:
+            temporary.mkdir(parents=True)
+            for name, content in files.items():
+                with open(temporary / name, "wb") as out:
+                    out.write(content)
+                    out.flush()
+                    os.fsync(out.fileno())
+            if target.exists():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise UserError(f"cannot write the run {target}: {error.strerror}; choose another OUT=") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+
+def load(folder: Path, with_head: bool = False) -> Run:
+    """The run in ``folder``; its fitted head too if asked for. Nothing stored is executed.
+
+    Raises
+    ------
+    UserError
+        A file is missing, does not have its digest, or is of a newer format.
+    """
+    try:
+        document = json.loads((folder / "run.json").read_text())
+        if document["format"] > FORMAT:
+            raise UserError(
+                f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; update it"
+            )
+        names = ["predictions.npz", *(["head.npz"] if with_head else [])]
+        contents = {name: (folder / name).read_bytes() for name in names}
+        for name, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != document["sha256"][name]:
+                raise UserError(f"{folder / name} is damaged; remove the folder and train this head again")
+        values = {item.name: document[item.name] for item in fields(Run) if item.name in document}
+        values |= _arrays(contents["predictions.npz"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder} is not a whole run ({error}); remove it and train this head again"
+        ) from None
+    for name in ("layers", "class_names"):
+        values[name] = tuple(values[name])
+    run = Run(**values)
+    if with_head:
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
+        }
+        estimator = head(run.head).make(run.seed).set_params(**settings)
+        run.estimator = saved.from_data(estimator, document["learned"], _arrays(contents["head.npz"]))
+    return run
+
+
+def load_all(root: Path) -> list[Run]:
+    """Every run below ``root``, without the fitted heads, by folder name."""
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return [load(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
+
+
+def _npz(arrays: saved.Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _arrays(content: bytes) -> saved.Arrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return dict(archive)

@@ -1,0 +1,80 @@
+"""A fitted head as data: constructor parameters as JSON, learned attributes as arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def parameters(estimator: Any) -> dict[str, Any]:
+    """The estimator's configuration as JSON values, nested ones as ``step__name``."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if isinstance(value, None | bool | int | float | str | tuple)
+    }
+
+
+def to_data(estimator: Any) -> tuple[dict[str, Any], Arrays]:
+    """What ``fit`` learned, as a JSON tree whose leaves may name arrays, and those arrays.
+
+    A learned attribute ends in ``_``, as everywhere in scikit-learn. A pipeline is the list of
+    its steps.
+
+    Raises
+    ------
+    TypeError
+        An attribute is neither numbers nor text.
+    """
+    arrays: Arrays = {}
+
+    def leaf(value: Any, name: str) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            arrays[name] = value
+            return {"array": name}
+        if isinstance(value, list | tuple):
+            return [leaf(item, f"{name}.{place}") for place, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {"dict": {key: leaf(item, f"{name}.{key}") for key, item in value.items()}}
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, None | bool | int | float | str):
+            return value
+        raise TypeError(f"{name} is a {type(value).__name__}, which cannot be kept as data")
+
+    def tree(part: Any, name: str) -> dict[str, Any]:
+        if hasattr(part, "steps"):
+            return {"steps": [tree(step, f"{name}{key}.") for key, step in part.steps]}
+        learned = {key: value for key, value in vars(part).items() if _is_learned(key)}
+        return {"learned": {key: leaf(value, name + key) for key, value in learned.items()}}
+
+    return tree(estimator, ""), arrays
+
+
+def from_data(estimator: Any, data: dict[str, Any], arrays: Arrays) -> Any:
+    """Give an unfitted ``estimator`` what :func:`to_data` took from a fitted one; returns it."""
+
+    def value(leaf: Any) -> Any:
+        if isinstance(leaf, dict):
+            if "array" in leaf:
+                return arrays[leaf["array"]]
+            return {key: value(item) for key, item in leaf["dict"].items()}
+        return [value(item) for item in leaf] if isinstance(leaf, list) else leaf
+
+    if "steps" in data:
+        for (_, step), part in zip(estimator.steps, data["steps"], strict=True):
+            from_data(step, part, arrays)
+        return estimator
+    for key, leaf in data["learned"].items():
+        if not _is_learned(key):
+            raise ValueError(f"{key} is not a learned attribute")
+        setattr(estimator, key, value(leaf))
+    return estimator
+
+
+def _is_learned(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_")

@@ -1,0 +1,120 @@
+"""The command line: ``python -m pipeline features|train|report|verify``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from typing import Any
+
+from features.errors import UserError
+
+STAGES = {
+    "features": "run the frozen network over a dataset once and cache its embeddings",
+    "train": "train one classifier head on cached embeddings",
+    "report": "compare all trained heads: index.html, report.md, report.json",
+    "verify": "check every digest of a cache and embed a sample of its images again",
+}
+EXAMPLES = {
+    "features": "python -m pipeline features --dataset digits --layers block4,block5",
+    "train": "python -m pipeline train --head logistic --layers block5",
+    "report": "python -m pipeline report --out out",
+    "verify": "python -m pipeline verify --dataset path/to/folder",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    0: done. 1: ``verify`` found something wrong. 2: the user can put it right, and one line says
+    how. 130: interrupted; what was finished is kept.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = vars(parser(argv).parse_args(argv))
+    stage = arguments.pop("stage")
+    from pipeline import stages
+
+    options = stages.Options(**arguments, said=tuple(arguments))
+    try:
+        if stage == "verify":
+            return 0 if stages.verify(options) else 1
+        run = {"features": stages.features, "train": stages.train, "report": stages.report}[stage]
+        print(run(options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = options.command(stage)
+        print(f"\ninterrupted; finished work is kept. To go on: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser for this command line; a stage's options are only built where it is named."""
+    top = _Parser(
+        prog="python -m pipeline",
+        description="Headroom: how far does a frozen network take you on these images, and which "
+        "classifier on top is really better?",
+        epilog="Each stage explains itself: python -m pipeline train --help. The same as make "
+        "targets, with variables for options: make train HEAD=logistic LAYERS=block5",
+    )
+    stages = top.add_subparsers(dest="stage", required=True, metavar="stage")
+    for stage, about in STAGES.items():
+        sub = stages.add_parser(
+            stage,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {EXAMPLES[stage]}",
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        if stage in argv:
+            _add_options(sub)
+    return top
+
+
+def _add_options(sub: argparse.ArgumentParser) -> None:
+    from features.extractor import PRECISIONS, PREPROCESS, VGG16
+    from models.heads import HEADS
+    from pipeline.stages import Options
+
+    defaults = _defaults(Options) | _defaults(VGG16.__init__)
+    heads = "; ".join(f"{name}: {entry.about}" for name, entry in HEADS.items())
+    texts: dict[str, tuple[type, str]] = {
+        "dataset": (
+            str,
+            "cifar10, digits, or a folder with train/<class>/ and test/<class>/, or <class>/ alone",
+        ),
+        "archive": (str, "a cifar-10-python.tar.gz you have already; default: found or downloaded"),
+        "layers": (str, "block1 to block5, with @g for a g x g grid, separated by commas"),
+        "image_size": (int, "side of the network's square input in pixels, at least 32"),
+        "preprocess": (str, " or ".join(PREPROCESS)),
+        "precision": (str, "arithmetic of the network: " + " or ".join(PRECISIONS)),
+        "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
+        "limit": (int, "only this many images of each split, stratified; default: all"),
+        "head": (str, f"which classifier ({heads})"),
+        "seed": (int, "of everything random in a head"),
+        "out": (str, "folder of everything generated: embeddings/, runs/, report/"),
+    }
+    for name, (kind, text) in texts.items():
+        default = defaults.get(name)
+        shown = "" if default is None else f" (default: {default})"
+        metavar = "N" if kind is int else "TEXT"
+        sub.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text + shown)
+
+
+def _defaults(callable_: Any) -> dict[str, Any]:
+    return {name: item.default for name, item in inspect.signature(callable_).parameters.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error, with exit code 2."""
+
+    def error(self, message: str) -> Any:
+        print(f"error: {message}; see: {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

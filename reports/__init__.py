@@ -1,0 +1,1 @@
+"""Runs in, pages out: numbers, figures, and the report that holds both."""

@@ -1,0 +1,112 @@
+"""Shared by all tests: no network, a cache folder of their own, small real pictures and weights."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import socket
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features import weights as vgg16_weights
+from features.cifar10 import BATCHES, CLASSES
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test has its own caches, and only loopback sockets open."""
+    monkeypatch.setenv("HEADROOM_CACHE", str(tmp_path / "headroom-cache"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras-home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
+            raise OSError(f"tests reach no network ({address[0]})")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    resolve = socket.getaddrinfo
+
+    def local(host: Any, *rest: Any, **more: Any) -> Any:
+        if host not in ("127.0.0.1", "localhost", "::1", None):
+            raise socket.gaierror(socket.EAI_NONAME, "tests reach no network")
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local)
+
+
+@pytest.fixture(scope="session")
+def weights_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Random tensors of VGG16's shapes, scaled so that activations neither vanish nor explode."""
+    rng = np.random.default_rng(7)
+    tensors = {}
+    for name, (inputs, outputs) in vgg16_weights.CONVOLUTIONS.items():
+        scale = np.sqrt(2 / (9 * inputs))
+        kernel = rng.standard_normal((3, 3, inputs, outputs), dtype=np.float32) * np.float32(scale)
+        tensors[f"{name}/kernel"] = kernel
+        tensors[f"{name}/bias"] = np.full(outputs, 0.01, np.float32)
+    path = tmp_path_factory.mktemp("weights") / "random.h5"
+    vgg16_weights.save(tensors, path)
+    return str(path)
+
+
+def picture(rng: np.random.Generator, label: int, side: int = 40) -> Image.Image:
+    """A noisy picture whose colour tells its class."""
+    base = np.array([40 + 80 * label % 200, 200 - 60 * label % 200, 120 * (label % 2)])
+    pixels = base + rng.normal(0, 40, (side, side, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Build an image folder: ``make_folder({"train": 8, "test": 3}, classes=("cat", "dog"))``."""
+
+    def make(
+        splits: dict[str, int] | int, classes: tuple[str, ...] = ("cat", "dog", "eel"), name: str = "pets"
+    ) -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(3)
+        counts = splits if isinstance(splits, dict) else {"": splits}
+        for split, count in counts.items():
+            for label, class_name in enumerate(classes):
+                folder = root / split / class_name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    suffix = "png" if number % 3 == 0 else "jpg"
+                    picture(rng, label).save(folder / f"{number:03d}.{suffix}")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_archive(tmp_path: Path) -> Callable[..., Path]:
+    """Build a small ``cifar-10-python.tar.gz`` in the official layout, ``rows`` images a batch."""
+
+    def make(rows: int = 20, poison: bytes | None = None, leave_out: str = "") -> Path:
+        rng = np.random.default_rng(5)
+        path = tmp_path / "cifar-10-python.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for name in [name for names in BATCHES.values() for name in names]:
+                batch = {
+                    b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8),
+                    b"labels": [row % len(CLASSES) for row in range(rows)],
+                    b"filenames": [b"x.png"] * rows,
+                }
+                content = poison or pickle.dumps(batch, protocol=2)
+                member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                member.size = len(content)
+                if name != leave_out:
+                    archive.addfile(member, io.BytesIO(content))
+        return path
+
+    return make

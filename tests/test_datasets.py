@@ -1,0 +1,182 @@
+"""What every dataset must do, and what folders alone do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.cifar10 import Cifar10
+from features.datasets import MIN_TRAIN, SPLITS, Dataset, Digits, Folder, open_dataset
+from features.download import file_digest
+from features.errors import UserError
+
+Open = Callable[..., Dataset]
+
+
+@pytest.fixture(params=["cifar10", "digits", "split folder", "plain folder"])
+def open_it(
+    request: pytest.FixtureRequest, make_folder: Callable[..., Path], make_archive: Callable[..., Path]
+) -> Open:
+    if request.param == "cifar10":
+        archive = make_archive(rows=20)
+        digest = file_digest(archive)
+        return lambda limit=None: Cifar10(str(archive), limit, sha256=digest)
+    if request.param == "digits":
+        return lambda limit=None: Digits(limit)
+    root = make_folder({"train": 12, "test": 4} if request.param == "split folder" else 15)
+    return lambda limit=None: Folder(root, limit)
+
+
+class TestContract:
+    def test_rows_line_up(self, open_it: Open) -> None:
+        dataset = open_it()
+        for split in SPLITS:
+            labels, ids = dataset.labels(split), dataset.ids(split)
+            assert labels.dtype == np.int64
+            assert len(labels) == len(ids) == len(set(ids)) > 0
+            assert set(labels) == set(range(len(dataset.class_names)))
+
+    def test_splits_share_no_row(self, open_it: Open) -> None:
+        dataset = open_it()
+        assert not set(dataset.ids("train")) & set(dataset.ids("test"))
+
+    @pytest.mark.parametrize("size", [32, 48])
+    def test_slices_are_pieces_of_the_whole(self, open_it: Open, size: int) -> None:
+        dataset = open_it()
+        whole = dataset.images("train", 0, 12, size)
+        assert whole.shape == (12, size, size, 3)
+        assert whole.dtype == np.uint8
+        pieces = [dataset.images("train", start, min(start + 5, 12), size) for start in (0, 5, 10)]
+        assert np.array_equal(np.concatenate(pieces), whole)
+        assert whole.std() > 1
+
+    def test_opening_again_gives_the_same(self, open_it: Open) -> None:
+        one, two = open_it(), open_it()
+        assert one.digest() == two.digest() == two.digest(fresh=True)
+        assert one.ids("test") == two.ids("test")
+        assert np.array_equal(one.images("test", 0, 3, 32), two.images("test", 0, 3, 32))
+
+    def test_a_limit_keeps_rows_of_every_class(self, open_it: Open) -> None:
+        whole, limit = open_it(), MIN_TRAIN * len(open_it().class_names)
+        small = open_it(limit=limit)
+        assert len(small.labels("train")) == limit
+        assert np.bincount(small.labels("train")).min() >= MIN_TRAIN
+        assert set(small.ids("train")) <= set(whole.ids("train"))
+        assert small.digest() == whole.digest()
+        row = whole.ids("train").index(small.ids("train")[3])
+        assert np.array_equal(small.images("train", 3, 4, 32), whole.images("train", row, row + 1, 32))
+
+    def test_a_limit_that_starves_a_class_is_refused(self, open_it: Open) -> None:
+        with pytest.raises(UserError, match="raise LIMIT"):
+            open_it(limit=7).labels("train")
+
+
+def test_digits_are_held_out_in_their_shares() -> None:
+    digits = Digits()
+    assert len(digits.labels("train")) == 1438
+    assert len(digits.labels("test")) == 359
+    assert np.ptp(np.bincount(digits.labels("test"))) <= 2
+
+
+class TestFolder:
+    def test_ids_are_paths_and_the_order_is_sorted(self, make_folder: Callable[..., Path]) -> None:
+        folder = Folder(make_folder({"train": 6, "test": 2}))
+        assert folder.ids("test")[:3] == ["test/cat/000.png", "test/cat/001.jpg", "test/dog/000.png"]
+
+    def test_the_hold_out_is_stratified_and_told(self, make_folder: Callable[..., Path]) -> None:
+        folder = Folder(make_folder(20))
+        assert np.bincount(folder.labels("test")).tolist() == [4, 4, 4]
+        assert "held out" in folder.note
+
+    def test_other_files_are_left_out_and_counted(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "cat" / "notes.txt").write_text("no picture")
+        (root / "README").write_text("no class")
+        (root / ".hidden").mkdir()
+        assert "1 other files left out" in Folder(root).note
+
+    def test_moving_the_folder_keeps_the_digest(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        before = Folder(root).digest()
+        moved = root.rename(root.with_name("moved"))
+        assert Folder(moved).digest() == before
+
+    @pytest.mark.parametrize("change", ["a pixel", "a name", "a class", "one image less"])
+    def test_every_change_changes_the_digest(self, make_folder: Callable[..., Path], change: str) -> None:
+        root = make_folder({"train": 8, "test": 3})
+        before = Folder(root).digest()
+        image = root / "train" / "cat" / "001.jpg"
+        if change == "a pixel":
+            content = bytearray(image.read_bytes())
+            content[-5] ^= 1
+            image.write_bytes(content)
+        elif change == "a name":
+            image.rename(image.with_name("zzz.jpg"))
+        elif change == "a class":
+            image.rename(root / "train" / "dog" / "zzz.jpg")
+        else:
+            image.unlink()
+        assert Folder(root).digest() != before
+
+    def test_a_change_that_keeps_size_and_time_is_seen_by_a_fresh_digest(
+        self, make_folder: Callable[..., Path]
+    ) -> None:
+        root = make_folder(8)
+        before = Folder(root).digest()
+        image = root / "cat" / "001.jpg"
+        stat = image.stat()
+        content = bytearray(image.read_bytes())
+        content[-5] ^= 1
+        image.write_bytes(content)
+        os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert Folder(root).digest() == before, "the one stated exception to trusting content only"
+        assert Folder(root).digest(fresh=True) != before
+
+    @pytest.mark.parametrize(
+        ("splits", "classes", "message"),
+        [
+            (8, ("cat",), "one class"),
+            (0, ("cat", "dog"), "no images"),
+            (5, ("cat", "dog"), "'cat' has 5 images in train, expected at least 6"),
+            ({"train": 4, "test": 2}, ("cat", "dog"), "'cat' has 4 images in train, expected at least 5"),
+            ({"train": 6, "test": 0}, ("cat", "dog"), "'cat' has 0 images in test, expected at least 1"),
+        ],
+    )
+    def test_too_little_is_refused_by_name(
+        self, make_folder: Callable[..., Path], splits: int, classes: tuple[str, ...], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message):
+            Folder(make_folder(splits, classes))
+
+    def test_classes_that_differ_between_splits_are_named(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder({"train": 8, "test": 3})
+        shutil.rmtree(root / "test" / "eel")
+        with pytest.raises(UserError, match=r"differ in their classes \(eel\)"):
+            Folder(root)
+
+    def test_an_unreadable_image_is_named(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "dog" / "004.jpg").write_bytes(b"no picture")
+        folder = Folder(root)
+        with pytest.raises(UserError, match=r"dog/004\.jpg"):
+            for split in SPLITS:
+                folder.images(split, 0, len(folder.labels(split)), 32)
+
+
+class TestOpen:
+    def test_an_unknown_name_lists_the_known(self) -> None:
+        with pytest.raises(UserError, match="unknown dataset 'mnist': expected cifar10, digits, or the path"):
+            open_dataset("mnist")
+
+    def test_an_archive_belongs_to_cifar10(self) -> None:
+        with pytest.raises(UserError, match="ARCHIVE= belongs to DATASET=cifar10"):
+            open_dataset("digits", archive="x.tar.gz")
+
+    def test_a_limit_is_positive(self) -> None:
+        with pytest.raises(UserError, match="LIMIT=0: expected a positive number"):
+            open_dataset("digits", limit=0)

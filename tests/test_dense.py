@@ -1,0 +1,95 @@
+"""The Keras head watches the validation split it is given, and repeats what it chose."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from models.dense import DenseHead
+from models.heads import head
+from tests.test_heads import blobs
+
+
+def small(**changes: object) -> DenseHead:
+    return DenseHead(hidden=(16,), epochs=6, batch_size=32).set_params(**changes)
+
+
+def test_history_has_four_curves_of_equal_length() -> None:
+    X, y = blobs(rows=300)
+    fitted = small(patience=None).fit(X[:200], y[:200], validation_data=(X[200:], y[200:]))
+    assert set(fitted.history_) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert {len(curve) for curve in fitted.history_.values()} == {6}
+
+
+def test_curves_are_measured_without_dropout_or_smoothing() -> None:
+    X, y = blobs(rows=300)
+    fitted = small(dropout=0.9, patience=None).fit(X, y, validation_data=(X, y))
+    assert fitted.history_["accuracy"] == fitted.history_["val_accuracy"], "same rows, same measure"
+    np.testing.assert_allclose(fitted.history_["loss"], fitted.history_["val_loss"], rtol=1e-6)
+    proba = fitted.predict_proba(X)
+    kept = fitted.best_epoch_ - 1
+    loss = -np.log(proba[np.arange(300), y]).mean()
+    assert fitted.history_["val_loss"][kept] == pytest.approx(loss, rel=1e-4)
+
+
+def test_it_stops_early_and_keeps_the_best_epoch() -> None:
+    X, y = blobs(rows=300)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 3, 100)  # validation labels nothing can learn
+    fitted = small(epochs=50, patience=2).fit(X[:200], y[:200], validation_data=(X[200:], noise))
+    accuracy = fitted.history_["val_accuracy"]
+    assert len(accuracy) == fitted.best_epoch_ + 2 < 50
+    assert fitted.best_epoch_ == int(np.argmax(accuracy)) + 1
+    assert (fitted.predict(X[200:]) == noise).mean() == pytest.approx(max(accuracy))
+
+
+def test_a_refit_of_n_epochs_is_the_first_n_of_the_whole_schedule() -> None:
+    X, y = blobs(rows=300)
+    watched = small(patience=None).fit(X, y, validation_data=(X, y))
+    seen: list[float] = []
+    small(patience=None).fit(
+        X, y, validation_data=(X, y), on_epoch=lambda epoch, history: seen.append(history["loss"][-1])
+    )
+    stopped = small(stop_epoch=4, patience=None).fit(X, y, validation_data=(X, y))
+    np.testing.assert_allclose(stopped.history_["loss"], watched.history_["loss"][:4], rtol=1e-4)
+    assert len(seen) == 6
+
+
+def test_the_scale_of_the_inputs_does_not_matter() -> None:
+    X, y = blobs(rows=300)
+    one, two = small().fit(X, y), small().fit(X * 1000 + 77, y)
+    np.testing.assert_allclose(one.predict_proba(X), two.predict_proba(X * 1000 + 77), atol=1e-3)
+
+
+def test_seeds_differ() -> None:
+    X, y = blobs()
+    one, two = small(random_state=1).fit(X, y), small(random_state=2).fit(X, y)
+    assert not np.allclose(one.predict_proba(X), two.predict_proba(X))
+
+
+def test_it_goes_through_pickle_for_joblib() -> None:
+    X, y = blobs()
+    fitted = small().fit(X, y)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_allclose(again.predict_proba(X), fitted.predict_proba(X), atol=1e-6)
+
+
+def test_the_baseline_is_the_assignments() -> None:
+    baseline = head("baseline").make(0)
+    expected = {
+        "hidden": (256,),
+        "activation": "relu",
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "schedule": "exponential",
+        "batch_size": 128,
+        "epochs": 10,
+        "batch_norm": False,
+        "standardize": False,
+        "dropout": 0.0,
+        "label_smoothing": 0.0,
+        "patience": None,
+    }
+    assert {name: baseline.get_params()[name] for name in expected} == expected

@@ -1,0 +1,133 @@
+"""Every head is an ordinary scikit-learn classifier, and a saved head is data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from features.errors import UserError
+from models import saved
+from models.heads import HEADS, head
+
+TOLERANCE = 1e-4  # between two fits with one seed: threads may add up in another order
+
+
+def blobs(classes: int = 3, rows: int = 90, width: int = 8) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % classes
+    centres = rng.normal(0, 2, (classes, width))
+    return (centres[y] + rng.normal(0, 0.5, (rows, width))).astype(np.float32), y
+
+
+def fitted(name: str, X: Any, y: Any, seed: int = 0) -> Any:
+    return head(name).make(seed).fit(X, y)
+
+
+@pytest.fixture(params=HEADS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class TestContract:
+    def test_probabilities_follow_the_classes(self, name: str) -> None:
+        X, y = blobs()
+        estimator = fitted(name, X, y)
+        proba = estimator.predict_proba(X)
+        assert proba.shape == (90, 3)
+        np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+        assert proba.min() >= 0
+        assert estimator.classes_.tolist() == [0, 1, 2]
+        assert np.array_equal(estimator.classes_[proba.argmax(axis=1)], estimator.predict(X))
+
+    def test_it_learns(self, name: str) -> None:
+        X, y = blobs(rows=900)
+        assert (fitted(name, X, y).predict(X) == y).mean() > 0.9
+
+    def test_columns_follow_labels_that_are_not_0_to_k(self, name: str) -> None:
+        X, y = blobs(rows=300)
+        estimator = fitted(name, X, y * 5 + 2)
+        assert estimator.classes_.tolist() == [2, 7, 12]
+        assert set(estimator.predict(X)) <= {2, 7, 12}
+
+    def test_a_clone_is_unfitted_and_equal(self, name: str) -> None:
+        estimator = head(name).make(3)
+        assert saved.parameters(clone(estimator)) == saved.parameters(estimator)
+
+    def test_one_seed_gives_one_result(self, name: str) -> None:
+        X, y = blobs()
+        one, two = fitted(name, X, y, 5).predict_proba(X), fitted(name, X, y, 5).predict_proba(X)
+        np.testing.assert_allclose(one, two, atol=TOLERANCE)
+
+    def test_memory_order_does_not_matter(self, name: str) -> None:
+        X, y = blobs()
+        strided = np.repeat(X, 2, axis=1)[:, ::2]
+        assert not strided.flags.c_contiguous
+        one, two = fitted(name, X, y), fitted(name, strided, y)
+        np.testing.assert_allclose(one.predict_proba(X), two.predict_proba(strided), atol=TOLERANCE)
+
+    def test_the_input_is_left_alone(self, name: str) -> None:
+        X, y = blobs()
+        before = X.copy()
+        fitted(name, X, y).predict_proba(X)
+        assert np.array_equal(X, before)
+
+    def test_two_classes(self, name: str) -> None:
+        X, y = blobs(classes=2)
+        assert fitted(name, X, y).predict_proba(X).shape == (90, 2)
+
+    def test_a_class_with_one_sample(self, name: str) -> None:
+        X, y = blobs()
+        y = np.where(np.arange(len(y)) == 7, 3, y)
+        assert fitted(name, X, y).predict_proba(X).shape == (90, 4)
+
+    def test_constant_columns(self, name: str) -> None:
+        X, y = blobs()
+        X[:, 2] = 5
+        assert np.isfinite(fitted(name, X, y).predict_proba(X)).all()
+
+    def test_another_width_is_refused_by_its_number(self, name: str) -> None:
+        X, y = blobs()
+        with pytest.raises(ValueError, match=r"X has 7 features.* 8 features"):
+            fitted(name, X, y).predict_proba(X[:, :7])
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_a_number_is_refused(self, name: str, bad: float) -> None:
+        X, y = blobs()
+        X[4, 4] = bad
+        with pytest.raises(ValueError, match=r"NaN|infinity"):
+            fitted(name, X, y)
+
+    def test_one_class_is_refused(self, name: str) -> None:
+        X, y = blobs()
+        with pytest.raises(ValueError, match="class"):
+            fitted(name, X, y * 0)
+
+    def test_it_becomes_data_and_back(self, name: str) -> None:
+        X, y = blobs()
+        estimator = fitted(name, X, y)
+        tree, arrays = saved.to_data(estimator)
+        assert all(array.dtype != object for array in arrays.values())
+        again = saved.from_data(head(name).make(0), tree, arrays)
+        np.testing.assert_allclose(again.predict_proba(X), estimator.predict_proba(X), atol=1e-6)
+
+    def test_the_sweep_names_a_real_parameter(self, name: str) -> None:
+        estimator = head(name).make(0)
+        for parameter, values in HEADS[name].grid.items():
+            for value in values:
+                assert estimator.set_params(**{parameter: value}).get_params()[parameter] == value
+
+
+def test_an_unknown_head_lists_the_known() -> None:
+    with pytest.raises(UserError, match="unknown head 'nope': expected one of logistic, dense, baseline"):
+        head("nope")
+
+
+def test_what_is_no_data_is_refused() -> None:
+    estimator = head("logistic").make(0)
+    estimator[0].secret_ = object()
+    with pytest.raises(TypeError, match="cannot be kept as data"):
+        saved.to_data(estimator)

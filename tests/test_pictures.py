@@ -1,0 +1,87 @@
+"""Any picture becomes the same kind of square."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features.errors import UserError
+from features.pictures import array_squares, read_square, square
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, x], axis=-1).astype(np.uint8))
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    image = gradient(32, 32)
+    assert np.array_equal(square(image, 32), np.asarray(image))
+
+
+def test_the_long_side_is_cropped_around_its_centre() -> None:
+    pixels = square(gradient(96, 32), 32)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels[:, 0, 0].mean() == pytest.approx(255 / 3, abs=4)
+    assert pixels[:, -1, 0].mean() == pytest.approx(2 * 255 / 3, abs=4)
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = np.zeros((320, 320, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(square(Image.fromarray(stripes), 32).astype(int) - 127).max() < 10
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = gradient(40, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to view
+    image.save(tmp_path / "turned.png", exif=exif)
+    expected = square(image.transpose(Image.Transpose.ROTATE_270), 32)
+    assert np.array_equal(read_square(tmp_path / "turned.png", 32), expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (32, 32), 100), (100, 100, 100)),
+        (Image.new("RGBA", (32, 32), (9, 9, 9, 0)), (255, 255, 255)),
+        (Image.new("LA", (32, 32), (50, 255)), (50, 50, 50)),
+        (Image.new("1", (32, 32), 1), (255, 255, 255)),
+        (Image.fromarray(np.full((32, 32), 40_000, np.uint16)), (156, 156, 156)),
+    ],
+    ids=["grey", "transparent", "grey+alpha", "black+white", "16 bit"],
+)
+def test_every_mode_becomes_rgb(image: Image.Image, expected: tuple[int, ...]) -> None:
+    assert tuple(square(image, 32)[5, 5]) == expected
+
+
+def test_arrays_and_files_take_the_same_way(tmp_path: Path) -> None:
+    pixels = np.asarray(gradient(32, 32))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(array_squares(pixels[None], 64)[0], read_square(tmp_path / "a.png", 64))
+
+
+@pytest.mark.parametrize("damage", ["cut short", "not an image", "empty", "missing", "another format"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "bad.jpg"
+    gradient(64, 64).save(path)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "another format":
+        gradient(64, 64).save(path, format="GIF")
+    else:
+        path.write_bytes({"cut short": whole[: len(whole) // 2], "not an image": b"no", "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"cannot read the image .*bad\.jpg"):
+        read_square(path, 32)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient(64, 64).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"bomb\.png"):
+        read_square(tmp_path / "bomb.png", 32)

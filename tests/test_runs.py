@@ -1,0 +1,99 @@
+"""A run on disk is whole, proved, and data only."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.errors import UserError
+from models.runs import Run, load, load_all
+from tests.test_heads import blobs
+from tests.test_selection import Fake, train
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return train(Fake(*blobs(rows=200), train=150))
+
+
+@pytest.mark.parametrize("head", ["logistic", "dense"])
+def test_a_run_comes_back_with_a_head_that_predicts_the_same(tmp_path: Path, head: str) -> None:
+    fake = Fake(*blobs(rows=200), train=150)
+    run = train(fake, head)
+    again = load(run.save(tmp_path), with_head=True)
+    for name in ("head", "seed", "layers", "spec", "fingerprint", "chosen", "sweep", "history", "seconds"):
+        assert getattr(again, name) == getattr(run, name)
+    for name in ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba"):
+        assert np.array_equal(getattr(again, name), getattr(run, name))
+    assert again.id == run.id
+    proba = again.estimator.predict_proba(fake.matrix("test", ()))
+    np.testing.assert_allclose(proba, run.test_proba, atol=1e-6)
+
+
+def test_without_the_head_the_head_is_not_read(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    (folder / "head.npz").unlink()
+    assert load(folder).estimator is None
+
+
+def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) -> None:
+    assert run.save(tmp_path) == run.save(tmp_path)
+    other = train(Fake(*blobs(rows=200), train=150), seed=1)
+    other.save(tmp_path)
+    assert len(load_all(tmp_path)) == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "head.npz"])
+def test_a_flipped_bit_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    folder = run.save(tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        load(folder, with_head=True)
+
+
+def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    evil = pickle.dumps(np.array([object], dtype=object))
+    (folder / "predictions.npz").write_bytes(evil)
+    document = json.loads((folder / "run.json").read_text())
+    import hashlib
+
+    document["sha256"]["predictions.npz"] = hashlib.sha256(evil).hexdigest()
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not a whole run"):
+        load(folder)
+
+
+@pytest.mark.parametrize("damage", ["no json", "half a json", "a newer format", "a file less"])
+def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -> None:
+    folder = run.save(tmp_path)
+    path = folder / "run.json"
+    text = path.read_text()
+    if damage == "no json":
+        path.unlink()
+    elif damage == "half a json":
+        path.write_text(text[: len(text) // 2])
+    elif damage == "a newer format":
+        path.write_text(text.replace('"format": 1', '"format": 9'))
+    else:
+        (folder / "predictions.npz").unlink()
+    with pytest.raises(UserError, match=r"not a whole run|of format 9"):
+        load(folder)
+
+
+def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
