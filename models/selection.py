@@ -72,7 +72,7 @@ def train(embeddings: Embeddings, layers: Sequence[str], head: str, seed: int) -
     selected = time.perf_counter()
     say(f"{head}: refit on all {len(X):,} training images" + _list(selection.chosen))
     estimator = entry.make(seed).set_params(**selection.chosen)
-    if "warm_start" in vars(_last(estimator)):
+    if getattr(estimator, "warm_start", False):
         estimator = selection.estimator.set_params(**selection.chosen)
     _fit(estimator, X, y)
     refitted = time.perf_counter()
@@ -181,10 +181,6 @@ def _fit(
 def _test_digest(embeddings: Embeddings) -> str:
     rows = [embeddings.class_names, embeddings.ids("test"), embeddings.labels("test").tolist()]
     return hashlib.sha256(canonical(rows).encode()).hexdigest()
-
-
-def _last(estimator: Any) -> Any:
-    return estimator[-1] if hasattr(estimator, "steps") else estimator
 
 
 def _list(parameters: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def features(options: Options) -> Path:
         except Damaged as error:
             say(f"{error}\n{hit.path.name} is set aside as {set_aside(hit.path).name}")
         else:
-            say(f"cached: {_describe(hit)} ({time.perf_counter() - started:.1f} s to verify)")
+            say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
             return hit.path
     store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
     return _compute(options, extractor, dataset, store)
@@ -105,7 +105,7 @@ def train(options: Options) -> Path:
     run.command = options.command("train")
     folder = run.save(options.runs)
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
-    say(f"{options.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s; kept in {folder}")
+    say(f"{options.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder
 
 
@@ -121,7 +121,7 @@ def report(options: Options) -> Path:
         some = f"none of the {len(every)} runs" if every else "no run"
         raise UserError(f"{some} under {options.runs} fits; run: {options.command('train')}")
     page = write(build(runs), options.report)
-    say(f"{len(runs)} runs; open {page}")
+    say(f"{len(runs)} runs compared; open this page:")
     return page
 
 
@@ -201,9 +201,9 @@ def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
 def _describe(embeddings: Embeddings) -> str:
     rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
     return (
-        f"{embeddings.path} ({embeddings.dataset['name']}, {rows} images, "
+        f"{embeddings.dataset['name']}, {rows} images, "
         f"{embeddings.spec['image_size']} px, {', '.join(embeddings.layers)}, "
-        f"weights {embeddings.spec['weights']})"
+        f"weights {embeddings.spec['weights']}"
     )
 
 

@@ -81,11 +81,11 @@ def test_a_second_pass_is_a_hit(project: Project) -> None:
     before = project.cache.read_bytes()
     code, _, err = project("features")
     assert code == 0
-    assert "cached:" in err
+    assert "cached and verified" in err
     assert "embed:" not in err
     assert project.cache.read_bytes() == before
     code, _, err = project("features", "--layers", "block5")
-    assert "cached:" in err, "a subset of the layers is a hit"
+    assert "cached and verified" in err, "a subset of the layers is a hit"
 
 
 def test_a_hit_and_a_linear_head_and_a_report_load_no_tensorflow(project: Project) -> None:

@@ -1,0 +1,95 @@
+"""README, Makefile, design and command line say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from features.extractor import VGG16
+from models.heads import HEADS
+from pipeline.stages import Options
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+FIELDS = [field.name for field in dataclasses.fields(Options) if field.name != "said"]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_makefile_passes_every_option_by_name() -> None:
+    (line,) = re.findall(r"^VARIABLES := (.*)$", MAKEFILE, re.M)
+    assert line.split() == [name.upper() for name in FIELDS]
+
+
+def test_readme_explains_every_variable_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", README, re.M))
+    assert list(rows) == [name.upper() for name in FIELDS]
+    constructors = [inspect.signature(Options).parameters, inspect.signature(VGG16).parameters]
+    for name in FIELDS:
+        defaults = [known[name].default for known in constructors if name in known]
+        default = next((value for value in defaults if value is not None), None)
+        if default is not None:
+            assert rows[name.upper()] == f"`{default}`"
+
+
+def test_readme_lists_every_head_and_dependency() -> None:
+    for name in HEADS:
+        assert f"`{name}`" in README
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / file).read_text().splitlines():
+            if line and not line.startswith("#"):
+                name, _, pinned = line.partition("==")
+                assert pinned, f"{line} is not pinned"
+                assert re.search(rf"^\| [^|]*\b{re.escape(name)}\b", README, re.M), name
+
+
+def test_design_names_every_file() -> None:
+    design = (ROOT / "docs" / "design.md").read_text()
+    for package in ("features", "models", "reports", "pipeline"):
+        for path in (ROOT / package).glob("*.py"):
+            assert path.name == "__init__.py" or f"  {path.name} " in design, path
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_make_alone_explains_every_target() -> None:
+    text = make().stdout
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.M)
+    for target in targets.split():
+        assert f"make {target} " in text, target
+
+
+@pytest.mark.parametrize("target", ["features", "train", "help"])
+def test_a_misspelt_variable_is_named_and_refused(target: str) -> None:
+    done = make(target, "HAED=dense")
+    assert done.returncode != 0
+    assert "unknown variable HAED: expected one of DATASET" in done.stderr
+
+
+def test_variables_become_options() -> None:
+    done = make("--dry-run", "--assume-old=setup", "train", "HEAD=logistic", "IMAGE_SIZE=64")
+    (line,) = [line for line in done.stdout.splitlines() if "pipeline train" in line]
+    assert line.split()[-4:] == ["--image-size", '"$IMAGE_SIZE"', "--head", '"$HEAD"']
+
+
+def test_a_variable_of_the_environment_is_not_an_option() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=setup", "train"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "HEAD": "x"},
+    )
+    assert "--head" not in done.stdout
