@@ -28,7 +28,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):
       Wright, Numerical Optimization, 2006, section 5.1, on preconditioning).
     - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
       every iteration; sums and the line search are float64.
-    - Standardising is folded into the coefficients, so the inputs are never copied.
+    - Standardising is folded into the coefficients, so the inputs are never copied. (A column whose
+      mean is thousands of its deviations loses digits by that; embeddings have no such columns.)
 
     Parameters
     ----------

@@ -17,8 +17,8 @@ def hard(rows: int = 600) -> tuple[np.ndarray, np.ndarray]:
     """Correlated columns of very different scales, classes that overlap."""
     X, y = blobs(rows=rows, width=12)
     rng = np.random.default_rng(4)
-    mix = rng.standard_normal((12, 12)) * np.logspace(-2, 3, 12)
-    return ((X + rng.normal(0, 2, X.shape)) @ mix + 50).astype(np.float32), y
+    mix = rng.standard_normal((12, 12)) * np.logspace(-1, 3, 12)
+    return ((X + rng.normal(0, 2, X.shape)) @ mix + 1).astype(np.float32), y
 
 
 @pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0])
