@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS LIMIT HEAD SEED OUT
+VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SEED OUT
 
 # A variable no target knows is a misspelt one: name it and stop.
 GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
@@ -21,7 +21,7 @@ export $(VARIABLES)
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train report verify demo baseline test lint clean
+.PHONY: help setup features train report verify demo baseline test torture lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -49,14 +49,14 @@ verify: setup ## check every digest of a cache, and embed a sample of its images
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(filter command,$(origin OUT)),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS LIMIT)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	@$(PIPELINE) features $(DEMO)
 	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED)
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED)
 	@$(PIPELINE) report --out $(DEMO_OUT)
 
-BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS LIMIT OUT) --layers block5 --preprocess unit
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED)
@@ -64,6 +64,9 @@ baseline: setup ## what the assignment did, on the same images: block5, pixels /
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(BIN)/python -m pytest
+
+torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROUNDS sets how many)
+	@$(BIN)/python -m pytest tests/torture.py
 
 lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -57,10 +57,10 @@ class Embeddings:
         self.path = path
         with self._open() as file:
             version = file.attrs.get("headroom_format")
-            if isinstance(version, np.integer) and version > FORMAT:
+            if isinstance(version, np.integer) and version != FORMAT:
                 raise UserError(
-                    f"{path} has format {version}, this Headroom reads {FORMAT}: update Headroom, "
-                    "or move the file away and run: make features"
+                    f"{path} has format {version}, this Headroom reads {FORMAT}: use the Headroom that "
+                    "wrote it, or move the file away and run: make features"
                 )
             self._digests = {name: str(item.attrs["sha256"]) for name, item in _arrays(file)}
             if file.attrs["sha256"] != header_digest(file.attrs, self._digests):
@@ -95,8 +95,8 @@ class Embeddings:
                 self._check(file, f"{split}/{layer}", out[:, end - width : end])
         return out
 
-    def rows_of(self, split: str, layer: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A few rows (ascending) of one layer, as stored and without the digest's proof."""
+    def rows_of(self, split: str, layer: str, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Some rows (ascending) of one layer, as stored and without the digest's proof."""
         with self._open() as file:
             return np.asarray(file[split][layer][rows])
 

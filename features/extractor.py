@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +19,10 @@ from features.pictures import RESIZE
 CHANNELS = {"block1": 64, "block2": 128, "block3": 256, "block4": 512, "block5": 512}
 PREPROCESS = ("imagenet", "unit")
 PRECISIONS = ("float32", "bfloat16", "float16")
+AUTO = "auto"  # a precision that is measured, and never part of a spec
 MIN_SIZE = 32  # px: five halvings leave one cell
-BATCH = 250  # images a call; divides a shard, and throughput is flat from here on
+BATCHES = (250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
+BATCH_PIXELS = 250 * 64**2  # in one call: throughput is flat from about here on, memory is not
 # The largest distance between two embeddings of one image, relative to the vector's length: other
 # batch boundaries or thread counts add up the same products in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
@@ -38,8 +41,10 @@ class VGG16:
     image_size : side of the square input, pixels.
     preprocess : ``imagenet`` (Keras' ``preprocess_input``: BGR minus the channel means) or
         ``unit`` (divided by 255, which VGG16 was not trained for; the baseline's).
-    precision : dtype of the network's arithmetic; embeddings are float32 in any case.
+    precision : dtype of the network's arithmetic, or ``auto``: whichever :mod:`features.precision`
+        finds faster here. Embeddings are float32 in any case.
     weights : path of the tensors; left out, ImageNet's are looked for.
+    batch : images a call; left out, what keeps the first feature maps within memory.
 
     Raises
     ------
@@ -57,14 +62,15 @@ class VGG16:
         layers: str = "block3,block4@2,block5",
         image_size: int = 32,
         preprocess: str = "imagenet",
-        precision: str = "float32",
+        precision: str = AUTO,
         weights: str | None = None,
+        batch: int | None = None,
     ) -> None:
         if image_size < MIN_SIZE:
             raise UserError(f"IMAGE_SIZE={image_size}: expected at least {MIN_SIZE} pixels")
         for name, value, known in (
             ("PREPROCESS", preprocess, PREPROCESS),
-            ("PRECISION", precision, PRECISIONS),
+            ("PRECISION", precision, (AUTO, *PRECISIONS)),
         ):
             if value not in known:
                 raise UserError(f"{name}={value}: expected one of {', '.join(known)}")
@@ -73,6 +79,17 @@ class VGG16:
         self.precision = precision
         self.weights_path = weights
         self.layers = parse_layers(layers, image_size)
+        if batch is not None and batch < 1:
+            raise UserError(f"BATCH={batch}: expected a positive number of images")
+        fitting = [size for size in BATCHES if size * image_size**2 <= BATCH_PIXELS]
+        self.batch = batch or (fitting or [BATCHES[-1]])[0]
+
+    def at(self, precision: str) -> VGG16:
+        """The same network at another precision; weights that are loaded are shared."""
+        other = copy(self)
+        other.__dict__.pop("_network", None)
+        other.precision = precision
+        return other
 
     @cached_property
     def weights(self) -> vgg16_weights.Weights:
@@ -88,10 +105,11 @@ class VGG16:
         """Everything that changes the vectors, as JSON values.
 
         While the weights are neither given nor loaded yet, they are taken to be ImageNet's, so
-        that a finished cache is recognised without them.
+        that a finished cache is recognised without them. At precision ``auto`` the spec leaves
+        the precision open, and is one to search with, not one to compute with.
         """
         loaded = "weights" in self.__dict__ or self.weights_path is not None
-        return {
+        spec: dict[str, Any] = {
             "backbone": "vgg16",
             "weights": self.weights.label if loaded else "imagenet",
             "weights_sha256": self.weights.digest if loaded else vgg16_weights.IMAGENET_DIGEST,
@@ -99,8 +117,8 @@ class VGG16:
             "image_size": self.image_size,
             "resize": RESIZE,
             "preprocess": self.preprocess,
-            "precision": self.precision,
         }
+        return spec if self.precision == AUTO else spec | {"precision": self.precision}
 
     def embed(
         self, images: NDArray[np.uint8], advance: Callable[[int], object] | None = None
@@ -112,12 +130,12 @@ class VGG16:
         """
         tf = tensorflow()
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in self.layers}
-        for start in range(0, len(images), BATCH):
-            outputs = self._network(tf.constant(images[start : start + BATCH]))
+        for start in range(0, len(images), self.batch):
+            outputs = self._network(tf.constant(images[start : start + self.batch]))
             for layer, vectors in zip(self.layers, outputs, strict=True):
                 parts[layer].append(vectors.numpy())
             if advance is not None:
-                advance(min(BATCH, len(images) - start))
+                advance(min(self.batch, len(images) - start))
         return {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from types import TracebackType
 
 from features.download import cache_dir, file_digest
 from features.errors import UserError
-from features.progress import progress
+from features.progress import progress, say
 
 BATCH = 2_000  # files hashed between two commits: what a kill can cost
 
@@ -26,13 +27,21 @@ class FileDigests:
     def __init__(self, root: Path, fresh: bool = False) -> None:
         self._root = root
         self._fresh = fresh
-        place = cache_dir()
-        place.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(place / "file-digests.sqlite", timeout=60)
-        self._db.execute(
+        try:
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            self._db = self._open(str(cache_dir() / "file-digests.sqlite"))
+        except (OSError, sqlite3.Error) as error:
+            say(f"note: digests of the images cannot be remembered in {cache_dir()} ({error})")
+            self._db = self._open(":memory:")
+
+    @staticmethod
+    def _open(place: str) -> sqlite3.Connection:
+        db = sqlite3.connect(place, timeout=60)
+        db.execute(
             "create table if not exists digest (root text, path text, size integer, "
             "changed integer, sha256 text, primary key (root, path)) without rowid"
         )
+        return db
 
     def __enter__(self) -> FileDigests:
         return self
@@ -66,7 +75,7 @@ class FileDigests:
                     for path, entry in zip(group, found, strict=True)
                     if known.get(path) != entry
                 ]
-                with self._db:
+                with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
                     self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", news)
                 bar.update(len(group))
                 yield from (sha for _, _, sha in found)

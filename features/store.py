@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -84,9 +85,9 @@ class EmbeddingStore:
             lock.acquire()
             owner.write_text(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         except Timeout:
-            holder = owner.read_text() if owner.exists() else "another process"
             raise UserError(
-                f"{self.path.name} is being written by {holder}; wait for it, then run this again"
+                f"{self.path.name} is being written by {_owner(self._parts)}; wait for "
+                "it, then run this again"
             ) from None
         except OSError as error:
             raise UserError(f"cannot write {self._parts}: {error.strerror}; choose another OUT=") from None
@@ -95,16 +96,30 @@ class EmbeddingStore:
         finally:
             lock.release()
 
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in row order."""
+        return [
+            Shard(split, start, min(start + SHARD, rows))
+            for split in SPLITS
+            for rows in [len(self._dataset.labels(split))]
+            for start in range(0, rows, SHARD)
+        ]
+
+    @property
+    def begun(self) -> bool:
+        """Whether an interrupted pass has left shards."""
+        return any((self._parts / shard.name).exists() for shard in self.shards)
+
     def missing(self) -> list[Shard]:
         """The shards still to do, in row order; damaged ones among them (and deleted)."""
         todo = []
-        for shard in self._shards():
-            if (self._parts / shard.name).exists():
-                if self._read(shard) is not None:
-                    continue
-                say(f"{self._parts / shard.name} is damaged; it is done again")
-                (self._parts / shard.name).unlink()
-            todo.append(shard)
+        for shard in self.shards:
+            if self.read(shard) is None:
+                todo.append(shard)
+                if (self._parts / shard.name).exists():
+                    say(f"{self._parts / shard.name} is damaged; it is done again")
+                    (self._parts / shard.name).unlink()
         return todo
 
     def check_disk(self, todo: list[Shard]) -> None:
@@ -121,17 +136,20 @@ class EmbeddingStore:
             )
 
     def put(self, shard: Shard, vectors: Vectors) -> None:
-        """Keep one shard's vectors, ``{layer: (rows, d)}`` float32, whole or not at all."""
+        """Keep one shard's vectors, ``{layer: (rows, d)}`` float32, whole or not at all.
+
+        The shard is built in memory, so that HDF5 never meets a full disk.
+        """
         with h5py.File.in_memory() as file:
             file.attrs["fingerprint"] = self.fingerprint
             for layer in self._widths:
-                item = file.create_dataset(layer, data=vectors[layer], fletcher32=True, chunks=True)
-                item.attrs["sha256"] = _digest(vectors[layer])
+                item = file.create_dataset(layer, data=vectors[layer])
+                item.attrs["sha256"] = hashlib.sha256(vectors[layer].data).hexdigest()
             file.flush()
             content = file.id.get_file_image()
         target = self._parts / shard.name
         temporary = target.with_suffix(".tmp")
-        with _disk_errors(temporary):
+        with _told(temporary):
             with open(temporary, "wb") as out:
                 out.write(content)
                 out.flush()
@@ -139,54 +157,8 @@ class EmbeddingStore:
             os.replace(temporary, target)
             _sync_folder(self._parts)
 
-    def commit(self, class_names: tuple[str, ...], provenance: dict[str, Any]) -> Embeddings:
-        """Assemble the finished file from the shards, verify it, give it its name."""
-        temporary = self.path.with_suffix(".tmp")
-        with _disk_errors(temporary):
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                digests: dict[str, str] = {}
-                for split in SPLITS:
-                    self._assemble(file.create_group(split), split, digests)
-                dataset = self._dataset
-                file.attrs["headroom_format"] = FORMAT
-                file.attrs["fingerprint"] = self.fingerprint
-                file.attrs["spec"] = canonical(self._spec)
-                file.attrs["dataset"] = canonical(
-                    {
-                        "name": dataset.name,
-                        "source": dataset.source,
-                        "digest": dataset.digest(),
-                        "note": dataset.note,
-                        "limit": dataset.limit,
-                    }
-                )
-                file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype())
-                file.attrs["provenance"] = canonical(provenance)
-                file.attrs["sha256"] = header_digest(file.attrs, digests)
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
-            for _, problem in Embeddings(temporary).problems():
-                if problem:
-                    raise UserError(f"the disk did not keep what was written: {problem}")
-            os.replace(temporary, self.path)
-            _sync_folder(self.path.parent)
-        self.sweep()
-        return Embeddings(self.path)
-
-    def sweep(self) -> None:
-        """Remove what a finished file leaves behind."""
-        shutil.rmtree(self._parts, ignore_errors=True)
-
-    def _shards(self) -> list[Shard]:
-        return [
-            Shard(split, start, min(start + SHARD, rows))
-            for split in SPLITS
-            for rows in [len(self._dataset.labels(split))]
-            for start in range(0, rows, SHARD)
-        ]
-
-    def _read(self, shard: Shard) -> Vectors | None:
-        """A shard's vectors, or None if the file is not what :meth:`put` wrote."""
+    def read(self, shard: Shard) -> Vectors | None:
+        """A shard's vectors, or None if there is none, or not as :meth:`put` wrote it."""
         try:
             with h5py.File(self._parts / shard.name, "r") as file:
                 if file.attrs["fingerprint"] != self.fingerprint:
@@ -194,39 +166,134 @@ class EmbeddingStore:
                 vectors = {layer: file[layer][...] for layer in self._widths}
                 good = all(
                     vectors[layer].shape == (shard.stop - shard.start, width)
-                    and _digest(vectors[layer]) == file[layer].attrs["sha256"]
+                    and hashlib.sha256(vectors[layer].data).hexdigest() == file[layer].attrs["sha256"]
                     for layer, width in self._widths.items()
                 )
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
             return None
         return vectors if good else None
 
-    def _assemble(self, group: h5py.Group, split: str, digests: dict[str, str]) -> None:
-        """Write one split: labels, ids and every layer; note their digests."""
-        labels = self._dataset.labels(split)
-        ids = [row.encode() for row in self._dataset.ids(split)]
-        utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
-        for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
-            item = group.create_dataset(name, data=array, fletcher32=True, chunks=True)
-            digests[f"{split}/{name}"] = item.attrs["sha256"] = _digest(array)
-        proofs = {layer: hashlib.sha256() for layer in self._widths}
-        for layer, width in self._widths.items():
-            chunk = (min(CHUNK, len(labels)), width)
-            group.create_dataset(layer, (len(labels), width), np.float32, chunks=chunk, fletcher32=True)
-        for shard in self._shards():
-            if shard.split != split:
-                continue
-            vectors = self._read(shard)
-            if vectors is None:
-                (self._parts / shard.name).unlink(missing_ok=True)
-                raise UserError(
-                    f"{self._parts / shard.name} was damaged after it was written; run this again"
+    @contextmanager
+    def assembly(self) -> Iterator[Assembly]:
+        """The finished file in the making, under a temporary name that goes if it comes to nothing."""
+        temporary = self.path.with_suffix(".tmp")
+        with _told(temporary), Assembly(temporary, self._dataset, self._widths) as assembly:
+            yield assembly
+
+    def commit(self, assembly: Assembly, provenance: dict[str, Any]) -> Embeddings:
+        """Finish the file, read it back, give it its name; then remove the shards."""
+        dataset = self._dataset
+        assembly.finish(
+            {
+                "headroom_format": FORMAT,
+                "fingerprint": self.fingerprint,
+                "spec": canonical(self._spec),
+                "dataset": canonical(
+                    {
+                        "name": dataset.name,
+                        "source": dataset.source,
+                        "digest": dataset.digest(),
+                        "note": dataset.note,
+                        "limit": dataset.limit,
+                    }
+                ),
+                "class_names": np.array(dataset.class_names, dtype=h5py.string_dtype()),
+                "provenance": canonical(provenance),
+            }
+        )
+        for _, problem in Embeddings(assembly.path).problems():
+            if problem:
+                raise UserError(f"the disk did not keep what was written: {problem}")
+        os.replace(assembly.path, self.path)
+        _sync_folder(self.path.parent)
+        sweep(self.path)
+        return Embeddings(self.path)
+
+
+class Assembly:
+    """An embeddings file being written: every shard once, in order, then :meth:`finish`.
+
+    Digests are taken as the rows pass, so that nothing is read twice.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+        self.path = path
+        self._disk = _Disk(path, "w+b")
+        self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
+        self._digests: dict[str, str] = {}
+        self._proofs = {f"{split}/{layer}": hashlib.sha256() for split in SPLITS for layer in widths}
+        for split in SPLITS:
+            labels = dataset.labels(split)
+            ids = [row.encode() for row in dataset.ids(split)]
+            utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
+            for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
+                item = self._file.create_dataset(f"{split}/{name}", data=array, fletcher32=True, chunks=True)
+                self._close(item, _digest(array))
+            for layer, width in widths.items():
+                shape, chunk = (len(labels), width), (min(CHUNK, len(labels)), width)
+                self._file.create_dataset(
+                    f"{split}/{layer}", shape, np.float32, chunks=chunk, fletcher32=True
                 )
-            for layer, array in vectors.items():
-                group[layer][shard.start : shard.stop] = array
-                proofs[layer].update(array.tobytes())
-        for layer, proof in proofs.items():
-            digests[f"{split}/{layer}"] = group[layer].attrs["sha256"] = proof.hexdigest()
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._disk.close()
+
+    def add(self, shard: Shard, vectors: Vectors) -> None:
+        """Write the next shard's rows."""
+        for layer, array in vectors.items():
+            name = f"{shard.split}/{layer}"
+            self._file[name][shard.start : shard.stop] = array
+            self._proofs[name].update(array.data)
+        self._disk.check()
+
+    def finish(self, header: dict[str, Any]) -> None:
+        """Write digests and header, and bring all to the disk."""
+        for name, proof in self._proofs.items():
+            self._close(self._file[name], proof.hexdigest())
+        self._file.attrs.update(header)
+        self._file.attrs["sha256"] = header_digest(self._file.attrs, self._digests)
+        self._file.close()
+        self._disk.check()
+        os.fsync(self._disk.fileno())
+
+    def _close(self, item: h5py.Dataset, digest: str) -> None:
+        item.attrs["sha256"] = self._digests[item.name.removeprefix("/")] = digest
+
+
+class _Disk(io.FileIO):
+    """A file that keeps a failed write to itself until :meth:`check`.
+
+    HDF5 crashes the process when a write fails under it (measured with HDF5 1.14.6: a segmentation
+    fault at exit), so it is told that all is well, and the file is thrown away.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        total = len(rest)
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return total
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept, if any."""
+        if self.error is not None:
+            raise self.error
 
 
 def _digest(array: NDArray[Any]) -> str:
@@ -237,6 +304,32 @@ def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) ->
     """SHA-256 of all that decides the vectors and their order."""
     whole = {"extractor": spec, "dataset": dataset_digest, "limit": limit, "format": FORMAT}
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
+
+
+def writers(root: Path) -> list[str]:
+    """Who is writing which cache below ``root`` right now, a phrase each."""
+    found = []
+    for parts in sorted(root.glob("*.parts")):
+        lock = FileLock(parts / "lock", timeout=0)
+        try:
+            with lock:
+                pass
+        except Timeout:
+            found.append(f"{parts.stem} is being written by {_owner(parts)}")
+        except OSError:
+            continue
+    return found
+
+
+def _owner(parts: Path) -> str:
+    owner = parts / "owner"
+    return owner.read_text() if owner.exists() else "another process"
+
+
+def sweep(path: Path) -> None:
+    """Remove what a finished file leaves beside it: its shards, and a copy that was cut short."""
+    path.with_suffix(".tmp").unlink(missing_ok=True)
+    shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
 
 
 def set_aside(path: Path) -> Path:
@@ -309,15 +402,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(temporary: Path) -> Iterator[None]:
+def _told(temporary: Path) -> Iterator[None]:
     """Leave no temporary file, and tell in words what the operating system refused."""
     try:
         yield
     except OSError as error:
-        if error.errno is None and "errno = " not in str(error):
+        if error.errno is None:
             raise
         raise UserError(
-            f"cannot write {temporary}: {error}; what is finished is kept: free some disk or "
+            f"cannot write {temporary}: {error.strerror}; what is finished is kept: free some disk or "
             "choose another OUT=, then run this again"
         ) from None
     finally:

@@ -90,8 +90,13 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
         "layers": (str, "block1 to block5, with @g for a g x g grid, separated by commas"),
         "image_size": (int, "side of the network's square input in pixels, at least 32"),
         "preprocess": (str, " or ".join(PREPROCESS)),
-        "precision": (str, "arithmetic of the network: " + " or ".join(PRECISIONS)),
+        "precision": (
+            str,
+            f"arithmetic of the network: {', '.join(PRECISIONS)}, or auto: the "
+            "cached one, else the faster one",
+        ),
         "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
+        "batch": (int, "images in one call of the network; changes no result; default: by image size"),
         "limit": (int, "only this many images of each split, stratified; default: all"),
         "head": (str, f"which classifier ({heads})"),
         "seed": (int, "of everything random in a head"),

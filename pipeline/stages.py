@@ -6,19 +6,19 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from features.errors import UserError
 from features.progress import say
 
 if TYPE_CHECKING:
+    from features.datasets import Dataset
     from features.embeddings import Embeddings
     from features.extractor import VGG16
-    from features.store import EmbeddingStore
     from models.runs import Run
 
 
-EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights")
+EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights", "batch")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Options:
     preprocess: str | None = None
     precision: str | None = None
     weights: str | None = None
+    batch: int | None = None
     limit: int | None = None
     head: str = "dense"
     seed: int = 0
@@ -70,7 +71,7 @@ def features(options: Options) -> Path:
     """Stage one: the finished cache for these options, computed if there is none."""
     from features.datasets import open_dataset
     from features.embeddings import Damaged
-    from features.store import EmbeddingStore, set_aside
+    from features.store import set_aside, sweep
 
     extractor = options.extractor()
     dataset = open_dataset(options.dataset, options.archive, options.limit)
@@ -87,10 +88,10 @@ def features(options: Options) -> Path:
         except Damaged as error:
             say(f"{error}\n{hit.path.name} is set aside as {set_aside(hit.path).name}")
         else:
+            sweep(hit.path)
             say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
             return hit.path
-    store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
-    return _compute(options, extractor, dataset, store)
+    return _compute(options, _settled(options, extractor, dataset), dataset)
 
 
 def train(options: Options) -> Path:
@@ -140,27 +141,49 @@ def verify(options: Options) -> bool:
     return well
 
 
-def _compute(options: Options, extractor: VGG16, dataset: Any, store: EmbeddingStore) -> Path:
+def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:
+    """The extractor with its precision decided: asked for, begun with, or measured to be faster."""
+    from features.extractor import AUTO, PRECISIONS
+    from features.precision import choose
+    from features.store import EmbeddingStore
+
+    if extractor.precision != AUTO:
+        return extractor
+    for precision in PRECISIONS:
+        begun = extractor.at(precision)
+        if EmbeddingStore(options.embeddings, dataset, begun.spec(), begun.widths).begun:
+            say(f"precision {precision}: a pass was begun with it, and goes on")
+            return begun
+    count = min(extractor.batch, len(dataset.labels("train")))
+    settled, reason = choose(extractor, dataset.images("train", 0, count, extractor.image_size))
+    say(f"precision {reason}")
+    return settled
+
+
+def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
     from features.extraction import extract
+    from features.store import EmbeddingStore, sweep
     from models.runs import processor, versions
 
+    store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
     with store.lock():
         if store.path.exists():  # another process finished it while this one looked
-            store.sweep()
+            sweep(store.path)
             return store.path
         todo = store.missing()
         store.check_disk(todo)
         started = time.perf_counter()
-        extract(dataset, extractor, store, todo)
-        provenance = {
-            "weights_source": extractor.weights.source,
-            "seconds": round(time.perf_counter() - started, 1),
-            "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
-            "versions": versions(),
-            "processor": processor(),
-            "command": options.command("features"),
-        }
-        embeddings = store.commit(dataset.class_names, provenance)
+        with store.assembly() as assembly:
+            extract(dataset, extractor, store, assembly, todo)
+            provenance = {
+                "weights_source": extractor.weights.source,
+                "seconds": round(time.perf_counter() - started, 1),
+                "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
+                "versions": versions(),
+                "processor": processor(),
+                "command": options.command("features"),
+            }
+            embeddings = store.commit(assembly, provenance)
     say(f"written: {_describe(embeddings)}")
     return store.path
 
@@ -178,7 +201,7 @@ def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     """The one finished cache that these options name, and the layers to read from it; found
     without touching weights or images."""
     from features.datasets import source_of
-    from features.store import find
+    from features.store import find, writers
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
@@ -192,9 +215,11 @@ def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     run = options.command("features", "head", "seed")
     if fitting:
         names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
-        raise UserError(f"several caches fit: {names}; name all LAYERS= of one, or move the others away")
+        raise UserError(f"several caches fit: {names}; name PRECISION= and all LAYERS= of one of them")
     near = "; ".join(f"{path.name} ({'; '.join(phrases)})" for path, phrases in others[:4])
     there = f"; there is: {near}" if near else ""
+    if busy := writers(options.embeddings):
+        raise UserError(f"no embeddings fit yet{there}; {'; '.join(busy)}: wait for it, then run this again")
     raise UserError(f"no embeddings fit under {options.embeddings}{there}; run: {run}")
 
 

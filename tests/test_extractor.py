@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from features.extractor import BATCH, PRECISIONS, TOLERANCE, VGG16, parse_layers
+from features.extractor import PRECISIONS, TOLERANCE, VGG16, parse_layers
 
 LAYERS = "block1,block3@4,block4@2,block5"
 
@@ -29,7 +29,7 @@ def maps(weights_path: str, pixels: NDArray[Any], names: list[str]) -> dict[str,
 
 @pytest.fixture(scope="module")
 def network(weights_path: str) -> VGG16:
-    return VGG16(LAYERS, weights=weights_path)
+    return VGG16(LAYERS, precision="float32", weights=weights_path)
 
 
 def test_embeddings_are_keras_pooling_layers_averaged(network: VGG16, weights_path: str) -> None:
@@ -48,14 +48,16 @@ def test_embeddings_are_keras_pooling_layers_averaged(network: VGG16, weights_pa
 
 def test_unit_preprocessing_divides_by_255(weights_path: str) -> None:
     batch = images(4)
-    found = VGG16("block2", preprocess="unit", weights=weights_path).embed(batch)["block2"]
+    found = VGG16("block2", preprocess="unit", precision="float32", weights=weights_path).embed(batch)[
+        "block2"
+    ]
     expected = maps(weights_path, batch.astype(np.float32) / 255, ["block2", "block3"])["block2"]
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
     batch = images(3, size=56)  # block3's map is 7 x 7
-    network = VGG16("block3@7,block3@3", image_size=56, weights=weights_path)
+    network = VGG16("block3@7,block3@3", image_size=56, precision="float32", weights=weights_path)
     found = network.embed(batch)
     whole = found["block3@7"].reshape(3, 7, 7, 256)
     cells = [(0, 3), (2, 5), (4, 7)]
@@ -68,7 +70,7 @@ def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> None:
     network = VGG16(LAYERS, precision=precision, weights=weights_path)
-    batch = images(BATCH + 3)
+    batch = images(network.batch + 3)
     whole = network.embed(batch)
     pieces = [network.embed(batch[start : start + 37]) for start in range(0, len(batch), 37)]
     for layer, vectors in whole.items():
@@ -98,8 +100,8 @@ def test_input_pixels_are_left_alone(network: VGG16) -> None:
 
 def test_progress_counts_every_image(network: VGG16) -> None:
     counted: list[int] = []
-    network.embed(images(BATCH + 1), counted.append)
-    assert counted == [BATCH, 1]
+    network.embed(images(network.batch + 1), counted.append)
+    assert counted == [network.batch, 1]
 
 
 class TestParameters:
@@ -109,6 +111,15 @@ class TestParameters:
     def test_layers_keep_their_order_and_shortest_spelling(self) -> None:
         assert parse_layers("block5, block4@1", 32) == ("block5", "block4")
 
+    def test_larger_images_go_in_smaller_batches(self) -> None:
+        batches = [VGG16(image_size=size).batch for size in (32, 64, 128, 224, 2000)]
+        assert batches == [250, 250, 50, 10, 5]
+        assert VGG16(batch=7).batch == 7
+
+    def test_auto_is_no_precision_of_a_spec(self) -> None:
+        assert "precision" not in VGG16().spec()
+        assert VGG16().at("bfloat16").spec()["precision"] == "bfloat16"
+
     def test_the_spec_knows_no_order(self) -> None:
         assert VGG16("block5,block4").spec() == VGG16("block4,block5").spec()
 
@@ -117,7 +128,8 @@ class TestParameters:
         [
             ({"image_size": 31}, "IMAGE_SIZE=31: expected at least 32 pixels"),
             ({"preprocess": "caffe"}, "PREPROCESS=caffe: expected one of imagenet, unit"),
-            ({"precision": "int8"}, "PRECISION=int8: expected one of float32, bfloat16, float16"),
+            ({"precision": "int8"}, "PRECISION=int8: expected one of auto, float32, bfloat16, float16"),
+            ({"batch": 0}, "BATCH=0: expected a positive number"),
             ({"layers": "block6"}, "unknown layer 'block6': expected block1 to block5"),
             ({"layers": "block4@0"}, "unknown layer 'block4@0'"),
             ({"layers": ""}, "unknown layer ''"),

@@ -26,7 +26,16 @@ class Project:
 
     def __init__(self, images: Path, weights: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.images, self.weights, self.out, self._capsys = images, weights, out, capsys
-        self.common = ["--dataset", str(images), "--out", str(out), "--layers", "block4,block5"]
+        self.common = [
+            "--dataset",
+            str(images),
+            "--out",
+            str(out),
+            "--layers",
+            "block4,block5",
+            "--precision",
+            "float32",
+        ]
 
     def __call__(self, stage: str, *more: str, weights: bool = True) -> tuple[int, str, str]:
         given = ["--weights", self.weights] if weights and stage != "report" else []
@@ -309,7 +318,7 @@ class TestHelp:
     def test_every_option_tells_its_default_and_an_example(self, stage: str) -> None:
         text = parser([stage])._subparsers._group_actions[0].choices[stage].format_help()  # type: ignore[union-attr, index]
         assert f"example: python -m pipeline {stage}" in " ".join(text.split())
-        assert text.count("default:") == 11
+        assert text.count("default:") == 12
 
 
 def test_imports_run_one_way() -> None:

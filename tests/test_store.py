@@ -24,7 +24,7 @@ from features.extractor import VGG16
 from features.store import EmbeddingStore, find, fingerprint, set_aside
 
 WIDTHS = {"block3": 6, "block5": 3}
-SPEC: dict[str, Any] = VGG16("block3,block5").spec()
+SPEC: dict[str, Any] = VGG16("block3,block5", precision="float32").spec()
 
 
 @pytest.fixture
@@ -46,10 +46,14 @@ def vectors(split: str, start: int, stop: int) -> dict[str, Any]:
 
 
 def fill(store: EmbeddingStore, dataset: Folder) -> Embeddings:
-    with store.lock():
+    with store.lock(), store.assembly() as assembly:
         for shard in store.missing():
             store.put(shard, vectors(shard.split, shard.start, shard.stop))
-        return store.commit(dataset.class_names, {"weights_source": "test"})
+        for shard in store.shards:
+            kept = store.read(shard)
+            assert kept is not None
+            assembly.add(shard, kept)
+        return store.commit(assembly, {"weights_source": "test"})
 
 
 def test_what_went_in_comes_out(store: EmbeddingStore, dataset: Folder) -> None:
@@ -190,11 +194,12 @@ def test_arrays_outside_the_file_are_refused(store: EmbeddingStore, dataset: Fol
         Embeddings(store.path)
 
 
-def test_a_newer_format_is_refused_in_words(store: EmbeddingStore, dataset: Folder) -> None:
+@pytest.mark.parametrize("version", [0, 99])
+def test_another_format_is_refused_in_words(store: EmbeddingStore, dataset: Folder, version: int) -> None:
     fill(store, dataset)
     with h5py.File(store.path, "r+") as file:
-        file.attrs["headroom_format"] = 99
-    with pytest.raises(UserError, match="has format 99, this Headroom reads 1: update Headroom"):
+        file.attrs["headroom_format"] = version
+    with pytest.raises(UserError, match=f"has format {version}, this Headroom reads 1: use the Headroom"):
         Embeddings(store.path)
 
 

@@ -1,0 +1,62 @@
+"""Minutes of SIGKILL at random moments on the real command with the real arithmetic.
+
+Not collected by ``make test``; ``make torture`` runs it. Each round starts ``python -m pipeline features``
+in a process of its own, kills it at a random moment between its start and past its usual end, and starts it
+again until it finishes; the file must equal an uninterrupted one's, with nothing left beside it.
+``HEADROOM_ROUNDS`` sets the number of kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+
+from tests.test_faults import ROOT, assert_equal
+
+ROUNDS = int(os.environ.get("HEADROOM_ROUNDS", "20"))
+
+
+def test_random_kills(make_folder: Callable[..., Path], weights_path: str, tmp_path: Path) -> None:
+    images = make_folder({"train": 1500, "test": 300}, classes=("cat", "dog"))
+    given = ["--dataset", str(images), "--weights", weights_path, "--layers", "block3,block4@2,block5"]
+    given += ["--precision", "float32"]
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "pipeline", "features", *given, "--out", str(out)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    started = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    usual = time.monotonic() - started
+    (whole,) = (tmp_path / "whole" / "embeddings").iterdir()
+    dice = random.Random(0)
+    kills, number = 0, 0
+    while kills < ROUNDS:
+        number += 1
+        out = tmp_path / f"out{number}"
+        while True:
+            child = start(out)
+            try:
+                _, err = child.communicate(timeout=dice.uniform(0.3, 1.0) * usual)
+            except subprocess.TimeoutExpired:
+                os.kill(child.pid, signal.SIGKILL)
+                child.communicate()
+                kills += 1
+                continue
+            assert child.returncode == 0, err.decode()
+            break
+        (path,) = (out / "embeddings").iterdir()
+        with h5py.File(whole) as one, h5py.File(path) as two:
+            for split in one:
+                assert_equal(
+                    {n: a[:] for n, a in one[split].items()}, {n: a[:] for n, a in two[split].items()}
+                )
+    print(f"{kills} kills, {number} files")
