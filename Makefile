@@ -7,7 +7,7 @@ VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATC
 
 # A variable no target knows is a misspelt one: name it and stop.
 GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-UNKNOWN := $(filter-out $(VARIABLES) PYTHON,$(GIVEN))
+UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS,$(GIVEN))
 ifneq ($(UNKNOWN),)
 $(error unknown variable $(UNKNOWN): expected one of $(VARIABLES); see: make help)
 endif
@@ -21,7 +21,7 @@ export $(VARIABLES)
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train report verify demo baseline test torture lint clean
+.PHONY: help setup features train report verify demo baseline test torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -67,6 +67,9 @@ test: $(BIN)/.ready-dev ## the tests: no network, no data
 
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROUNDS sets how many)
 	@$(BIN)/python -m pytest tests/torture.py
+
+bench: setup ## images a second against the bare network (PEERS=1: against OpenVINO too)
+	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(PEERS),--peers)
 
 lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/ruff check .

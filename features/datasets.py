@@ -156,6 +156,7 @@ class Folder(Dataset):
         self.source = str(self._root)
         self.name = self._root.name
         self._other = 0
+        self._digest: str | None = None
         split_folders = all((self._root / split).is_dir() for split in SPLITS)
         if split_folders:
             found = {split: self._scan(self._root / split) for split in SPLITS}
@@ -175,6 +176,8 @@ class Folder(Dataset):
         self.limit = limit
 
     def digest(self, fresh: bool = False) -> str:
+        if self._digest is not None and not fresh:
+            return self._digest
         proof = hashlib.sha256()
         paths = [self._id(split, row) for split in SPLITS for row in range(len(self._files[split]))]
         with FileDigests(self._root, fresh) as known:
@@ -182,7 +185,8 @@ class Folder(Dataset):
                 proof.update(f"{path}\0{digest}\n".encode())
         for split in SPLITS:
             proof.update(self._labels[split].tobytes())
-        return proof.hexdigest()
+        self._digest = proof.hexdigest()
+        return self._digest
 
     def _read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         paths = [self._root / self._id(split, int(row)) for row in rows]

@@ -21,8 +21,8 @@ PREPROCESS = ("imagenet", "unit")
 PRECISIONS = ("float32", "bfloat16", "float16")
 AUTO = "auto"  # a precision that is measured, and never part of a spec
 MIN_SIZE = 32  # px: five halvings leave one cell
-BATCHES = (250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
-BATCH_PIXELS = 250 * 64**2  # in one call: throughput is flat from about here on, memory is not
+BATCHES = (1000, 500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
+BATCH_PIXELS = 500 * 32**2  # in one call: throughput is flat from about here on, memory is not
 # The largest distance between two embeddings of one image, relative to the vector's length: other
 # batch boundaries or thread counts add up the same products in another order.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}

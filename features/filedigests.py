@@ -62,30 +62,39 @@ class FileDigests:
         rows = self._db.execute(
             "select path, size, changed, sha256 from digest where root = ?", (str(self._root),)
         )
-        known = {} if self._fresh else {path: (size, changed, sha) for path, size, changed, sha in rows}
+        known: dict[str, tuple[int, int, str]] = {}
+        if not self._fresh:
+            known = {path: (size, changed, sha) for path, size, changed, sha in rows}
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress(len(paths), "digest of the images", "file", delay=1) as bar,
         ):
             for start in range(0, len(paths), BATCH):
                 group = paths[start : start + BATCH]
-                found = list(pool.map(lambda path: self._one(path, known.get(path)), group))
-                news = [
-                    (str(self._root), path, *entry)
-                    for path, entry in zip(group, found, strict=True)
-                    if known.get(path) != entry
-                ]
+                stamps = {path: self._stamp(path) for path in group}
+                unknown = [path for path in group if path not in known or known[path][:2] != stamps[path]]
+                fresh = pool.map(self._sha256, unknown)
+                news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
+                known.update({path: (size, changed, sha) for path, size, changed, sha in news})
                 with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
-                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", news)
+                    rows = [(str(self._root), *entry) for entry in news]
+                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", rows)
                 bar.update(len(group))
-                yield from (sha for _, _, sha in found)
+                yield from (known[path][2] for path in group)
 
-    def _one(self, path: str, known: tuple[int, int, str] | None) -> tuple[int, int, str]:
-        file = self._root / path
+    def _stamp(self, path: str) -> tuple[int, int]:
+        """Size and time of change, by which a file is known again."""
         try:
-            stat = file.stat()
-            if known and known[:2] == (stat.st_size, stat.st_mtime_ns):
-                return known
-            return stat.st_size, stat.st_mtime_ns, file_digest(file)
+            stat = (self._root / path).stat()
         except OSError as error:
-            raise UserError(f"cannot read the image {file}: {error.strerror}; replace or remove it") from None
+            raise self._unreadable(path, error) from None
+        return stat.st_size, stat.st_mtime_ns
+
+    def _sha256(self, path: str) -> str:
+        try:
+            return file_digest(self._root / path)
+        except OSError as error:
+            raise self._unreadable(path, error) from None
+
+    def _unreadable(self, path: str, error: OSError) -> UserError:
+        return UserError(f"cannot read the image {self._root / path}: {error.strerror}; replace or remove it")
