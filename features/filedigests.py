@@ -77,8 +77,8 @@ class FileDigests:
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
                 known.update({path: (size, changed, sha) for path, size, changed, sha in news})
                 with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
-                    rows = [(str(self._root), *entry) for entry in news]
-                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", rows)
+                    added = [(str(self._root), *entry) for entry in news]
+                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
                 bar.update(len(group))
                 yield from (known[path][2] for path in group)
 
