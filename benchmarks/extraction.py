@@ -202,7 +202,7 @@ def rates(base: Dataset, weights: str | None, count: int, peers: bool) -> dict[s
             runs[f"openvino {precision}"] = OpenVino(exported, pixels, precision, folder)
     fast = extractor
     runs["digits bfloat16"] = lambda: end_to_end(open_dataset("digits"), fast)
-    large = jpegs(base, Path(scratch.name) / "jpegs", 600)
+    large = jpegs(base, Path(scratch.name) / "jpegs", 2_000)
     runs["JPEG 1024 x 768 bfloat16"] = lambda: end_to_end(large, fast)
     seen: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(ROUNDS):
@@ -212,7 +212,7 @@ def rates(base: Dataset, weights: str | None, count: int, peers: bool) -> dict[s
     medians = {name: statistics.median(values) for name, values in seen.items()}
     started = time.process_time()
     large.images("train", 0, 100, 32)
-    decode = (time.process_time() - started) / 100
+    decode = (time.process_time() - started) / 100  # core-seconds an image
     cores = os.cpu_count() or 1
     allowed = cores / (decode + cores / medians["predict bfloat16"])
     results["images"] = count

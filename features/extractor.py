@@ -138,6 +138,10 @@ class VGG16:
                 advance(min(self.batch, len(images) - start))
         return {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
 
+    def prepare(self) -> None:
+        """Build the network now, and not at the first :meth:`embed`."""
+        self.embed(np.zeros((self.batch, self.image_size, self.image_size, 3), np.uint8))
+
     @property
     def _cells(self) -> dict[str, tuple[str, int]]:
         return {layer: _parse_layer(layer) for layer in self.layers}

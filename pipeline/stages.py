@@ -172,11 +172,15 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
             return store.path
         todo = store.missing()
         store.check_disk(todo)
+        begun = time.perf_counter()
+        if todo:
+            extractor.prepare()
         started = time.perf_counter()
         with store.assembly() as assembly:
             extract(dataset, extractor, store, assembly, todo)
             provenance = {
                 "weights_source": extractor.weights.source,
+                "startup_seconds": round(started - begun, 1),
                 "seconds": round(time.perf_counter() - started, 1),
                 "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
                 "versions": versions(),

@@ -65,6 +65,20 @@ def test_arrays_and_files_take_the_same_way(tmp_path: Path) -> None:
     assert np.array_equal(array_squares(pixels[None], 64)[0], read_square(tmp_path / "a.png", 64))
 
 
+def test_a_large_jpeg_decoded_small_looks_the_same(tmp_path: Path) -> None:
+    image = gradient(1024, 768)
+    image.save(tmp_path / "large.jpg", quality=95)
+    difference = read_square(tmp_path / "large.jpg", 32).astype(int) - square(image, 32)
+    assert np.abs(difference).max() <= 3
+
+
+def test_a_small_jpeg_is_decoded_whole(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (63, 63, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "small.jpg")
+    with Image.open(tmp_path / "small.jpg") as image:
+        assert np.array_equal(read_square(tmp_path / "small.jpg", 32), square(image, 32))
+
+
 @pytest.mark.parametrize("damage", ["cut short", "not an image", "empty", "missing", "another format"])
 def test_what_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "bad.jpg"

@@ -203,6 +203,17 @@ def test_another_format_is_refused_in_words(store: EmbeddingStore, dataset: Fold
         Embeddings(store.path)
 
 
+def test_one_layer_costs_one_layer(store: EmbeddingStore, dataset: Folder) -> None:
+    """Damage elsewhere goes unseen by a command that reads one layer: it has not read the rest."""
+    fill(store, dataset)
+    with h5py.File(store.path, "r+") as file:
+        file["train/block5"][3] = 0
+    embeddings = Embeddings(store.path)
+    assert embeddings.matrix("train", ["block3"]).shape == (36, 6)
+    with pytest.raises(Damaged, match="damaged in train/block5"):
+        embeddings.matrix("train", ["block3", "block5"])
+
+
 def test_set_aside_loses_nothing(tmp_path: Path) -> None:
     for number in (1, 2):
         path = tmp_path / "a.h5"
@@ -246,6 +257,15 @@ class TestFind:
         assert path == store.path
         assert len(phrases) == 1
         assert phrase in phrases[0]
+
+    @pytest.mark.parametrize("field", sorted(set(SPEC) - {"layers"}))
+    def test_every_field_of_the_spec_is_a_miss_that_names_it(
+        self, store: EmbeddingStore, dataset: Folder, field: str
+    ) -> None:
+        fill(store, dataset)
+        fitting, ((_, phrases),) = find(store.path.parent, {**SPEC, field: "another"})
+        assert not fitting
+        assert [phrase.partition("=")[0] for phrase in phrases] == [f"cached: {field}"]
 
     def test_a_subset_of_the_layers_fits(self, store: EmbeddingStore, dataset: Folder) -> None:
         fill(store, dataset)
