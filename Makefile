@@ -5,19 +5,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SEED OUT
 
-# A variable no target knows is a misspelt one: name it and stop.
-GIVEN := $(foreach word,$(MAKEOVERRIDES),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
+# A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
+# value as a backslash and a space.)
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+WORDS := $(subst \$(SPACE),_,$(MAKEOVERRIDES))
+GIVEN := $(foreach word,$(WORDS),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS,$(GIVEN))
 ifneq ($(UNKNOWN),)
 $(error unknown variable $(UNKNOWN): expected one of $(VARIABLES); see: make help)
 endif
 
-# Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size 64. The
-# shell reads the values from its environment, so that no character in them needs quoting.
-said = $(foreach name,$(1),$(if $(filter command,$(origin $(name))),$(call option,$(name))))
-option = --$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) "$$$(1)"
-OPTIONS = $(call said,$(VARIABLES))
+# Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size=64. The
+# shell reads the value as it was typed from its environment, so no character in it needs quoting.
+GIVES = $(filter command override,$(origin $(1)))
+$(foreach name,$(VARIABLES),$(if $(call GIVES,$(name)),$(eval override $(name) := $$(value $(name)))))
 export $(VARIABLES)
+option = --$(subst _,-,$(shell echo $(1) | tr A-Z a-z))="$$$(1)"
+said = $(foreach name,$(1),$(if $(call GIVES,$(name)),$(call option,$(name))))
+fixed = $(foreach name,$(1),$(if $(call GIVES,$(name)),$(error make $@ sets $(name) itself: leave it out)))
+OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
@@ -48,9 +55,10 @@ verify: setup ## check every digest of a cache, and embed a sample of its images
 	@$(PIPELINE) verify $(OPTIONS)
 
 # The chains fix some variables; the others pass through.
-DEMO_OUT = $(if $(filter command,$(origin OUT)),"$$OUT",out/demo)
+DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
 DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
+	$(call fixed,DATASET ARCHIVE HEAD)
 	@$(PIPELINE) features $(DEMO)
 	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED)
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED)
@@ -58,6 +66,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
+	$(call fixed,LAYERS PREPROCESS HEAD)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED)
 	@$(PIPELINE) report $(call said,OUT)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from features.errors import UserError
 from features.filedigests import FileDigests
 from features.pictures import array_squares, read_square
-from features.splits import stratified
+from features.splits import pick, stratified
 
 SPLITS = ("train", "test")
 MIN_TRAIN = 5  # images a class needs in the train split: some to fit, one to validate
@@ -86,7 +86,7 @@ class Dataset(ABC):
         for split, least in (("train", MIN_TRAIN), ("test", MIN_TEST)):
             labels = self._labels[split]
             count = len(labels) if self.limit is None else min(self.limit, len(labels))
-            if count < least * len(self.class_names):
+            if self.limit is not None and count < least * len(self.class_names):
                 raise UserError(
                     f"LIMIT={self.limit} is too small: each of the {len(self.class_names)} classes "
                     f"of {self.name} needs {least} images in {split}; raise LIMIT"
@@ -211,6 +211,9 @@ class Folder(Dataset):
                 continue
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if entry.is_file()]
+            for name in (folder.name, *names):
+                if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+                    raise UserError(f"{str(folder / name)!a}: not a UTF-8 name; rename it")
             images = sorted(name for name in names if name.lower().endswith(self.SUFFIXES))
             self._other += len(names) - len(images)
             inner = folder.relative_to(self._root).as_posix()
@@ -256,8 +259,8 @@ class Folder(Dataset):
 
 def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     """A fixed stratified split of rows into ``train`` and ``test`` (one in five, ascending)."""
-    count = max(round(len(labels) * HOLD_OUT), len(np.unique(labels)))
-    test = stratified(labels, count, "hold out")
+    _, sizes = np.unique(labels, return_counts=True)
+    test = pick(labels, np.maximum(1, np.floor(sizes * HOLD_OUT)).astype(np.int64), "hold out")
     return {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}
 
 

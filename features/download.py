@@ -6,7 +6,10 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from features.errors import UserError
 from features.progress import progress
@@ -47,13 +50,24 @@ def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> Non
         The host cannot be reached, or what it sent is something else (which is then deleted).
     """
     part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(target.name + ".lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                _fetch_locked(url, part, digest, algorithm, target)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(f"{target} is being downloaded by another process; wait for it") from None
+    except (OSError, HTTPException) as error:  # urllib's, the socket's and the disk's
+        raise UserError(f"{url}: {getattr(error, 'reason', None) or error}") from None
+
+
+def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     if not (have and file_digest(part, algorithm) == digest):  # killed just before the rename
-        try:
-            _append(url, part, have, target.name)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise UserError(f"{url}: {getattr(error, 'reason', error)}") from None
+        _append(url, part, have, target.name)
     came = file_digest(part, algorithm)
     if came != digest:
         part.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ class Damaged(UserError):
 def canonical(value: Any) -> str:
     """JSON with one spelling: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def slug(name: str) -> str:
+    """A name from data as part of a file's name: letters, digits, ``_.-``, visible and short."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:80] or "dataset"
 
 
 class Embeddings:

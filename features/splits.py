@@ -26,16 +26,22 @@ def stratified(labels: NDArray[np.int64], count: int, key: str) -> NDArray[np.in
     -------
     (count,) int64 row numbers, ascending.
     """
-    classes, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    classes, sizes = np.unique(labels, return_counts=True)
     if not len(classes) <= count <= len(labels):
         raise ValueError(f"count must be from {len(classes)} to {len(labels)}; came {count}")
+    return pick(labels, _shares(sizes, count), key)
+
+
+def pick(labels: NDArray[np.int64], counts: NDArray[np.int64], key: str) -> NDArray[np.int64]:
+    """``counts`` rows of each class (in ascending order of class), drawn as by :func:`stratified`."""
+    _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest())
     ticket = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((ticket, inverse))  # by class, then in random order
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     rank = np.empty(len(labels), dtype=np.int64)  # place of each row within its class
     rank[order] = np.arange(len(labels)) - np.repeat(starts, sizes)
-    return np.flatnonzero(rank < _shares(sizes, count)[inverse])
+    return np.flatnonzero(rank < counts[inverse])
 
 
 def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:

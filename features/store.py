@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from features.datasets import SPLITS, Dataset
-from features.embeddings import FORMAT, Embeddings, canonical, header_digest
+from features.embeddings import FORMAT, Embeddings, canonical, header_digest, slug
 from features.errors import UserError
 from features.progress import say
 
@@ -64,7 +63,7 @@ class EmbeddingStore:
         self._spec = spec
         self._widths = widths
         self.fingerprint = fingerprint(spec, dataset.digest(), dataset.limit)
-        name = re.sub(r"[^\w.-]+", "_", dataset.name) or "dataset"
+        name = slug(dataset.name)
         name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}-{self.fingerprint[:12]}"
         self.path = root / f"{name}.h5"
         self._parts = root / f"{name}.parts"

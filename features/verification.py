@@ -14,6 +14,7 @@ from features.extractor import TOLERANCE, VGG16
 
 SAMPLE = 64  # rows of each split that are embedded again
 BLOCK = 1_000  # rows looked at together
+ENOUGH = 200  # rows in a split from which dead dimensions and copies mean something
 DEAD = 0.5  # share of a layer's dimensions that may be the same for all images
 DOUBLED = 0.01  # share of rows that may equal another: datasets do hold a few images twice
 
@@ -61,9 +62,9 @@ def _disasters(embeddings: Embeddings) -> Iterator[Check]:
                 low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
                 seen.update(hashlib.blake2b(row.data, digest_size=16).digest() for row in block)
             still = int((np.asarray(low) == high).sum())
-            if still > DEAD * len(np.atleast_1d(low)):
+            if rows >= ENOUGH and still > DEAD * len(np.atleast_1d(low)):
                 dead.append(f"{still} of {name}'s {len(np.atleast_1d(low))} never change")
-            if rows - len(seen) > DOUBLED * rows:
+            if rows >= ENOUGH and rows - len(seen) > DOUBLED * rows:
                 doubled.append(f"{rows - len(seen)} of {name}'s {rows} rows are copies of others")
     yield "every number is finite", _first(broken)
     yield "no row is constant", _first(constant)

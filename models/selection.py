@@ -32,6 +32,7 @@ class Selection:
     chosen : the parameters validation decided, as ``set_params`` takes them.
     sweep : one entry a candidate: ``value``, ``accuracy`` and ``loss`` on validation, ``seconds``.
     history : the training curves of the chosen fit, if the head keeps any.
+    kept_epoch : the epoch of the curves whose weights were kept, from 1.
     val_proba : (m, k) probabilities of the validation rows under the chosen fit.
     estimator : the last fit, from which a warm start may go on.
     """
@@ -39,6 +40,7 @@ class Selection:
     chosen: dict[str, Any] = field(default_factory=dict)
     sweep: list[dict[str, float]] = field(default_factory=list)
     history: dict[str, list[float]] = field(default_factory=dict)
+    kept_epoch: int | None = None
     val_proba: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     estimator: Any = None
 
@@ -90,6 +92,7 @@ def train(embeddings: Embeddings, layers: Sequence[str], head: str, seed: int) -
         grid={name: list(values) for name, values in entry.grid.items()},
         sweep=selection.sweep,
         history=selection.history,
+        kept_epoch=selection.kept_epoch,
         seconds={
             "select": selected - started,
             "refit": refitted - selected,
@@ -136,8 +139,9 @@ def _select(
             best.val_proba = proba
             best.chosen = {} if parameter is None else {parameter: value}
             best.history = getattr(estimator, "history_", {})
-            if hasattr(estimator, "best_epoch_"):
-                best.chosen["stop_epoch"] = estimator.best_epoch_
+            best.kept_epoch = getattr(estimator, "best_epoch_", None)
+            if getattr(estimator, "patience", None) is not None:
+                best.chosen["stop_epoch"] = best.kept_epoch
         candidate = {"accuracy": accuracy, "loss": loss, "seconds": seconds}
         best.sweep.append(candidate if value is None else {"value": value, **candidate})
         named = _list({} if parameter is None else {parameter: value})
@@ -179,7 +183,8 @@ def _fit(
 
 
 def _test_digest(embeddings: Embeddings) -> str:
-    rows = [embeddings.class_names, embeddings.ids("test"), embeddings.labels("test").tolist()]
+    about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
+    rows = [about, embeddings.class_names, embeddings.ids("test"), embeddings.labels("test").tolist()]
     return hashlib.sha256(canonical(rows).encode()).hexdigest()
 
 

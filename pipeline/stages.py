@@ -6,7 +6,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
 from features.progress import say
@@ -70,8 +70,7 @@ class Options:
 def features(options: Options) -> Path:
     """Stage one: the finished cache for these options, computed if there is none."""
     from features.datasets import open_dataset
-    from features.embeddings import Damaged
-    from features.store import set_aside, sweep
+    from features.store import sweep
 
     extractor = options.extractor()
     dataset = open_dataset(options.dataset, options.archive, options.limit)
@@ -80,17 +79,10 @@ def features(options: Options) -> Path:
     if hit is None:
         extractor.weights  # noqa: B018  the spec below is of what was really found
         hit = _hit(options, extractor, dataset.digest())
-    if hit is not None:
-        try:
-            for _, problem in hit.problems():
-                if problem:
-                    raise Damaged(problem)
-        except Damaged as error:
-            say(f"{error}\n{hit.path.name} is set aside as {set_aside(hit.path).name}")
-        else:
-            sweep(hit.path)
-            say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
-            return hit.path
+    if hit is not None and _is_whole(hit.path):
+        sweep(hit.path)
+        say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
+        return hit.path
     return _compute(options, _settled(options, extractor, dataset), dataset)
 
 
@@ -132,8 +124,7 @@ def verify(options: Options) -> bool:
     from features.verification import checks
 
     embeddings, _ = _cached(options)
-    source = embeddings.dataset["source"]
-    dataset = open_dataset(source, options.archive, embeddings.dataset["limit"])
+    dataset = open_dataset(options.dataset, options.archive, embeddings.dataset["limit"])
     well = True
     for name, problem in checks(embeddings, dataset, options.weights):
         well = well and problem is None
@@ -167,7 +158,7 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
 
     store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
     with store.lock():
-        if store.path.exists():  # another process finished it while this one looked
+        if store.path.exists() and _is_whole(store.path):  # finished while this process looked
             sweep(store.path)
             return store.path
         todo = store.missing()
@@ -192,6 +183,21 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
     return store.path
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a finished file holds what was written; if not, it is set aside."""
+    from features.embeddings import Damaged, Embeddings
+    from features.store import set_aside
+
+    try:
+        for _, problem in Embeddings(path).problems():
+            if problem:
+                raise Damaged(problem)
+    except Damaged as error:
+        say(f"{error}\n{path.name} is set aside as {set_aside(path).name}")
+        return False
+    return True
+
+
 def _hit(options: Options, extractor: VGG16, dataset_digest: str) -> Embeddings | None:
     """The finished cache that has what is asked, by content; says how near the others come."""
     from features.store import find
@@ -202,18 +208,31 @@ def _hit(options: Options, extractor: VGG16, dataset_digest: str) -> Embeddings 
 
 
 def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
-    """The one finished cache that these options name, and the layers to read from it; found
-    without touching weights or images."""
-    from features.datasets import source_of
+    """The one finished cache that these options name, and the layers to read from it.
+
+    Found by the paths that were given when it was made; only where they do not decide (a folder
+    has moved or changed, the weights lie elsewhere) are images and weights looked at.
+    """
+    from features import weights
+    from features.datasets import open_dataset, source_of
     from features.store import find, writers
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
-    del asked["weights_sha256"], asked["resize"]
+    del asked["weights_sha256"]
     if options.weights is not None:
         del asked["weights"]
         asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
     fitting, others = find(options.embeddings, asked)
+    if len(fitting) != 1 and (others or fitting):
+        if Path(asked["dataset"]).is_dir():
+            del asked["dataset"]
+            asked["dataset_sha256"] = open_dataset(options.dataset).digest()
+        if options.weights is not None and Path(options.weights).expanduser().is_file():
+            del asked["weights_source"]
+            asked["weights_sha256"] = weights.load(options.weights).digest
+        by_content, differing = find(options.embeddings, asked)
+        fitting, others = (by_content, differing) if by_content else (fitting, others)
     if len(fitting) == 1:
         return fitting[0], extractor.layers
     run = options.command("features", "head", "seed")
@@ -237,23 +256,26 @@ def _describe(embeddings: Embeddings) -> str:
 
 
 def _has_what_was_said(run: Run, options: Options) -> bool:
+    """Whether a run has every variable that was given."""
+    from features import weights
     from features.datasets import source_of
-    from features.extractor import parse_layers
+    from features.extractor import AUTO, parse_layers
 
+    said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     have = {
         **run.spec,
         "dataset": run.dataset["source"],
         "limit": run.dataset["limit"],
-        "layers": run.layers,
+        "layers": set(run.layers),
         "head": run.head,
         "seed": run.seed,
     }
-    for name in set(options.said) & set(have) - {"weights"}:
-        asked = getattr(options, name)
-        if name == "dataset":
-            asked = source_of(asked)
-        elif name == "layers":
-            asked = parse_layers(asked, run.spec["image_size"])
-        if have[name] != asked:
-            return False
-    return True
+    if said.get("precision") == AUTO:
+        del said["precision"]
+    if "dataset" in said:
+        said["dataset"] = source_of(said["dataset"])
+    if "weights" in said:
+        said["weights"] = weights.load(said["weights"]).label
+    if "layers" in said:
+        said["layers"] = set(parse_layers(said["layers"], 2**20))  # any grid: the runs' sizes differ
+    return all(have[name] == value for name, value in said.items() if name in have)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 LEVEL = 0.95  # of every interval
 DRAWS = 2_000  # bootstrap resamples
 GAP = 0.05  # of accuracy between training and validation that counts as overfitting
+MARGIN = 0.02  # of accuracy by which another head must do better to call this one underfit
 GAIN = 0.005  # of validation accuracy still gained in the last fifth that counts as unfinished
 
 
@@ -36,16 +37,19 @@ def macro_f1(confusion: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def bootstrap_macro_f1(confusion: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of macro F1 over test images, 95%.
+    """Percentile bootstrap interval of macro F1 over test images, 95%, stratified by true class.
 
-    F1 depends on an image through its cell of the confusion matrix alone, so drawing n images
-    with replacement is drawing the cells from a multinomial: exact, and without n-sized arrays.
+    F1 depends on an image through its cell of the confusion matrix alone, so drawing a class's
+    images with replacement is drawing its row of cells from a multinomial: no n-sized arrays.
+    Stratified, because a plain draw misses small classes altogether and counts their F1 as 0.
     """
     rng = np.random.default_rng(seed)
-    total = int(confusion.sum())
-    drawn = rng.multinomial(total, confusion.ravel() / total, size=DRAWS)
-    values = macro_f1(drawn.reshape(DRAWS, *confusion.shape))
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    sizes = confusion.sum(axis=1)
+    shares = (confusion + (sizes == 0)[:, None]) / np.maximum(sizes, confusion.shape[1] * (sizes == 0))[
+        :, None
+    ]
+    drawn = rng.multinomial(sizes, shares, size=(DRAWS, len(sizes)))
+    low, high = np.quantile(macro_f1(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -99,19 +103,22 @@ def scores(
     }
 
 
-def diagnosis(history: dict[str, list[float]], reached: float, classes: int) -> dict[str, str] | None:
+def diagnosis(
+    history: dict[str, list[float]], kept: int, reached: float, classes: int
+) -> dict[str, str] | None:
     """Does the head overfit, underfit, or neither? From its curves; None without any.
 
-    Judged at the kept epoch, the best on validation. *Underfit*: accuracy on the training images
-    themselves is no better than twice chance, or lower than what another head reaches on
-    validation with the same vectors; or validation accuracy still rose by more than ``GAIN`` in
-    the last fifth of the epochs. *Overfit*: training accuracy is more than ``GAP`` above
-    validation. *Neither*: otherwise.
+    Judged at the epoch whose weights were kept. *Underfit*: accuracy on the training images
+    themselves is less than a tenth of the way from chance to 1, or lower by ``MARGIN`` than what
+    another head reaches on validation with the same vectors; or validation accuracy still rose
+    by more than ``GAIN`` in the last fifth of the epochs. *Overfit*: training accuracy is more
+    than ``GAP`` above validation. *Neither*: otherwise.
 
     Parameters
     ----------
     history : ``accuracy``, ``loss``, ``val_accuracy`` and ``val_loss`` by epoch.
-    reached : the best validation accuracy of any head on the same vectors.
+    kept : the epoch that was kept, from 1.
+    reached : the best validation accuracy of any other head on the same vectors; 0 if none.
     classes : how many there are.
 
     Returns
@@ -123,10 +130,10 @@ def diagnosis(history: dict[str, list[float]], reached: float, classes: int) -> 
         return None
     training, validation = np.array(history["accuracy"]), np.array(history["val_accuracy"])
     loss = np.array(history["val_loss"])
-    kept, last = int(validation.argmax()), len(validation) - 1
+    kept, last = kept - 1, len(validation) - 1
     gap = training[kept] - validation[kept]
     gain = validation[kept] - validation[: max(1, round(len(validation) * 0.8))].max()
-    if training[kept] < 2 / classes:
+    if training[kept] < 1 / classes + 0.1 * (1 - 1 / classes):
         verdict, advice = (
             "underfit",
             (
@@ -134,7 +141,7 @@ def diagnosis(history: dict[str, list[float]], reached: float, classes: int) -> 
                 "Standardised inputs or another learning rate would help"
             ),
         )
-    elif training[kept] < reached:
+    elif training[kept] < reached - MARGIN:
         verdict, advice = (
             "underfit",
             (

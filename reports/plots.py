@@ -41,7 +41,7 @@ def curves(entry: Entry) -> Figure:
     """Accuracy and loss of training against validation, by epoch; the kept epoch is marked."""
     history = entry.history
     epochs = np.arange(1, len(history["accuracy"]) + 1)
-    kept = int(np.argmax(history["val_accuracy"])) + 1
+    kept = entry.kept_epoch or len(epochs)
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     for axes, name, unit in zip(
         figure.subplots(1, 2), ("accuracy", "loss"), ("accuracy", "cross-entropy (nats)"), strict=True

@@ -40,6 +40,7 @@ class Entry:
     chosen: dict[str, Any]
     sweep: list[dict[str, float]]
     history: dict[str, list[float]]
+    kept_epoch: int | None
     diagnosis: dict[str, str] | None
     seconds: dict[str, float]
     fingerprint: str
@@ -86,13 +87,7 @@ class Report:
 
 def build(runs: list[Run]) -> Report:
     """Compute the report of these runs; they are grouped by ``test_digest``."""
-    reached: dict[Any, float] = defaultdict(float)  # by vectors: the best on validation of any head
-    for run in runs:
-        vectors = (run.fingerprint, frozenset(run.layers))
-        reached[vectors] = max(reached[vectors], _validation_accuracy(run))
-    entries = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(_entry)(run, reached[run.fingerprint, frozenset(run.layers)]) for run in runs
-    )
+    entries = Parallel(n_jobs=-1, prefer="threads")(delayed(_entry)(run, _reached(run, runs)) for run in runs)
     together: dict[str, list[tuple[Run, Entry]]] = defaultdict(list)
     for run, entry in zip(runs, entries, strict=True):
         together[run.test_digest].append((run, entry))
@@ -140,7 +135,8 @@ def _entry(run: Run, reached: float) -> Entry:
         chosen=run.chosen,
         sweep=run.sweep,
         history=run.history,
-        diagnosis=diagnosis(run.history, reached, len(run.class_names)),
+        kept_epoch=run.kept_epoch,
+        diagnosis=diagnosis(run.history, run.kept_epoch or 0, reached, len(run.class_names)),
         seconds=run.seconds,
         fingerprint=run.fingerprint,
         versions=run.versions,
@@ -151,3 +147,15 @@ def _entry(run: Run, reached: float) -> Entry:
 
 def _validation_accuracy(run: Run) -> float:
     return float((run.val_proba.argmax(axis=1) == run.val_labels).mean())
+
+
+def _reached(run: Run, runs: list[Run]) -> float:
+    """The best validation accuracy of another head on the same vectors."""
+    others = [
+        _validation_accuracy(other)
+        for other in runs
+        if other.head != run.head
+        and other.fingerprint == run.fingerprint
+        and set(other.layers) == set(run.layers)
+    ]
+    return max(others, default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,7 +82,25 @@ def test_a_misspelt_variable_is_named_and_refused(target: str) -> None:
 def test_variables_become_options() -> None:
     done = make("--dry-run", "--assume-old=setup", "train", "HEAD=logistic", "IMAGE_SIZE=64")
     (line,) = [line for line in done.stdout.splitlines() if "pipeline train" in line]
-    assert line.split()[-4:] == ["--image-size", '"$IMAGE_SIZE"', "--head", '"$HEAD"']
+    assert line.split()[-2:] == ['--image-size="$IMAGE_SIZE"', '--head="$HEAD"']
+
+
+@pytest.mark.parametrize("value", ["a b", "a$b", "it's", 'say "x=1"', "--foo", "$(HOME)", "a x=1 run"])
+def test_values_reach_the_command_as_they_were_typed(value: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    fake = tmp_path / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    for name in ("requirements.txt", ".venv/bin/.ready"):
+        (tmp_path / name).touch()
+    done = subprocess.run(["make", "train", f"OUT={value}"], cwd=tmp_path, capture_output=True, text=True)
+    assert f"--out={value}" in done.stdout.splitlines(), done.stderr
+
+
+def test_a_chain_refuses_what_it_sets_itself() -> None:
+    done = make("--dry-run", "--assume-old=setup", "demo", "DATASET=x")
+    assert "make demo sets DATASET itself: leave it out" in done.stderr
 
 
 def test_a_variable_of_the_environment_is_not_an_option() -> None:

@@ -27,14 +27,16 @@ def test_macro_f1_is_scikit_learns() -> None:
 
 
 def test_drawing_cells_is_drawing_images() -> None:
-    """The multinomial shortcut agrees with a plain bootstrap over images."""
+    """The multinomial shortcut agrees with a plain stratified bootstrap over images."""
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, 400)
     guess = np.where(rng.random(400) < 0.7, y, rng.integers(0, 3, 400))
     low, high = bootstrap_macro_f1(confusion_matrix(y, guess))
     values = []
     for _ in range(2000):
-        rows = rng.integers(0, 400, 400)
+        rows = np.concatenate(
+            [rng.choice(np.flatnonzero(y == label), (y == label).sum()) for label in range(3)]
+        )
         values.append(f1_score(y[rows], guess[rows], average="macro"))
     assert (low, high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.006)
 
@@ -49,6 +51,11 @@ def test_the_bootstrap_interval_covers_as_often_as_it_says() -> None:
         low, high = bootstrap_macro_f1(sample, seed=trial)
         covered.append(low <= target <= high)
     assert 0.91 <= np.mean(covered) <= 0.985
+
+
+def test_small_classes_do_not_vanish_from_the_interval() -> None:
+    assert bootstrap_macro_f1(np.eye(100, dtype=np.int64)) == (1.0, 1.0)
+    assert bootstrap_macro_f1(np.diag([3, 3, 0])) == pytest.approx((2 / 3, 2 / 3)), "a class without images"
 
 
 def test_scores_are_scikit_learns() -> None:
@@ -70,11 +77,15 @@ def test_scores_are_scikit_learns() -> None:
 class TestDiagnosis:
     @staticmethod
     def verdict(
-        training: list[float], validation: list[float], reached: float = 0.0, classes: int = 10
+        training: list[float],
+        validation: list[float],
+        reached: float = 0.0,
+        classes: int = 10,
+        kept: int | None = None,
     ) -> tuple[str, str]:
         loss = [1 - value for value in validation]
         history = {"accuracy": training, "val_accuracy": validation, "loss": loss, "val_loss": loss}
-        found = diagnosis(history, reached, classes)
+        found = diagnosis(history, kept or int(np.argmax(validation)) + 1, reached, classes)
         assert found is not None
         return found["verdict"], found["sentence"]
 
@@ -99,9 +110,23 @@ class TestDiagnosis:
         assert verdict == "underfit"
         assert "hardly learned anything" in sentence
 
+    def test_two_classes_are_no_guessing_at_98_percent(self) -> None:
+        verdict, _ = self.verdict([0.97, 0.98, 0.98, 0.98, 0.98], [0.96, 0.97, 0.97, 0.97, 0.97], classes=2)
+        assert verdict == "neither"
+
+    def test_another_head_must_do_clearly_better(self) -> None:
+        verdict, _ = self.verdict(
+            [0.58, 0.60, 0.60, 0.60, 0.60], [0.57, 0.58, 0.58, 0.58, 0.58], reached=0.61
+        )
+        assert verdict == "neither"
+
+    def test_it_speaks_of_the_epoch_that_was_kept(self) -> None:
+        _, sentence = self.verdict([0.50, 0.51, 0.52], [0.50, 0.53, 0.51], kept=3)
+        assert "kept epoch (3 of 3) accuracy is 0.520 on training and 0.510 on validation" in sentence
+
     def test_agreement_is_neither(self) -> None:
         verdict, _ = self.verdict([0.78, 0.81, 0.82, 0.82, 0.82], [0.78, 0.80, 0.80, 0.80, 0.80])
         assert verdict == "neither"
 
     def test_no_curves_no_verdict(self) -> None:
-        assert diagnosis({}, 0.5, 10) is None
+        assert diagnosis({}, 0, 0.5, 10) is None

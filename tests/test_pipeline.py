@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 
+from features.extractor import VGG16
 from pipeline.__main__ import STAGES, main, parser
+from tests.stand_in import embed as stand_in_embed
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
@@ -51,14 +51,23 @@ class Project:
 
 
 @pytest.fixture
-def project(
+def real_project(
     make_folder: Make, weights_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Project:
+    """With the network itself."""
     images = make_folder({"train": 20, "test": 6}, classes=("cat", "dog"))
     return Project(images, weights_path, tmp_path / "out", capsys)
 
 
-def test_the_main_job(project: Project) -> None:
+@pytest.fixture
+def project(real_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """With a stand-in for the network, which takes seconds to build."""
+    monkeypatch.setattr(VGG16, "embed", stand_in_embed)
+    return real_project
+
+
+def test_the_main_job(real_project: Project) -> None:
+    project = real_project
     code, out, _ = project("features")
     assert code == 0
     assert Path(out.strip()) == project.cache
@@ -136,54 +145,21 @@ def test_a_report_keeps_to_what_was_said(project: Project) -> None:
         assert project("report", *filters)[0] == 0
         document = json.loads((project.out / "report" / "report.json").read_text())
         assert sum(len(group["entries"]) for group in document["groups"]) == count
+    for filters, count in (
+        (["--precision", "auto"], 2),
+        (["--layers", "block5,block4"], 1),
+        (["--weights", project.weights], 2),
+    ):
+        assert project("report", *filters)[0] == 0
+        document = json.loads((project.out / "report" / "report.json").read_text())
+        assert sum(len(group["entries"]) for group in document["groups"]) == count
+    assert project("report", "--layers", "block5@2")[0] == 2
     code, _, err = project("report", "--head", "dense")
     assert code == 2
     assert "none of the 2 runs" in err
 
 
 class TestFaults:
-    def test_a_killed_pass_goes_on_where_it_was(
-        self, project: Project, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """SIGKILL between shards, then again: equal to an uninterrupted pass, nothing done twice."""
-        whole = project.out.with_name("whole")
-        code = (
-            "import sys; from features import store; store.SHARD = 10\n"
-            "put = store.EmbeddingStore.put\n"
-            "def slow(self, shard, vectors):\n"
-            "    put(self, shard, vectors); print(shard.name, flush=True)\n"
-            "    import time; time.sleep(float(sys.argv[1]))\n"
-            "store.EmbeddingStore.put = slow\n"
-            "from pipeline.__main__ import main; sys.exit(main(sys.argv[2:]))"
-        )
-        given = [*project.common, "--weights", project.weights]
-
-        def start(pause: str, *more: str) -> subprocess.Popen[str]:
-            command = [sys.executable, "-c", code, pause, "features", *given, *more]
-            return subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-
-        child = start("60")
-        assert child.stdout is not None
-        first = child.stdout.readline().strip()
-        os.kill(child.pid, signal.SIGKILL)
-        child.communicate()
-        assert first == "train-000000000.h5"
-        assert not list((project.out / "embeddings").glob("*.h5"))
-
-        out, err = start("0").communicate()
-        assert first not in out, "a finished shard is not done twice"
-        assert out.count("train-") == 3, err
-        start("0", "--out", str(whole)).communicate()
-        (other,) = (whole / "embeddings").glob("*.h5")
-        with h5py.File(project.cache) as one, h5py.File(other) as two:
-            for split in ("train", "test"):
-                assert set(one[split]) == set(two[split])
-                for name in one[split]:
-                    assert np.array_equal(one[split][name][:], two[split][name][:])
-        assert [path.suffix for path in (project.out / "embeddings").iterdir()] == [".h5"]
-
     def test_a_damaged_cache_is_set_aside_and_computed_again(self, project: Project) -> None:
         project("features")
         content = bytearray(project.cache.read_bytes())
@@ -204,6 +180,16 @@ class TestFaults:
         assert "is set aside as" in err
         assert project("verify")[0] == 0
 
+    @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+    def test_a_file_cut_short_is_set_aside_and_computed_again(self, project: Project, keep: float) -> None:
+        project("features")
+        content = project.cache.read_bytes()
+        project.cache.write_bytes(content[: int(len(content) * keep)])
+        code, _, err = project("features")
+        assert code == 0
+        assert "is set aside as" in err
+        assert project("train", "--head", "logistic")[0] == 0
+
     def test_ctrl_c_tells_how_to_go_on(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         from features import extraction
 
@@ -222,6 +208,35 @@ class TestFaults:
         code, out, _ = project("verify")
         assert code == 1
         assert "FAILED digest of the images" in out
+
+
+class TestContentDecides:
+    def test_a_folder_that_has_moved_is_known_again(self, project: Project) -> None:
+        project("features")
+        moved = project.images.rename(project.images.with_name("moved"))
+        project.common[1] = str(moved)
+        for stage in (["features"], ["train", "--head", "logistic"], ["verify"]):
+            code, _, err = project(*stage)
+            assert code == 0, err
+
+    def test_weights_that_lie_elsewhere_are_known_again(self, project: Project, tmp_path: Path) -> None:
+        project("features")
+        elsewhere = tmp_path / "elsewhere.h5"
+        elsewhere.symlink_to(project.weights)
+        project.weights = str(shutil.copy(project.weights, tmp_path / "copy.h5"))
+        assert project("train", "--head", "logistic")[0] == 0
+
+    def test_after_a_change_of_images_the_cache_of_these_images_is_read(self, project: Project) -> None:
+        project("features")
+        old = project.cache
+        image = project.images / "train" / "cat" / "001.jpg"
+        image.write_bytes((project.images / "train" / "dog" / "001.jpg").read_bytes())
+        project("features")
+        (new,) = set(old.parent.glob("*.h5")) - {old}
+        code, out, err = project("train", "--head", "logistic")
+        assert code == 0, err
+        run = json.loads((Path(out.strip()) / "run.json").read_text())
+        assert run["fingerprint"][:12] in new.name
 
 
 class TestBadInput:

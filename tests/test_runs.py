@@ -49,6 +49,38 @@ def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) ->
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    folder.rename(tmp_path / f".{folder.name}.123.old")  # killed between two renames
+    assert [found.id for found in load_all(tmp_path)] == [run.id]
+    assert folder.is_dir()
+
+
+def test_a_replacement_that_fails_keeps_the_earlier_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.save(tmp_path)
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(UserError, match="Input/output error"):
+            run.save(tmp_path)
+    assert load(folder).id == run.id
+
+
+def test_a_dataset_with_a_dot_keeps_its_runs(tmp_path: Path) -> None:
+    fake = Fake(*blobs(rows=200), train=150)
+    fake.dataset = {**fake.dataset, "name": ".pets"}  # type: ignore[misc]
+    train(fake).save(tmp_path)
+    assert len(load_all(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("name", ["predictions.npz", "head.npz"])
 def test_a_flipped_bit_is_refused(run: Run, tmp_path: Path, name: str) -> None:
     folder = run.save(tmp_path)
