@@ -34,7 +34,9 @@ def test_random_kills(make_folder: Callable[..., Path], weights_path: str, tmp_p
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     started = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
+    first = start(tmp_path / "whole")
+    _, err = first.communicate()
+    assert first.returncode == 0, err.decode()
     usual = time.monotonic() - started
     (whole,) = (tmp_path / "whole" / "embeddings").iterdir()
     dice = random.Random(0)
