@@ -36,7 +36,11 @@ def choose(extractor: VGG16, images: NDArray[np.uint8]) -> tuple[VGG16, str]:
     plain = _convolution_seconds(tf, "float32")
     reasons = []
     for precision in candidates:
-        ratio = plain / _convolution_seconds(tf, precision)
+        try:
+            ratio = plain / _convolution_seconds(tf, precision)
+        except tf.errors.OpError:
+            reasons.append(f"{precision} does not run on this processor")
+            continue
         if ratio < GAIN:
             reasons.append(f"{precision} convolves at {ratio:.2g} of float32's speed here")
             continue

@@ -61,6 +61,20 @@ def test_a_slow_convolution_ends_it_before_a_network_is_built(monkeypatch: pytes
     assert "bfloat16 convolves at 0.01 of float32's speed" in reason
 
 
+def test_a_processor_that_cannot_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.backend import tensorflow
+
+    def convolve(_: object, name: str) -> float:
+        if name == "float32":
+            return 1.0
+        raise tensorflow().errors.UnimplementedError(None, None, "no such kernel")
+
+    monkeypatch.setattr(precision, "_convolution_seconds", convolve)
+    chosen, reason = choose(Network(), IMAGES)  # type: ignore[arg-type]
+    assert chosen.precision == "float32"
+    assert "bfloat16 does not run on this processor" in reason
+
+
 def test_a_network_that_gains_nothing_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, reason = decide(monkeypatch, convolution=3, network=1.05)
     assert chosen == "float32"
