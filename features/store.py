@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import time
@@ -85,7 +84,7 @@ class EmbeddingStore:
             owner.write_text(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         except Timeout:
             raise UserError(
-                f"{self.path.name} is being written by {_owner(self._parts)}; wait for "
+                f"{self.path.name} is being written by {owner_of(self._parts)}; wait for "
                 "it, then run this again"
             ) from None
         except OSError as error:
@@ -305,22 +304,8 @@ def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) ->
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
 
-def writers(root: Path) -> list[str]:
-    """Who is writing which cache below ``root`` right now, a phrase each."""
-    found = []
-    for parts in sorted(root.glob("*.parts")):
-        lock = FileLock(parts / "lock", timeout=0)
-        try:
-            with lock:
-                pass
-        except Timeout:
-            found.append(f"{parts.stem} is being written by {_owner(parts)}")
-        except OSError:
-            continue
-    return found
-
-
-def _owner(parts: Path) -> str:
+def owner_of(parts: Path) -> str:
+    """Who holds the lock in a folder of shards."""
     owner = parts / "owner"
     return owner.read_text() if owner.exists() else "another process"
 
@@ -338,58 +323,6 @@ def set_aside(path: Path) -> Path:
         number += 1
     os.replace(path, aside)
     return aside
-
-
-def fields(embeddings: Embeddings) -> dict[str, Any]:
-    """What a command line can ask of a cache, by name."""
-    return {
-        **embeddings.spec,
-        "dataset": embeddings.dataset["source"],
-        "dataset_sha256": embeddings.dataset["digest"],
-        "limit": embeddings.dataset["limit"],
-        "weights_source": embeddings.provenance.get("weights_source"),
-    }
-
-
-def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
-    """How a cache misses what is asked, a phrase for each field; empty if it fits.
-
-    A cache fits if it has the asked layers, perhaps among others.
-    """
-    have = fields(embeddings)
-    phrases = []
-    for name, value in asked.items():
-        fits = set(value) <= set(have[name]) if name == "layers" else have[name] == value
-        if not fits:
-            phrases.append(f"cached: {name}={_show(have[name])}, asked: {_show(value)}")
-    return phrases
-
-
-def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tuple[Path, list[str]]]]:
-    """The caches below ``root`` that fit, and the others with their differences, nearest first.
-
-    A file that cannot be read is among the others, with the reason.
-    """
-    fitting: list[Embeddings] = []
-    others: list[tuple[Path, list[str]]] = []
-    for path in sorted(root.glob("*.h5")):
-        try:
-            embeddings = Embeddings(path)
-        except UserError as error:
-            others.append((path, [str(error)]))
-            continue
-        phrases = differences(embeddings, asked)
-        if phrases:
-            others.append((path, phrases))
-        else:
-            fitting.append(embeddings)
-    exact = [item for item in fitting if set(item.layers) == set(asked.get("layers", item.layers))]
-    others.sort(key=lambda other: len(other[1]))
-    return (exact if len(exact) == 1 else fitting), others
-
-
-def _show(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list | tuple) else json.dumps(value).strip('"')
 
 
 def _sync_folder(folder: Path) -> None:

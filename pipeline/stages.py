@@ -200,7 +200,7 @@ def _is_whole(path: Path) -> bool:
 
 def _hit(options: Options, extractor: VGG16, dataset_digest: str) -> Embeddings | None:
     """The finished cache that has what is asked, by content; says how near the others come."""
-    from features.store import find
+    from features.catalogue import find
 
     asked = {**extractor.spec(), "dataset_sha256": dataset_digest, "limit": options.limit}
     fitting, _ = find(options.embeddings, asked)
@@ -214,8 +214,8 @@ def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     has moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
     from features import weights
+    from features.catalogue import find, writers
     from features.datasets import open_dataset, source_of
-    from features.store import find, writers
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}

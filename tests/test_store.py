@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from features import store as store_module
+from features.catalogue import find
 from features.datasets import SPLITS, Folder
 from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
 from features.extractor import VGG16
-from features.store import EmbeddingStore, find, fingerprint, set_aside
+from features.store import EmbeddingStore, fingerprint, set_aside
 
 WIDTHS = {"block3": 6, "block5": 3}
 SPEC: dict[str, Any] = VGG16("block3,block5", precision="float32").spec()

@@ -1,0 +1,80 @@
+"""Which of the finished caches is the one that is asked for?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from features.embeddings import Embeddings
+from features.errors import UserError
+from features.store import owner_of
+
+
+def fields(embeddings: Embeddings) -> dict[str, Any]:
+    """What a command line can ask of a cache, by name."""
+    return {
+        **embeddings.spec,
+        "dataset": embeddings.dataset["source"],
+        "dataset_sha256": embeddings.dataset["digest"],
+        "limit": embeddings.dataset["limit"],
+        "weights_source": embeddings.provenance.get("weights_source"),
+    }
+
+
+def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
+    """How a cache misses what is asked, a phrase for each field; empty if it fits.
+
+    A cache fits if it has the asked layers, perhaps among others.
+    """
+    have = fields(embeddings)
+    phrases = []
+    for name, value in asked.items():
+        fits = set(value) <= set(have[name]) if name == "layers" else have[name] == value
+        if not fits:
+            phrases.append(f"cached: {name}={_show(have[name])}, asked: {_show(value)}")
+    return phrases
+
+
+def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tuple[Path, list[str]]]]:
+    """The caches below ``root`` that fit, and the others with their differences, nearest first.
+
+    A file that cannot be read is among the others, with the reason.
+    """
+    fitting: list[Embeddings] = []
+    others: list[tuple[Path, list[str]]] = []
+    for path in sorted(root.glob("*.h5")):
+        try:
+            embeddings = Embeddings(path)
+        except UserError as error:
+            others.append((path, [str(error)]))
+            continue
+        phrases = differences(embeddings, asked)
+        if phrases:
+            others.append((path, phrases))
+        else:
+            fitting.append(embeddings)
+    exact = [item for item in fitting if set(item.layers) == set(asked.get("layers", item.layers))]
+    others.sort(key=lambda other: len(other[1]))
+    return (exact if len(exact) == 1 else fitting), others
+
+
+def _show(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list | tuple) else json.dumps(value).strip('"')
+
+
+def writers(root: Path) -> list[str]:
+    """Who is writing which cache below ``root`` right now, a phrase each."""
+    found = []
+    for parts in sorted(root.glob("*.parts")):
+        lock = FileLock(parts / "lock", timeout=0)
+        try:
+            with lock:
+                pass
+        except Timeout:
+            found.append(f"{parts.stem} is being written by {owner_of(parts)}")
+        except OSError:
+            continue
+    return found
