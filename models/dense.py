@@ -27,6 +27,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     standardize : bring every input to mean 0 and variance 1, as seen in training.
     batch_norm : normalise each hidden layer's sums over the batch.
     dropout : share of hidden units that rest in a step.
+    input_dropout : share of inputs that rest in a step.
+    input_noise : standard deviation of the noise added to each (standardised) input in a step.
     label_smoothing : probability spread over all classes in the training target.
     optimizer : ``adamw`` or ``sgd``.
     learning_rate : at the start.
@@ -60,6 +62,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         standardize: bool = True,
         batch_norm: bool = True,
         dropout: float = 0.5,
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
         label_smoothing: float = 0.1,
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
@@ -76,6 +80,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self.standardize = standardize
         self.batch_norm = batch_norm
         self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.input_noise = input_noise
         self.label_smoothing = label_smoothing
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -153,6 +159,14 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         """The most probable class of each row, ``(n,)``."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
 
+    def plain(self, temperature: float = 1.0) -> Any:
+        """A Keras model from raw embeddings to probabilities at this temperature, layers of Keras only."""
+        import keras
+
+        self._logits(np.zeros((1, len(self.mean_)), np.float32))
+        softmax = [keras.layers.Rescaling(1 / temperature), keras.layers.Softmax()]
+        return keras.Sequential([keras.Input((len(self.mean_),)), *self._network.layers, *softmax])
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_network"}
@@ -186,6 +200,10 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             keras.Input((len(self.mean_),)),
             keras.layers.Normalization(mean=self.mean_, variance=self.scale_**2),
         ]
+        if self.input_noise:
+            layers.append(keras.layers.GaussianNoise(self.input_noise, seed=seed()))
+        if self.input_dropout:
+            layers.append(keras.layers.Dropout(self.input_dropout, seed=seed()))
         for units in self.hidden:
             start = keras.initializers.HeNormal(seed())
             layers.append(keras.layers.Dense(units, kernel_initializer=start))

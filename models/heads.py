@@ -17,18 +17,56 @@ class Head:
     ----------
     make : builds the unfitted scikit-learn estimator from a seed; imports only what it needs.
     about : one line for people.
-    grid : the one parameter that is swept, and its values from the most regularised to the least.
+    grid : what is swept: each parameter's values, from the most regularised to the least.
+    draws : whether the seed changes the result.
     """
 
     make: Callable[[int], Any]
     about: str
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    draws: bool = False
+
+
+def _prior(seed: int) -> Any:
+    from models.moments import PriorHead
+
+    return PriorHead()
+
+
+def _centroid(seed: int) -> Any:
+    from models.moments import CentroidHead
+
+    return CentroidHead()
+
+
+def _knn(seed: int) -> Any:
+    from models.knn import KnnHead
+
+    return KnnHead()
+
+
+def _ridge(seed: int) -> Any:
+    from models.moments import RidgeHead
+
+    return RidgeHead()
+
+
+def _lda(seed: int) -> Any:
+    from models.moments import LdaHead
+
+    return LdaHead()
 
 
 def _logistic(seed: int) -> Any:
-    from models.logistic import LogisticHead
+    from models.lbfgs import LogisticHead
 
-    return LogisticHead(warm_start=True)  # draws nothing; each step of the sweep is a short one
+    return LogisticHead(warm_start=True)  # each step of the sweep is a short one
+
+
+def _svm(seed: int) -> Any:
+    from models.lbfgs import SvmHead
+
+    return SvmHead(warm_start=True)
 
 
 def _dense(seed: int) -> Any:
@@ -58,14 +96,34 @@ def _baseline(seed: int) -> Any:
     )
 
 
+INVERSE_STRENGTH = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+
 HEADS: dict[str, Head] = {
-    "logistic": Head(
-        _logistic,
-        "multinomial logistic regression on standardised embeddings (the linear probe)",
-        {"C": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)},
+    "prior": Head(_prior, "no look at the image: every class as likely as in training (the floor)"),
+    "centroid": Head(_centroid, "the class whose mean embedding is nearest"),
+    "knn": Head(
+        _knn,
+        "nearest neighbours by cosine, the more similar the more they count",
+        {"k": (100, 50, 20, 10, 5), "temperature": (0.2, 0.1, 0.05, 0.02)},
     ),
-    "dense": Head(_dense, "one hidden layer in Keras: batch normalisation, dropout, early stopping"),
-    "baseline": Head(_baseline, "the assignment's: 256 ReLU units, plain SGD, 10 epochs"),
+    "lda": Head(
+        _lda,
+        "linear discriminant analysis with shrinkage",
+        {"shrinkage": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003)},
+    ),
+    "ridge": Head(
+        _ridge,
+        "least squares with a squared penalty, in closed form",
+        {"alpha": (1e6, 3e5, 1e5, 3e4, 1e4, 3e3, 1e3, 3e2, 1e2, 1e1)},
+    ),
+    "svm": Head(_svm, "linear support vector machine, squared hinge", {"C": INVERSE_STRENGTH}),
+    "logistic": Head(
+        _logistic, "multinomial logistic regression (the linear probe)", {"C": INVERSE_STRENGTH}
+    ),
+    "dense": Head(
+        _dense, "one hidden layer in Keras: batch normalisation, dropout, early stopping", draws=True
+    ),
+    "baseline": Head(_baseline, "the assignment's: 256 ReLU units, plain SGD, 10 epochs", draws=True),
 }
 
 

@@ -1,0 +1,176 @@
+"""Linear heads that are found step by step: logistic regression and the linear SVM."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from models.linear import LinearHead
+from models.temperature import fit_temperature
+
+SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
+
+
+class _IterativeHead(LinearHead):
+    """Minimises ``C`` times a sum of losses plus half the squared norm of the coefficients.
+
+    The coefficients are those of the standardised inputs; intercepts are free. Three things make
+    it quick on embeddings, where columns are many and correlated:
+
+    - L-BFGS runs in coordinates in which the problem is nearly round: with the Cholesky factor
+      ``L L' = curvature * covariance + I / (n C)``, it moves ``L'W`` and not ``W`` (Nocedal and
+      Wright, Numerical Optimization, 2006, section 5.1, on preconditioning).
+    - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
+      every iteration; sums and the line search are float64.
+    - Standardising is folded into the coefficients, so the inputs are never copied.
+
+    Parameters
+    ----------
+    C : inverse strength of regularisation, as in scikit-learn.
+    tol : the solver stops when no coordinate of the gradient of the mean loss is larger.
+    max_iter : of L-BFGS; reaching it warns with ``ConvergenceWarning``.
+    warm_start : start where the last ``fit`` ended.
+
+    Attributes
+    ----------
+    n_iter_ : iterations of the last fit.
+    """
+
+    _curvature: float  # typical second derivative of the loss; only the speed depends on it
+
+    def __init__(
+        self, C: float = 0.003, tol: float = 3e-4, max_iter: int = 500, warm_start: bool = False
+    ) -> None:
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+
+    def _loss(
+        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.float32]]:
+        """The mean loss of logits (n, k), and n times its gradient; ``logits`` may be overwritten."""
+        raise NotImplementedError
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
+        """Fit on ``X`` (n, d) and ``y`` (n,).
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite inputs, one class only, or shapes that do not match.
+        """
+        from scipy.linalg import cholesky, solve_triangular
+        from scipy.linalg.blas import sgemm
+        from scipy.optimize import minimize
+
+        start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
+        X, codes = self._checked(X, y)
+        rows, width, classes = *X.shape, len(self.classes_)
+        penalty = 1 / (rows * self.C)
+        factor = np.asfortranarray(cholesky(self._hessian(X, penalty), lower=True), np.float32)
+        solving: dict[str, Any] = {"lower": True, "check_finite": False}
+        truth = np.arange(rows), codes
+
+        def unround(flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            moved, bias = np.split(flat.reshape(width + 1, classes), [width])
+            return solve_triangular(factor, moved, trans="T", **solving), bias[0]
+
+        # All products below go through SciPy's BLAS, as L-BFGS-B itself does: NumPy brings a
+        # BLAS of its own, and the idle threads of the one slow down the other. X.T is X as
+        # Fortran sees it, so nothing is copied.
+        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            weights, bias = unround(flat)
+            raw = weights / self.scale_[:, None]
+            logits = sgemm(1, raw.astype(np.float32), X.T, trans_a=True).T  # (n, k)
+            logits += (bias - (self.mean_[:, None] * raw).sum(axis=0)).astype(np.float32)
+            loss, residual = self._loss(logits, truth)
+            loss += penalty / 2 * float((weights**2).sum())
+            residual /= rows
+            slope = residual.sum(axis=0, dtype=np.float64)
+            gradient = sgemm(1, X.T, residual.T, trans_b=True) - np.outer(self.mean_, slope)
+            gradient = gradient / self.scale_[:, None] + penalty * weights
+            rounded = solve_triangular(factor, gradient, **solving)
+            return loss, np.concatenate([rounded, slope[None]]).ravel()
+
+        first = np.zeros((width + 1, classes))
+        if start is not None and start[0].shape == (width, classes):
+            first[:width], first[width] = factor.T @ start[0], start[1]
+        found = minimize(
+            objective,
+            first.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": 0, "maxcor": 20},
+        )
+        if found.nit >= self.max_iter:
+            warnings.warn(
+                f"stopped after {found.nit} iterations before the gradient was below {self.tol:g}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self._fold(*unround(found.x))
+        self.n_iter_ = int(found.nit)
+        return self
+
+    def _hessian(self, X: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
+        """Roughly the Hessian of one class's coefficients, (d, d), from a sample of the rows."""
+        sample = X[:: -(-len(X) // SAMPLE)] - self.mean_.astype(np.float32)
+        sample /= self.scale_.astype(np.float32)
+        hessian = self._curvature / len(sample) * (sample.T @ sample)
+        hessian[np.diag_indices(len(hessian))] += penalty
+        return np.asarray(hessian)
+
+
+class LogisticHead(_IterativeHead):
+    """Multinomial logistic regression: the linear probe.
+
+    Minimises what ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` minimises, quicker;
+    see the parameters and attributes of :class:`_IterativeHead` and ``LinearHead``.
+    """
+
+    _curvature = 0.1  # p (1 - p) of a softmax
+
+    def _loss(
+        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.float32]]:
+        logits -= logits.max(axis=1, keepdims=True)
+        likelihood = logits[truth].astype(np.float64)
+        np.exp(logits, out=logits)
+        total = logits.sum(axis=1, dtype=np.float64)
+        logits /= total[:, None].astype(np.float32)
+        logits[truth] -= 1
+        return float((np.log(total) - likelihood).mean()), logits
+
+
+class SvmHead(_IterativeHead):
+    """The linear support vector machine, one class against the rest, squared hinge loss.
+
+    Minimises what ``make_pipeline(StandardScaler(), LinearSVC(C=C))`` minimises, but for the
+    intercept, which is free here and shrunk there. Probabilities are the softmax of the scores at
+    the temperature that fits the training images best.
+    """
+
+    _curvature = 0.5  # twice the share of images within the margin
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> SvmHead:
+        """Fit on ``X`` (n, d) and ``y`` (n,); raises what :class:`_IterativeHead` does."""
+        super().fit(X, y)
+        codes = np.searchsorted(self.classes_, y)
+        self.temperature_ = fit_temperature(self.decision_function(X), codes)
+        return self
+
+    def _loss(
+        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.float32]]:
+        logits[truth] *= -1  # now minus the margin of every class
+        logits += 1
+        np.maximum(logits, 0, out=logits)  # how far each falls short of a margin of 1
+        loss = float(np.einsum("nk,nk->", logits, logits, dtype=np.float64)) / len(logits)
+        logits *= 2
+        logits[truth] *= -1
+        return loss, logits

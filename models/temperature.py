@@ -1,0 +1,49 @@
+"""One number that makes scores into probabilities one can trust."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOUNDS = (1e-3, 1e3)  # of a temperature; reached only where scores say nothing or everything
+FLOOR = 1e-12  # of a probability whose logarithm is taken
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of logits ``(n, k)``, rows sum to 1."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """The temperature ``T`` for which ``softmax(logits / T)`` has the least log loss.
+
+    C. Guo et al., On calibration of modern neural networks, 2017, section 4.2. The loss is convex
+    in ``1 / T``, so a bounded scalar search finds its minimum.
+
+    Parameters
+    ----------
+    logits : (n, k) scores; any real numbers.
+    codes : (n,) the columns that are true.
+    """
+    from scipy.optimize import minimize_scalar
+
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    truth = shifted[np.arange(len(codes)), codes]
+
+    def loss(log_inverse: float) -> float:
+        inverse = np.exp(log_inverse)
+        return float((np.log(np.exp(shifted * inverse).sum(axis=1)) - truth * inverse).mean())
+
+    low, high = np.log(1 / BOUNDS[1]), np.log(1 / BOUNDS[0])
+    return float(np.exp(-minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def scaled(proba: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Probabilities ``(n, k)`` after temperature scaling; 1 leaves them as they are."""
+    return softmax(np.log(np.clip(proba, FLOOR, None)) / temperature)
+
+
+def temperature_of(proba: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """:func:`fit_temperature` for a classifier that gives probabilities, not logits."""
+    return fit_temperature(np.log(np.clip(proba, FLOOR, None)), codes)

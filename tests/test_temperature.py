@@ -1,0 +1,36 @@
+"""Temperature scaling, against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.temperature import fit_temperature, scaled, softmax, temperature_of
+
+
+@pytest.mark.parametrize("truth", [0.3, 1.0, 4.0])
+def test_the_temperature_that_made_the_labels_is_found(truth: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (20_000, 4))
+    proba = softmax(logits / truth)
+    labels = (proba.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
+    assert fit_temperature(logits, labels) == pytest.approx(truth, rel=0.05)
+
+
+def test_two_classes_in_closed_form() -> None:
+    """Logit 1 for the first class, right in 3 of 4: the best probability is 3/4, so 1/T = log 3."""
+    logits, labels = np.tile([1.0, 0.0], (400, 1)), np.arange(400) % 4 // 3
+    assert fit_temperature(logits, labels) == pytest.approx(1 / np.log(3), rel=1e-4)
+
+
+def test_scaling_keeps_the_order_and_one_changes_nothing() -> None:
+    proba = np.random.default_rng(0).dirichlet(np.ones(5), 100)
+    np.testing.assert_allclose(scaled(proba, 1.0), proba, atol=1e-12)
+    assert np.array_equal(scaled(proba, 3.0).argsort(axis=1), proba.argsort(axis=1))
+    assert scaled(proba, 3.0).max() < proba.max()
+
+
+def test_probabilities_and_logits_say_the_same() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(0, 2, (500, 3)), rng.integers(0, 3, 500)
+    assert temperature_of(softmax(logits), labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
