@@ -83,22 +83,36 @@ class Embeddings:
         """The layers in the file."""
         return tuple(self.spec["layers"])
 
-    def labels(self, split: str) -> NDArray[np.int64]:
-        """``(n,)`` class numbers."""
-        return self._read(f"{split}/labels")
+    def labels(self) -> NDArray[np.int64]:
+        """``(n,)`` class numbers of the train split."""
+        return self._read("train/labels")
+
+    def test_labels(self) -> NDArray[np.int64]:
+        """``(n,)`` class numbers of the test split: for the final prediction, and nothing else."""
+        return self._read("test/labels")
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of an array's bytes as they were written: ``test/labels``, ``train/block5``."""
+        return self._digests[name]
 
     def ids(self, split: str) -> list[str]:
         """What names each row: a file's relative path where there are files."""
         return [row.decode() for row in self._read(f"{split}/ids")]
 
-    def matrix(self, split: str, layers: Sequence[str]) -> NDArray[np.float32]:
-        """The vectors of some layers side by side in this order, ``(n, d)`` float32, one copy."""
+    def matrix(
+        self, split: str, layers: Sequence[str], order: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """The vectors of some layers side by side, ``(n, d)`` float32, one copy.
+
+        ``order`` is a permutation of the rows: row ``i`` of the result is stored row ``order[i]``.
+        """
+        places = None if order is None else np.argsort(order)
         with self._open() as file:
             widths = [file[split][layer].shape[1] for layer in layers]
             out = np.empty((self.rows[split], sum(widths)), dtype=np.float32)
             ends = np.cumsum(widths)
             for layer, end, width in zip(layers, ends, widths, strict=True):
-                self._check(file, f"{split}/{layer}", out[:, end - width : end])
+                self._check(file, f"{split}/{layer}", out[:, end - width : end], places)
         return out
 
     def rows_of(self, split: str, layer: str, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
@@ -123,8 +137,14 @@ class Embeddings:
             self._check(file, name, out)
         return out
 
-    def _check(self, file: h5py.File, name: str, out: NDArray[Any] | None) -> None:
-        """Read an array block by block, into ``out`` if given, and compare its digest."""
+    def _check(
+        self,
+        file: h5py.File,
+        name: str,
+        out: NDArray[Any] | None,
+        places: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Read an array block by block and compare its digest; row ``i`` goes to ``out[places[i]]``."""
         item = file[name]
         proof = hashlib.sha256()
         step = max(1, BLOCK_BYTES // max(1, item.dtype.itemsize * int(np.prod(item.shape[1:]))))
@@ -134,7 +154,9 @@ class Embeddings:
             except OSError as error:  # fletcher32 noticed first
                 raise Damaged(f"{self.path} is damaged in {name} ({error}); run: make features") from None
             proof.update(np.ascontiguousarray(block).view(np.uint8).data)
-            if out is not None:
+            if out is not None and places is not None:
+                out[places[start : start + step]] = block
+            elif out is not None:
                 out[start : start + step] = block
         if proof.hexdigest() != self._digests[name]:
             raise Damaged(f"{self.path} is damaged in {name}; run: make features")

@@ -56,5 +56,10 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
 
 
 def say(text: str) -> None:
-    """One line to standard error, where all that is not a result goes."""
-    print(text, file=sys.stderr, flush=True)
+    """One line to standard error, where all that is not a result goes; above a bar, if there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr, flush=True)

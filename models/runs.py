@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from features.embeddings import canonical, slug
 from features.errors import UserError
-from models import saved
+from models import looks, saved
 from models.heads import head
+from models.temperature import scaled
 
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
 
@@ -55,9 +56,13 @@ class Run:
     dataset, class_names, spec, fingerprint : of the embeddings.
     test_digest : SHA-256 over dataset, limit, class names, test ids and labels: equal for runs that
         answered the same questions.
-    parameters : the whole configuration of the final fit; ``chosen`` is what validation decided.
+    asked, parameters : the whole configuration before and after ``chosen``, what validation decided.
     grid, sweep, history : what was tried, how each value did, and the curves by epoch.
     kept_epoch : the epoch of ``history`` whose weights predicted validation, from 1.
+    floors : validation accuracy of the heads that any other should beat, by name.
+    warnings : what a reader of the result should know: a sentence each.
+    temperature : fitted on ``val_proba``; :attr:`test_scaled` are the calibrated probabilities.
+    members : of a vote: the folder of each run that votes, and its weight.
     seconds : ``select``, ``refit`` and ``predict`` (all of test).
     train_rows : images of the final fit.
     val_rows, val_labels, val_proba : (m,), (m,), (m, k); from the selection fit.
@@ -87,7 +92,12 @@ class Run:
     val_proba: NDArray[np.float64]
     test_labels: NDArray[np.int64]
     test_proba: NDArray[np.float64]
+    asked: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    temperature: float = 1.0
+    members: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     processor: str = field(default_factory=processor)
     command: str = ""
@@ -98,9 +108,24 @@ class Run:
             self.parameters = saved.parameters(self.estimator)
 
     @property
+    def val_scaled(self) -> NDArray[np.float64]:
+        """``val_proba`` after temperature scaling."""
+        return scaled(self.val_proba, self.temperature)
+
+    @property
+    def test_scaled(self) -> NDArray[np.float64]:
+        """``test_proba`` after temperature scaling."""
+        return scaled(self.test_proba, self.temperature)
+
+    @property
+    def val_accuracy(self) -> float:
+        """Share of the validation images that the selection fit had right."""
+        return float((self.val_proba.argmax(axis=1) == self.val_labels).mean())
+
+    @property
     def id(self) -> str:
         """Twelve hex digits over all that a repeat would have in common."""
-        same = [self.head, self.seed, self.layers, self.parameters, self.fingerprint]
+        same = [self.head, self.seed, self.layers, self.parameters, self.members, self.fingerprint]
         return hashlib.sha256(canonical(same).encode()).hexdigest()[:12]
 
     @property
@@ -109,8 +134,11 @@ class Run:
         return f"{slug(self.dataset['name'])}-{self.head}-seed{self.seed}-{self.id}"
 
     def save(self, root: Path) -> Path:
-        """Write the run below ``root``, whole or not at all; an equal earlier run is replaced."""
-        learned, head_arrays = saved.to_data(self.estimator)
+        """Write the run below ``root``, whole or not at all; an equal earlier run is replaced.
+
+        That its test split was looked at is noted for good (``looks.py``).
+        """
+        learned, head_arrays = saved.to_data(self.estimator) if self.estimator is not None else ({}, {})
         files = {
             "predictions.npz": _npz({name: getattr(self, name) for name in ARRAYS}),
             "head.npz": _npz(head_arrays),
@@ -133,6 +161,7 @@ class Run:
                     out.write(content)
                     out.flush()
                     os.fsync(out.fileno())
+            looks.record(root, self.test_digest, self.id)
             if target.exists():
                 os.replace(target, old)
             os.replace(temporary, target)
@@ -155,9 +184,10 @@ def load(folder: Path, with_head: bool = False) -> Run:
     """
     try:
         document = json.loads((folder / "run.json").read_text())
-        if document["format"] > FORMAT:
+        if document["format"] != FORMAT:
             raise UserError(
-                f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; update it"
+                f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; "
+                "remove the folder and train this head again"
             )
         names = ["predictions.npz", *(["head.npz"] if with_head else [])]
         contents = {name: (folder / name).read_bytes() for name in names}
@@ -173,7 +203,7 @@ def load(folder: Path, with_head: bool = False) -> Run:
     for name in ("layers", "class_names"):
         values[name] = tuple(values[name])
     run = Run(**values)
-    if with_head:
+    if with_head and not run.members:
         settings = {
             name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
         }
@@ -187,6 +217,21 @@ def load_all(root: Path) -> list[Run]:
     _recover(root)
     folders = sorted(root.iterdir()) if root.is_dir() else []
     return [load(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
+
+
+def find(root: Path, identity: dict[str, Any]) -> Path | None:
+    """The folder of a run that was trained with this identity (``selection.identity``), if any."""
+    for path in sorted(root.glob("[!.]*/run.json")):
+        try:
+            document = json.loads(path.read_text())
+            if document["format"] == FORMAT and all(
+                canonical(document[name]) == canonical(value) for name, value in identity.items()
+            ):
+                load(path.parent)
+                return path.parent
+        except (UserError, OSError, KeyError, ValueError, TypeError):
+            continue  # not whole: it is trained again
+    return None
 
 
 def _recover(root: Path) -> None:

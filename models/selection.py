@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,57 @@ from features.embeddings import Embeddings, canonical
 from features.errors import UserError
 from features.progress import say
 from features.splits import stratified
+from models import saved
+from models.heads import HEADS
 from models.heads import head as known_head
 from models.runs import Run
+from models.temperature import FLOOR, temperature_of
 
 PATIENCE = 2  # values in a row below the best after which a sweep ends
 VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
+FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
+
+Tried = tuple[dict[str, Any], NDArray[np.float64]]
+
+
+class Material:
+    """The train split of some layers, once in memory, with the validation rows at its end.
+
+    Attributes
+    ----------
+    embeddings, layers : where it comes from.
+    X, y : (n, d) float32 and (n,) class numbers, all of train; ``X_fit``, ``y_fit`` and ``X_val``,
+        ``y_val`` are views of them.
+    order : (n,) the stored row that each row is.
+    val_rows : (m,) the validation rows as stored, ascending.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, or holds what is no number.
+    """
+
+    def __init__(self, embeddings: Embeddings, layers: Sequence[str]) -> None:
+        self.embeddings, self.layers = embeddings, tuple(layers)
+        labels = embeddings.labels()
+        self.val_rows = validation_rows(labels, embeddings.dataset["digest"])
+        fit = np.setdiff1d(np.arange(len(labels)), self.val_rows)
+        self.order = np.concatenate((fit, self.val_rows))
+        self.X, self.y = embeddings.matrix("train", self.layers, self.order), labels[self.order]
+        if not np.isfinite(self.X).all():
+            raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
+        self.X_fit, self.y_fit = self.X[: len(fit)], self.y[: len(fit)]
+        self.X_val, self.y_val = self.X[len(fit) :], self.y[len(fit) :]
+        self._floors: dict[str, float] = {}
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Validation accuracy of the heads that any other should beat."""
+        for name in FLOORS:
+            if name not in self._floors:
+                proba = known_head(name).make(0).fit(self.X_fit, self.y_fit).predict_proba(self.X_val)
+                self._floors[name] = _accuracy(proba, self.y_val)
+        return self._floors
 
 
 @dataclass
@@ -30,7 +77,8 @@ class Selection:
     Attributes
     ----------
     chosen : the parameters validation decided, as ``set_params`` takes them.
-    sweep : one entry a candidate: ``value``, ``accuracy`` and ``loss`` on validation, ``seconds``.
+    sweep : one entry a candidate: its ``value`` (of several parameters: each by its name),
+        ``accuracy`` and ``loss`` on validation, ``seconds``.
     history : the training curves of the chosen fit, if the head keeps any.
     kept_epoch : the epoch of the curves whose weights were kept, from 1.
     val_proba : (m, k) probabilities of the validation rows under the chosen fit.
@@ -55,108 +103,133 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
     return stratified(labels, count, f"validation {dataset_digest}")
 
 
-def train(embeddings: Embeddings, layers: Sequence[str], head: str, seed: int) -> Run:
+def identity(embeddings: Embeddings, layers: Sequence[str], head: str, seed: int) -> dict[str, Any]:
+    """All that decides a run before it is trained: an equal run need not be trained again."""
+    entry = known_head(head)
+    return {
+        "head": head,
+        "seed": seed if entry.draws else 0,
+        "layers": list(layers),
+        "fingerprint": embeddings.fingerprint,
+        "asked": saved.parameters(entry.make(seed)),
+        "grid": {name: list(values) for name, values in entry.grid.items()},
+    }
+
+
+def train(material: Material, head: str, seed: int) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
+
+    The seed of a head that draws nothing is 0.
 
     Raises
     ------
     UserError
-        The head is unknown, refuses the embeddings, or the file is damaged.
+        The head is unknown, or refuses the embeddings.
     """
-    entry = known_head(head)
-    X = embeddings.matrix("train", layers)
-    y = embeddings.labels("train")
-    if not np.isfinite(X).all():
-        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
-    validation = validation_rows(y, embeddings.dataset["digest"])
+    entry, embeddings = known_head(head), material.embeddings
+    seed = seed if entry.draws else 0
     started = time.perf_counter()
-    selection = _select(head, seed, X, y, validation)
+    selection = _select(head, seed, material)
     selected = time.perf_counter()
-    say(f"{head}: refit on all {len(X):,} training images" + _list(selection.chosen))
-    estimator = entry.make(seed).set_params(**selection.chosen)
-    if getattr(estimator, "warm_start", False):
+    say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
+    if getattr(selection.estimator, "warm_start", False):
         estimator = selection.estimator.set_params(**selection.chosen)
-    _fit(estimator, X, y)
+    else:
+        estimator = entry.make(seed).set_params(**selection.chosen)
+    _fit(estimator, material.X, material.y)
     refitted = time.perf_counter()
-    rows = len(X)
-    del X
-    test = embeddings.matrix("test", layers)
+    test = embeddings.matrix("test", material.layers)
     predict_started = time.perf_counter()
     test_proba = np.asarray(estimator.predict_proba(test), dtype=np.float64)
     predicted = time.perf_counter()
     return Run(
-        head=head,
-        seed=seed,
-        layers=tuple(layers),
+        **identity(embeddings, material.layers, head, seed) | {"layers": material.layers},
         chosen=selection.chosen,
-        grid={name: list(values) for name, values in entry.grid.items()},
         sweep=selection.sweep,
         history=selection.history,
         kept_epoch=selection.kept_epoch,
+        floors=dict(material.floors),
+        warnings=_warnings(head, selection, material),
+        temperature=temperature_of(selection.val_proba, material.y_val),
         seconds={
             "select": selected - started,
             "refit": refitted - selected,
             "predict": predicted - predict_started,
         },
-        train_rows=rows,
+        train_rows=len(material.X),
         width=test.shape[1],
         dataset=embeddings.dataset,
         class_names=embeddings.class_names,
         spec=embeddings.spec,
-        fingerprint=embeddings.fingerprint,
-        test_digest=_test_digest(embeddings),
-        val_rows=validation,
-        val_labels=y[validation],
+        test_digest=test_digest(embeddings),
+        val_rows=material.val_rows,
+        val_labels=material.y_val,
         val_proba=selection.val_proba,
-        test_labels=embeddings.labels("test"),
+        test_labels=embeddings.test_labels(),
         test_proba=test_proba,
         estimator=estimator,
     )
 
 
-def _select(
-    head: str, seed: int, X: NDArray[np.float32], y: NDArray[np.int64], validation: NDArray[np.int64]
-) -> Selection:
+def test_digest(embeddings: Embeddings) -> str:
+    """Equal for embeddings whose test splits ask the same questions, in the same order."""
+    about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
+    arrays = [embeddings.digest(f"test/{name}") for name in ("ids", "labels")]
+    return hashlib.sha256(canonical([about, embeddings.class_names, arrays]).encode()).hexdigest()
+
+
+def _select(head: str, seed: int, material: Material) -> Selection:
     """Fit every candidate on train minus validation and keep the best on validation.
 
     The best has the highest accuracy; of equals, the more regularised.
     """
-    fit = np.setdiff1d(np.arange(len(y)), validation)
-    X_fit, y_fit, X_val, y_val = X[fit], y[fit], X[validation], y[validation]
     entry, best = known_head(head), Selection()
     best.estimator = estimator = entry.make(seed)
-    parameter, values = next(iter(entry.grid.items()), (None, (None,)))
-    for value in values:
-        if parameter is not None:
-            estimator.set_params(**{parameter: value})
-        started = time.perf_counter()
-        _fit(estimator, X_fit, y_fit, (X_val, y_val), head)
+    grid = {name: list(values) for name, values in entry.grid.items()}
+    tried = _one_by_one(estimator, grid, material, head, best)
+    if hasattr(estimator, "sweep"):
+        tried = _refusing(lambda: estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid))
+    started = time.perf_counter()
+    for parameters, proba in tried:
         seconds = time.perf_counter() - started
-        proba = np.asarray(estimator.predict_proba(X_val), dtype=np.float64)
-        accuracy = float((proba.argmax(axis=1) == y_val).mean())
-        loss = float(-np.log(np.clip(proba[np.arange(len(y_val)), y_val], 1e-12, 1)).mean())
-        if not best.sweep or accuracy > max(tried["accuracy"] for tried in best.sweep):
-            best.val_proba = proba
-            best.chosen = {} if parameter is None else {parameter: value}
+        accuracy = _accuracy(proba, material.y_val)
+        rows = np.arange(len(proba))
+        loss = float(-np.log(np.clip(proba[rows, material.y_val], FLOOR, 1)).mean())
+        if not best.sweep or accuracy > max(row["accuracy"] for row in best.sweep):
+            best.val_proba = np.asarray(proba, dtype=np.float64)
+            best.chosen = dict(parameters)
             best.history = getattr(estimator, "history_", {})
             best.kept_epoch = getattr(estimator, "best_epoch_", None)
             if getattr(estimator, "patience", None) is not None:
                 best.chosen["stop_epoch"] = best.kept_epoch
-        candidate = {"accuracy": accuracy, "loss": loss, "seconds": seconds}
-        best.sweep.append(candidate if value is None else {"value": value, **candidate})
-        named = _list({} if parameter is None else {parameter: value})
-        say(f"{head}{named}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
-        top = max(tried["accuracy"] for tried in best.sweep)
-        if all(tried["accuracy"] < top for tried in best.sweep[-PATIENCE:]) and len(best.sweep) > PATIENCE:
-            break  # past the top; the least regularised fits cost most and would not be chosen
+        value = {"value": next(iter(parameters.values()))} if len(parameters) == 1 else parameters
+        best.sweep.append({**value, "accuracy": accuracy, "loss": loss, "seconds": seconds})
+        say(f"{head}{_list(parameters)}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
+        started = time.perf_counter()
     return best
+
+
+def _one_by_one(
+    estimator: Any, grid: dict[str, list[float]], material: Material, head: str, best: Selection
+) -> Iterator[Tried]:
+    """Each combination of the grid, fitted from the start, or from the last where that is wanted.
+
+    It ends where values get worse: the least regularised fits cost most and would not be chosen.
+    """
+    for values in product(*grid.values()):
+        parameters = dict(zip(grid, values, strict=True))
+        _fit(estimator.set_params(**parameters), material.X_fit, material.y_fit, material, head)
+        yield parameters, np.asarray(estimator.predict_proba(material.X_val))
+        accuracies = [row["accuracy"] for row in best.sweep]
+        if len(accuracies) > PATIENCE and max(accuracies[-PATIENCE:]) < max(accuracies):
+            return
 
 
 def _fit(
     estimator: Any,
     X: NDArray[np.float32],
     y: NDArray[np.int64],
-    validation: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
+    watched: Material | None = None,
     head: str = "",
 ) -> None:
     """Fit, giving the validation split to the heads that watch it; one line for what they refuse."""
@@ -164,7 +237,7 @@ def _fit(
     from sklearn.utils.validation import has_fit_parameter
 
     watch: dict[str, Any] = {}
-    if validation is not None and has_fit_parameter(estimator, "validation_data"):
+    if watched is not None and has_fit_parameter(estimator, "validation_data"):
 
         def on_epoch(epoch: int, history: dict[str, list[float]]) -> None:
             say(
@@ -172,22 +245,55 @@ def _fit(
                 f"validation {history['val_accuracy'][-1]:.4f}"
             )
 
-        watch = {"validation_data": validation, "on_epoch": on_epoch}
+        watch = {"validation_data": (watched.X_val, watched.y_val), "on_epoch": on_epoch}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        estimator.fit(X, y, **watch)
+        list(_refusing(lambda: iter([estimator.fit(X, y, **watch)])))
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
             say("note: the solver stopped at its iteration limit before it had converged fully")
             break
 
 
-def _test_digest(embeddings: Embeddings) -> str:
-    about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
-    rows = [about, embeddings.class_names, embeddings.ids("test"), embeddings.labels("test").tolist()]
-    return hashlib.sha256(canonical(rows).encode()).hexdigest()
+def _refusing(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """What ``work`` yields, with what an estimator refuses told as the one line it is."""
+    try:
+        yield from work()
+    except ValueError as error:
+        raise UserError(f"the head refuses these embeddings: {error}") from error
+
+
+def _warnings(head: str, selection: Selection, material: Material) -> list[str]:
+    """What a reader of the result should know: a sentence each."""
+    found = []
+    for name, values in known_head(head).grid.items():
+        value, best = selection.chosen[name], max(row["accuracy"] for row in selection.sweep)
+        inner = [row for row in selection.sweep if row.get(name, row.get("value")) != value]
+        if (
+            len(values) > 1
+            and value in (values[0], values[-1])
+            and all(row["accuracy"] < best for row in inner)
+        ):
+            end = "first" if value == values[0] else "last"
+            found.append(
+                f"the chosen {name} = {value:g} is the {end} of its grid ({values[0]:g} to {values[-1]:g}): "
+                "a value beyond may be better"
+            )
+    accuracy = _accuracy(selection.val_proba, material.y_val)
+    for name, floor in material.floors.items():
+        if head not in FLOORS and accuracy < floor:
+            found.append(
+                f"worse on validation than {name} ({accuracy:.4f} against {floor:.4f}), which is: "
+                f"{HEADS[name].about}"
+            )
+    for sentence in found:
+        say(f"warning: {head}: {sentence}")
+    return found
+
+
+def _accuracy(proba: NDArray[Any], codes: NDArray[np.int64]) -> float:
+    return float((proba.argmax(axis=1) == codes).mean())
 
 
 def _list(parameters: dict[str, Any]) -> str:
-    short = {name.rpartition("__")[2]: value for name, value in parameters.items()}
-    return "".join(f", {name}={value}" for name, value in short.items())
+    return "".join(f", {name}={value}" for name, value in parameters.items())

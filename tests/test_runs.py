@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from features.errors import UserError
-from models.runs import Run, load, load_all
+from models import looks
+from models.runs import Run, find, load, load_all
+from models.selection import identity
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
@@ -43,8 +47,7 @@ def test_without_the_head_the_head_is_not_read(run: Run, tmp_path: Path) -> None
 
 def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) -> None:
     assert run.save(tmp_path) == run.save(tmp_path)
-    other = train(Fake(*blobs(rows=200), train=150), seed=1)
-    other.save(tmp_path)
+    train(Fake(*blobs(rows=200), train=150), "ridge").save(tmp_path)
     assert len(load_all(tmp_path)) == 2
     assert not list(tmp_path.glob(".*"))
 
@@ -114,11 +117,29 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
     elif damage == "half a json":
         path.write_text(text[: len(text) // 2])
     elif damage == "a newer format":
-        path.write_text(text.replace('"format": 1', '"format": 9'))
+        path.write_text(text.replace('"format": 2', '"format": 9'))
     else:
         (folder / "predictions.npz").unlink()
     with pytest.raises(UserError, match=r"not a whole run|of format 9"):
         load(folder)
+
+
+def test_every_look_at_the_test_split_is_counted_for_good(run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(run.save(tmp_path))
+    run.save(tmp_path)
+    assert looks.count(tmp_path, run.test_digest) == 2
+    assert looks.count(tmp_path, "another") == 0
+
+
+def test_an_equal_run_is_found_by_what_decided_it(tmp_path: Path) -> None:
+    fake: Any = Fake(*blobs(rows=200), train=150)
+    folder = train(fake, "ridge").save(tmp_path)
+    asked = identity(fake, ("block5",), "ridge", 7)  # draws nothing: the seed is no part of it
+    assert find(tmp_path, asked) == folder
+    for name, other in (("layers", ["block4"]), ("fingerprint", "0"), ("head", "lda"), ("grid", {})):
+        assert find(tmp_path, asked | {name: other}) is None
+    (folder / "predictions.npz").unlink()
+    assert find(tmp_path, asked) is None
 
 
 def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from models import selection
+from models import heads, selection
+from models.heads import HEADS
 from models.runs import Run
 from models.selection import validation_rows
+from models.temperature import temperature_of
 from tests.test_heads import blobs
 
 
@@ -37,20 +40,24 @@ class Fake:
         self._y = {"train": y[:train], "test": y[train:]}
         self.asked: list[str] = []
 
-    def matrix(self, split: str, layers: Any) -> NDArray[np.float32]:
+    def matrix(self, split: str, layers: Any, order: Any = None) -> NDArray[np.float32]:
         self.asked.append(f"X {split}")
-        return self._X[split].copy()
+        return self._X[split].copy() if order is None else self._X[split][order]
 
-    def labels(self, split: str) -> NDArray[np.int64]:
-        self.asked.append(f"y {split}")
-        return self._y[split]
+    def labels(self) -> NDArray[np.int64]:
+        self.asked.append("y train")
+        return self._y["train"]
 
-    def ids(self, split: str) -> list[str]:
-        return [f"{split}/{row}" for row in range(len(self._y[split]))]
+    def test_labels(self) -> NDArray[np.int64]:
+        self.asked.append("y test")
+        return self._y["test"]
+
+    def digest(self, name: str) -> str:
+        return hashlib.sha256(self._y["test"].tobytes()).hexdigest() if "labels" in name else name
 
 
 def train(fake: Any, head: str = "logistic", seed: int = 0) -> Run:
-    return selection.train(fake, ("block5",), head, seed)
+    return selection.train(selection.Material(fake, ("block5",)), head, seed)
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def test_test_images_and_labels_do_not_change_what_is_chosen_or_fitted(fake: Fak
 
 def test_test_arrays_are_read_after_the_last_fit(fake: Fake) -> None:
     train(fake)
-    assert [name.split()[1] for name in fake.asked] == ["train", "train", "test", "test", "test"]
+    assert [name.split()[1] for name in fake.asked] == ["train", "train", "test", "test"]
 
 
 def test_a_neural_head_refits_as_long_as_validation_chose(fake: Fake) -> None:
@@ -130,3 +137,39 @@ def test_nothing_else_knows_the_validation_split() -> None:
             names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
             callers |= {path.name} if "validation_rows" in names else set()
     assert callers == {"selection.py"}
+
+
+def test_one_function_hands_out_test_labels_and_the_final_prediction_alone_calls_it() -> None:
+    callers = []
+    for path in Path(selection.__file__).parents[1].glob("*/*.py"):
+        if path.parent.name in ("features", "models", "reports", "pipeline", "benchmarks"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                for inner in ast.walk(node) if isinstance(node, ast.FunctionDef) else ():
+                    called = isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute)
+                    if called and inner.func.attr == "test_labels":  # type: ignore[attr-defined]
+                        callers.append((path.name, node.name))
+                    assert not (isinstance(inner, ast.Constant) and inner.value == "test/labels") or (
+                        path.name == "embeddings.py"
+                    ), f"{path.name} reads test labels by their name"
+    assert callers == [("selection.py", "train")]
+
+
+def test_a_value_at_the_edge_of_its_grid_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake._y["train"] = fake._y["train"] // 2  # two in three are class 0, and so all 270 say
+    narrow = heads.Head(HEADS["knn"].make, "narrow", {"k": (270, 3), "temperature": (1e3,)})
+    monkeypatch.setitem(HEADS, "knn", narrow)
+    (warning,) = train(fake, "knn").warnings
+    assert warning.startswith("the chosen k = 3 is the last of its grid (270 to 3): a value beyond")
+
+
+def test_worse_than_the_floor_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HEADS, "ridge", HEADS["prior"])
+    (warning,) = train(fake, "ridge").warnings
+    assert warning.startswith("worse on validation than centroid")
+    assert train(fake, "centroid").floors == train(fake, "ridge").floors
+
+
+def test_the_temperature_is_fitted_on_validation(fake: Fake) -> None:
+    run = train(fake, "knn")
+    assert run.temperature == temperature_of(run.val_proba, run.val_labels)
+    assert np.array_equal(run.test_scaled.argmax(axis=1), run.test_proba.argmax(axis=1))
