@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SEED OUT
+VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SEED \
+  SEEDS FORCE RUN IMAGE FORMAT TO OUT
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -28,7 +29,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train report verify demo baseline test torture bench lint clean
+.PHONY: help setup features train curve report verify predict export demo baseline test torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -45,14 +46,23 @@ setup: $(BIN)/.ready ## bring up .venv from requirements.txt (every other target
 features: setup ## run the network over DATASET once and cache the embeddings
 	@$(PIPELINE) features $(OPTIONS)
 
-train: setup ## train HEAD on the cached embeddings
+train: setup ## train HEAD (or all, or a vote) on the cached embeddings
 	@$(PIPELINE) train $(OPTIONS)
+
+curve: setup ## accuracy of trained heads against the number of training images
+	@$(PIPELINE) curve $(OPTIONS)
 
 report: setup ## compare all trained heads: OUT/report/index.html
 	@$(PIPELINE) report $(OPTIONS)
 
 verify: setup ## check every digest of a cache, and embed a sample of its images again
 	@$(PIPELINE) verify $(OPTIONS)
+
+predict: setup ## what a trained head sees in new images: IMAGE=file, folder or -
+	@$(PIPELINE) predict $(OPTIONS)
+
+export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head.joblib
+	@$(PIPELINE) export $(OPTIONS)
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)

@@ -1,9 +1,10 @@
-"""The command line: ``python -m pipeline features|train|report|verify``."""
+"""The command line: ``python -m pipeline features``, ``train``, ``report`` and more."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 from typing import Any
 
@@ -11,35 +12,40 @@ from features.errors import UserError
 
 STAGES = {
     "features": "run the frozen network over a dataset once and cache its embeddings",
-    "train": "train one classifier head on cached embeddings",
+    "train": "train a classifier head, or all of them, on cached embeddings",
+    "curve": "validation accuracy of trained heads against the number of training images",
     "report": "compare all trained heads: index.html, report.md, report.json",
     "verify": "check every digest of a cache and embed a sample of its images again",
+    "predict": "say what a trained head sees in new images",
+    "export": "write a trained head as a plain scikit-learn or Keras object",
 }
 EXAMPLES = {
     "features": "python -m pipeline features --dataset digits --layers block4,block5",
     "train": "python -m pipeline train --head logistic --layers block5",
+    "curve": "python -m pipeline curve --head all",
     "report": "python -m pipeline report --out out",
     "verify": "python -m pipeline verify --dataset path/to/folder",
+    "predict": "find photos -name '*.jpg' | python -m pipeline predict --image - --csv",
+    "export": "python -m pipeline export --head logistic --to head.joblib",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0: done. 1: ``verify`` found something wrong. 2: the user can put it right, and one line says
-    how. 130: interrupted; what was finished is kept.
+    0: done. 1: done but for what was named: ``verify`` found something wrong, one of several heads
+    failed, an image could not be read. 2: the user can put it right, and one line says how.
+    130: interrupted; what was finished is kept.
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = vars(parser(argv).parse_args(argv))
     stage = arguments.pop("stage")
     from pipeline import stages
+    from pipeline.options import Options
 
-    options = stages.Options(**arguments, said=tuple(arguments))
+    options = Options(**arguments, said=tuple(arguments))
     try:
-        if stage == "verify":
-            return 0 if stages.verify(options) else 1
-        run = {"features": stages.features, "train": stages.train, "report": stages.report}[stage]
-        print(run(options))
+        return int(getattr(stages, stage)(options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         again = options.command(stage)
         print(f"\ninterrupted; finished work is kept. To go on: {again}", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -77,7 +85,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
 def _add_options(sub: argparse.ArgumentParser) -> None:
     from features.extractor import PRECISIONS, PREPROCESS, VGG16
     from models.heads import HEADS
-    from pipeline.stages import Options
+    from pipeline.options import Options
 
     defaults = _defaults(Options) | _defaults(VGG16.__init__)
     heads = "; ".join(f"{name}: {entry.about}" for name, entry in HEADS.items())
@@ -98,15 +106,30 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
         "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
         "batch": (int, "images in one call of the network; changes no result; default: by image size"),
         "limit": (int, "only this many images of each split, stratified; default: all"),
-        "head": (str, f"which classifier ({heads})"),
+        "head": (
+            str,
+            f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there",
+        ),
         "seed": (int, "of everything random in a head"),
+        "seeds": (int, "so many runs of a head that draws at random, from this seed on"),
+        "force": (int, "1: train again what is there already"),
+        "run": (str, "folder of a run, or part of its name; default: the best on validation"),
+        "image": (str, "what to predict: an image, a folder, or - for a list on standard input"),
+        "format": (str, "of predictions: table, json (an object a line) or csv"),
+        "to": (str, "the file to export to, .joblib or for a Keras head .keras"),
         "out": (str, "folder of everything generated: embeddings/, runs/, report/"),
     }
     for name, (kind, text) in texts.items():
         default = defaults.get(name)
         shown = "" if default is None else f" (default: {default})"
-        metavar = "N" if kind is int else "TEXT"
-        sub.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text + shown)
+        more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
+        if name == "force":
+            more |= {"nargs": "?", "const": 1}
+        sub.add_argument("--" + name.replace("_", "-"), type=kind, help=text + shown, **more)
+    for form in ("json", "csv"):
+        sub.add_argument(
+            f"--{form}", dest="format", action="store_const", const=form, help=f"--format {form}"
+        )
 
 
 def _defaults(callable_: Any) -> dict[str, Any]:

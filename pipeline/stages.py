@@ -1,74 +1,27 @@
-"""The stages: wiring, and nothing else."""
+"""The stages: wiring, and nothing else. Each returns its exit code."""
 
 from __future__ import annotations
 
-import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from features.errors import UserError
-from features.progress import say
+from features.progress import progress, say
+from pipeline.options import Options
 
 if TYPE_CHECKING:
     from features.datasets import Dataset
     from features.embeddings import Embeddings
     from features.extractor import VGG16
     from models.runs import Run
+    from models.selection import Material
+
+ALL = "all"
 
 
-EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights", "batch")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line can say. The extractor's fields left out (None) mean its constructor's
-    defaults; ``said`` names the fields that were not left out."""
-
-    dataset: str = "cifar10"
-    archive: str | None = None
-    layers: str | None = None
-    image_size: int | None = None
-    preprocess: str | None = None
-    precision: str | None = None
-    weights: str | None = None
-    batch: int | None = None
-    limit: int | None = None
-    head: str = "dense"
-    seed: int = 0
-    out: str = "out"
-    said: tuple[str, ...] = ()
-
-    def extractor(self, *leave_out: str) -> VGG16:
-        """The network these options ask for."""
-        from features.extractor import VGG16
-
-        names = [name for name in EXTRACTOR if name in self.said and name not in leave_out]
-        return VGG16(**{name: getattr(self, name) for name in names})
-
-    def command(self, stage: str, *leave_out: str) -> str:
-        """The make command that says the same to a stage."""
-        names = [name for name in self.said if name not in leave_out]
-        return " ".join(
-            ["make", stage, *(f"{name.upper()}={shlex.quote(str(getattr(self, name)))}" for name in names)]
-        )
-
-    @property
-    def embeddings(self) -> Path:
-        return Path(self.out).expanduser() / "embeddings"
-
-    @property
-    def runs(self) -> Path:
-        return Path(self.out).expanduser() / "runs"
-
-    @property
-    def report(self) -> Path:
-        return Path(self.out).expanduser() / "report"
-
-
-def features(options: Options) -> Path:
-    """Stage one: the finished cache for these options, computed if there is none."""
+def features(options: Options) -> int:
+    """Stage one: the finished cache for these options, computed if there is none; prints its path."""
     from features.datasets import open_dataset
     from features.store import sweep
 
@@ -82,54 +35,176 @@ def features(options: Options) -> Path:
     if hit is not None and _is_whole(hit.path):
         sweep(hit.path)
         say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
-        return hit.path
-    return _compute(options, _settled(options, extractor, dataset), dataset)
+        print(hit.path)
+    else:
+        print(_compute(options, _settled(options, extractor, dataset), dataset))
+    return 0
 
 
-def train(options: Options) -> Path:
-    """Stage two: one head on the cached embeddings; the folder of its run."""
-    from models.heads import head
-    from models.selection import train as train_head
+def train(options: Options) -> int:
+    """Stage two: heads on the cached embeddings; prints the folder of each run.
 
-    head(options.head)
-    embeddings, layers = _cached(options)
+    One that fails does not stop the others; it is named at the end, with exit code 1.
+    """
+    from models.heads import HEADS, head
+    from models.selection import Material
+    from models.vote import VOTE
+    from pipeline.matching import the_cache
+
+    if options.head not in (ALL, VOTE):
+        head(options.head)
+    if options.seeds < 1:
+        raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
+    embeddings, layers = the_cache(options)
+    if options.head == VOTE:
+        return _vote(options, embeddings)
     say(f"{options.head} on {_describe(embeddings)}")
-    run = train_head(embeddings, layers, options.head, options.seed)
-    run.command = options.command("train")
-    folder = run.save(options.runs)
-    accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
-    say(f"{options.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
-    return folder
+    names = list(HEADS) if options.head == ALL else [options.head]
+    jobs = [
+        (name, options.seed + step)
+        for name in names
+        for step in range(options.seeds if HEADS[name].draws else 1)
+    ]
+    if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
+        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
+    material: Material | None = None
+    failed = {}
+    with progress(len(jobs), "train", "run") as bar:
+        for name, seed in jobs:
+            try:
+                folder = _trained(options, embeddings, layers, name, seed)
+                if folder is None:
+                    material = material or Material(embeddings, layers)
+                    folder = _train_one(options, material, name, seed)
+                print(folder, flush=True)
+            except Exception as error:
+                if len(jobs) == 1 or not isinstance(
+                    error, UserError | ValueError | MemoryError | RuntimeError
+                ):
+                    raise
+                failed[f"{name} with seed {seed}"] = str(error) or type(error).__name__
+            bar.update()
+    for job, reason in failed.items():
+        say(f"failed: {job}: {reason}")
+    return 1 if failed else 0
 
 
-def report(options: Options) -> Path:
-    """All runs under ``OUT`` (those that have what was said) compared; the page to open."""
-    from models.runs import load_all
+def curve(options: Options) -> int:
+    """Validation accuracy against the number of training images, for runs that are there."""
+    from models.curve import grow, path_of
+    from models.selection import Material
+    from pipeline.matching import the_cache, the_runs
+
+    embeddings, layers = the_cache(options)
+    every = options.without("head") if options.head == ALL else options
+    runs = {
+        run.head: run
+        for run in reversed(the_runs(every))
+        if run.fingerprint == embeddings.fingerprint and run.layers == layers and not run.members
+    }
+    if not runs:
+        raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
+    material = Material(embeddings, layers)
+    for run in runs.values():
+        grow(material, run, options.runs)
+        print(path_of(options.runs, run.folder), flush=True)
+    return 0
+
+
+def report(options: Options) -> int:
+    """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
+    from models.looks import count
+    from pipeline.matching import the_runs
     from reports.render import write
     from reports.report import build
 
-    every = load_all(options.runs)
-    runs = [run for run in every if _has_what_was_said(run, options)]
-    if not runs:
-        some = f"none of the {len(every)} runs" if every else "no run"
-        raise UserError(f"{some} under {options.runs} fits; run: {options.command('train')}")
-    page = write(build(runs), options.report)
+    runs = the_runs(options)
+    looks = {run.test_digest: count(options.runs, run.test_digest) for run in runs}
+    page = write(build(runs, looks), options.report)
     say(f"{len(runs)} runs compared; open this page:")
-    return page
+    print(page)
+    return 0
 
 
-def verify(options: Options) -> bool:
-    """Check every digest of a cache and embed a sample again; True if all is well."""
+def verify(options: Options) -> int:
+    """Check every digest of a cache and embed a sample again; 0 if all is well, else 1."""
     from features.datasets import open_dataset
     from features.verification import checks
+    from pipeline.matching import the_cache
 
-    embeddings, _ = _cached(options)
+    embeddings, _ = the_cache(options)
     dataset = open_dataset(options.dataset, options.archive, embeddings.dataset["limit"])
     well = True
     for name, problem in checks(embeddings, dataset, options.weights):
         well = well and problem is None
         print(f"{'ok    ' if problem is None else 'FAILED'} {name}{f': {problem}' if problem else ''}")
-    return well
+    return 0 if well else 1
+
+
+def predict(options: Options) -> int:
+    """What a run's head says of new images; 1 if any could not be read, else 0."""
+    from pipeline.matching import the_run
+    from pipeline.prediction import FORMATS, predict_images
+
+    if options.image is None:
+        raise UserError("nothing to predict: name an image, a folder or - (a list on standard input): IMAGE=")
+    if options.format not in FORMATS:
+        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
+    return predict_images(options, the_run(options))
+
+
+def export(options: Options) -> int:
+    """A run's head as a plain scikit-learn or Keras object, for use elsewhere; prints its path."""
+    from models.export import write
+    from models.runs import load
+    from pipeline.matching import the_run
+
+    if options.to is None:
+        raise UserError("nowhere to export to: name a file, TO=head.joblib (or .keras for a Keras head)")
+    run = load(options.runs / the_run(options).folder, with_head=True)
+    path = write(run, Path(options.to).expanduser())
+    say(f"{run.folder} exported; whoever loads a .joblib file runs the code in it: share it with care")
+    print(path)
+    return 0
+
+
+def _trained(
+    options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
+) -> Path | None:
+    """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
+    from models.runs import find
+    from models.selection import identity
+
+    found = None if options.force else find(options.runs, identity(embeddings, layers, name, seed))
+    if found is not None:
+        say(f"{name}: there already, not trained again (FORCE=1 would)")
+    return found
+
+
+def _train_one(options: Options, material: Material, name: str, seed: int) -> Path:
+    from models.selection import train as train_head
+
+    run = train_head(material, name, seed)
+    said = options.command("train", "force", "seeds", "seed", "head")
+    run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
+    return _saved(options, run)
+
+
+def _vote(options: Options, embeddings: Embeddings) -> int:
+    from models.runs import load_all
+    from models.vote import eligible, vote
+
+    run = vote(eligible(load_all(options.runs), embeddings))
+    run.command = options.command("train", "force")
+    print(_saved(options, run))
+    return 0
+
+
+def _saved(options: Options, run: Run) -> Path:
+    folder = run.save(options.runs)
+    accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
+    say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
+    return folder
 
 
 def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:
@@ -207,45 +282,6 @@ def _hit(options: Options, extractor: VGG16, dataset_digest: str) -> Embeddings 
     return fitting[0] if fitting else None
 
 
-def _cached(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
-    """The one finished cache that these options name, and the layers to read from it.
-
-    Found by the paths that were given when it was made; only where they do not decide (a folder
-    has moved or changed, the weights lie elsewhere) are images and weights looked at.
-    """
-    from features import weights
-    from features.catalogue import find, writers
-    from features.datasets import open_dataset, source_of
-
-    extractor = options.extractor("weights")
-    asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
-    del asked["weights_sha256"]
-    if options.weights is not None:
-        del asked["weights"]
-        asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
-    fitting, others = find(options.embeddings, asked)
-    if len(fitting) != 1 and (others or fitting):
-        if Path(asked["dataset"]).is_dir():
-            del asked["dataset"]
-            asked["dataset_sha256"] = open_dataset(options.dataset).digest()
-        if options.weights is not None and Path(options.weights).expanduser().is_file():
-            del asked["weights_source"]
-            asked["weights_sha256"] = weights.load(options.weights).digest
-        by_content, differing = find(options.embeddings, asked)
-        fitting, others = (by_content, differing) if by_content else (fitting, others)
-    if len(fitting) == 1:
-        return fitting[0], extractor.layers
-    run = options.command("features", "head", "seed")
-    if fitting:
-        names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
-        raise UserError(f"several caches fit: {names}; name PRECISION= and all LAYERS= of one of them")
-    near = "; ".join(f"{path.name} ({'; '.join(phrases)})" for path, phrases in others[:4])
-    there = f"; there is: {near}" if near else ""
-    if busy := writers(options.embeddings):
-        raise UserError(f"no embeddings fit yet{there}; {'; '.join(busy)}: wait for it, then run this again")
-    raise UserError(f"no embeddings fit under {options.embeddings}{there}; run: {run}")
-
-
 def _describe(embeddings: Embeddings) -> str:
     rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
     return (
@@ -253,29 +289,3 @@ def _describe(embeddings: Embeddings) -> str:
         f"{embeddings.spec['image_size']} px, {', '.join(embeddings.layers)}, "
         f"weights {embeddings.spec['weights']}"
     )
-
-
-def _has_what_was_said(run: Run, options: Options) -> bool:
-    """Whether a run has every variable that was given."""
-    from features import weights
-    from features.datasets import source_of
-    from features.extractor import AUTO, parse_layers
-
-    said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
-    have = {
-        **run.spec,
-        "dataset": run.dataset["source"],
-        "limit": run.dataset["limit"],
-        "layers": set(run.layers),
-        "head": run.head,
-        "seed": run.seed,
-    }
-    if said.get("precision") == AUTO:
-        del said["precision"]
-    if "dataset" in said:
-        said["dataset"] = source_of(said["dataset"])
-    if "weights" in said:
-        said["weights"] = weights.load(said["weights"]).label
-    if "layers" in said:
-        said["layers"] = set(parse_layers(said["layers"], 2**20))  # any grid: the runs' sizes differ
-    return all(have[name] == value for name, value in said.items() if name in have)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,7 +61,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that answered the same test images, so that they may share a table; best first."""
+    """Runs that answered the same test images, so that they may share a table; best first.
+
+    ``looks`` is the number of final predictions of these images so far, of runs now gone too.
+    """
 
     test_digest: str
     dataset: str
@@ -68,6 +72,7 @@ class Group:
     limit: int | None
     class_names: tuple[str, ...]
     test_images: int
+    looks: int
     entries: tuple[Entry, ...]
 
 
@@ -85,18 +90,18 @@ class Report:
         return asdict(self)
 
 
-def build(runs: list[Run]) -> Report:
-    """Compute the report of these runs; they are grouped by ``test_digest``."""
+def build(runs: list[Run], looks: Mapping[str, int]) -> Report:
+    """Compute the report of these runs, grouped by ``test_digest``; ``looks`` are by digest too."""
     entries = Parallel(n_jobs=-1, prefer="threads")(delayed(_entry)(run, _reached(run, runs)) for run in runs)
     together: dict[str, list[tuple[Run, Entry]]] = defaultdict(list)
     for run, entry in zip(runs, entries, strict=True):
         together[run.test_digest].append((run, entry))
-    groups = [_group(digest, pairs) for digest, pairs in together.items()]
+    groups = [_group(digest, pairs, looks.get(digest, 0)) for digest, pairs in together.items()]
     groups.sort(key=lambda group: -group.test_images)
     return Report(SCHEMA, time.strftime("%Y-%m-%d %H:%M %Z"), LEVEL, tuple(groups))
 
 
-def _group(digest: str, pairs: list[tuple[Run, Entry]]) -> Group:
+def _group(digest: str, pairs: list[tuple[Run, Entry]], looks: int) -> Group:
     run = pairs[0][0]
     ranked = sorted((entry for _, entry in pairs), key=lambda entry: -entry.accuracy["value"])
     return Group(
@@ -106,6 +111,7 @@ def _group(digest: str, pairs: list[tuple[Run, Entry]]) -> Group:
         limit=run.dataset["limit"],
         class_names=run.class_names,
         test_images=len(run.test_labels),
+        looks=looks,
         entries=tuple(ranked),
     )
 

@@ -16,6 +16,11 @@ from PIL import Image
 
 from features import weights as vgg16_weights
 from features.cifar10 import BATCHES, CLASSES
+from features.extractor import VGG16
+from pipeline.__main__ import main
+from tests.stand_in import embed as stand_in_embed
+
+Make = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +115,48 @@ def make_archive(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+class Project:
+    """One folder of images, one set of weights, one OUT; commands run in this process."""
+
+    def __init__(self, images: Path, weights: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.images, self.weights, self.out, self._capsys = images, weights, out, capsys
+        self.common = [
+            "--dataset",
+            str(images),
+            "--out",
+            str(out),
+            "--layers",
+            "block4,block5",
+            "--precision",
+            "float32",
+        ]
+
+    def __call__(self, stage: str, *more: str, weights: bool = True) -> tuple[int, str, str]:
+        given = ["--weights", self.weights] if weights and stage != "report" else []
+        common = ["--out", str(self.out)] if stage == "report" else self.common
+        code = main([stage, *common, *given, *more])
+        captured = self._capsys.readouterr()
+        return code, captured.out, captured.err
+
+    @property
+    def cache(self) -> Path:
+        (path,) = (self.out / "embeddings").glob("*.h5")
+        return path
+
+
+@pytest.fixture
+def real_project(
+    make_folder: Make, weights_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Project:
+    """With the network itself."""
+    images = make_folder({"train": 20, "test": 6}, classes=("cat", "dog"))
+    return Project(images, weights_path, tmp_path / "out", capsys)
+
+
+@pytest.fixture
+def project(real_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """With a stand-in for the network, which takes seconds to build."""
+    monkeypatch.setattr(VGG16, "embed", stand_in_embed)
+    return real_project

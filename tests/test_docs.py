@@ -13,7 +13,7 @@ import pytest
 
 from features.extractor import VGG16
 from models.heads import HEADS
-from pipeline.stages import Options
+from pipeline.options import Options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +26,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_makefile_passes_every_option_by_name() -> None:
-    (line,) = re.findall(r"^VARIABLES := (.*)$", MAKEFILE, re.M)
+    (line,) = re.findall(r"^VARIABLES := (.*)$", MAKEFILE.replace("\\\n", ""), re.M)
     assert line.split() == [name.upper() for name in FIELDS]
 
 

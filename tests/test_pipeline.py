@@ -7,63 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import pytest
 
-from features.extractor import VGG16
 from pipeline.__main__ import STAGES, main, parser
-from tests.stand_in import embed as stand_in_embed
+from tests.conftest import Project
 
-Make = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
-
-
-class Project:
-    """One folder of images, one set of weights, one OUT; commands run in this process."""
-
-    def __init__(self, images: Path, weights: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.images, self.weights, self.out, self._capsys = images, weights, out, capsys
-        self.common = [
-            "--dataset",
-            str(images),
-            "--out",
-            str(out),
-            "--layers",
-            "block4,block5",
-            "--precision",
-            "float32",
-        ]
-
-    def __call__(self, stage: str, *more: str, weights: bool = True) -> tuple[int, str, str]:
-        given = ["--weights", self.weights] if weights and stage != "report" else []
-        common = ["--out", str(self.out)] if stage == "report" else self.common
-        code = main([stage, *common, *given, *more])
-        captured = self._capsys.readouterr()
-        return code, captured.out, captured.err
-
-    @property
-    def cache(self) -> Path:
-        (path,) = (self.out / "embeddings").glob("*.h5")
-        return path
-
-
-@pytest.fixture
-def real_project(
-    make_folder: Make, weights_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Project:
-    """With the network itself."""
-    images = make_folder({"train": 20, "test": 6}, classes=("cat", "dog"))
-    return Project(images, weights_path, tmp_path / "out", capsys)
-
-
-@pytest.fixture
-def project(real_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """With a stand-in for the network, which takes seconds to build."""
-    monkeypatch.setattr(VGG16, "embed", stand_in_embed)
-    return real_project
 
 
 def test_the_main_job(real_project: Project) -> None:
@@ -250,7 +202,7 @@ class TestBadInput:
             (["features", "--preprocess", "none"], "PREPROCESS=none"),
             (["features", "--weights", "nowhere.h5"], "WEIGHTS=nowhere.h5: no such file"),
             (["features", "--archive", "nowhere.tar.gz", "--limit", "50"], "no such file"),
-            (["train", "--head", "nope"], "unknown head 'nope': expected one of logistic, dense, baseline"),
+            (["train", "--head", "nope"], "unknown head 'nope': expected one of prior, centroid, knn"),
             (["train"], "no embeddings fit under"),
             (["verify"], "no embeddings fit under"),
             (["report"], "no run under"),
@@ -332,8 +284,8 @@ class TestHelp:
     @pytest.mark.parametrize("stage", STAGES)
     def test_every_option_tells_its_default_and_an_example(self, stage: str) -> None:
         text = parser([stage])._subparsers._group_actions[0].choices[stage].format_help()  # type: ignore[union-attr, index]
-        assert f"example: python -m pipeline {stage}" in " ".join(text.split())
-        assert text.count("default:") == 12
+        assert f"python -m pipeline {stage}" in " ".join(text.split()).partition("example: ")[2]
+        assert text.count("default:") == 16
 
 
 def test_imports_run_one_way() -> None:

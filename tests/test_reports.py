@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(build(runs), tmp_path_factory.mktemp("report")).parent
+    return write(build(runs, {}), tmp_path_factory.mktemp("report")).parent
 
 
 def test_class_names_stay_text(folder: Path) -> None:
@@ -89,19 +89,19 @@ def test_all_three_renderings_tell_the_same_numbers(folder: Path) -> None:
 
 
 def test_entries_are_best_first(runs: list[Run]) -> None:
-    accuracy = [entry.accuracy["value"] for entry in build(runs).groups[0].entries]
+    accuracy = [entry.accuracy["value"] for entry in build(runs, {}).groups[0].entries]
     assert accuracy == sorted(accuracy, reverse=True)
 
 
 def test_only_runs_on_the_same_test_images_share_a_table(runs: list[Run]) -> None:
     other = make("logistic", test_rows=50)
     renamed = make("logistic", names=("x", "y", "z"))
-    sizes = [len(group.entries) for group in build([*runs, other, renamed]).groups]
+    sizes = [len(group.entries) for group in build([*runs, other, renamed], {}).groups]
     assert sorted(sizes) == [1, 1, 3]
 
 
 def test_equal_heads_are_told_apart(runs: list[Run]) -> None:
-    names = row_names(build(runs).groups[0])
+    names = row_names(build(runs, {}).groups[0])
     assert sorted(names) == ["dense (seed 0)", "dense (seed 1)", "logistic"]
 
 
@@ -115,14 +115,14 @@ def test_every_run_has_its_figures(folder: Path, runs: list[Run]) -> None:
 
 
 def test_building_again_gives_the_same_page(runs: list[Run], folder: Path, tmp_path: Path) -> None:
-    again = write(build(runs), tmp_path)
+    again = write(build(runs, {}), tmp_path)
     strip = re.compile(r"Made [^.]*\.")
     assert strip.sub("", again.read_text()) == strip.sub("", (folder / "index.html").read_text())
 
 
 @pytest.mark.parametrize("classes", [2, 25, 60])
 def test_figures_fit_any_number_of_classes(runs: list[Run], classes: int) -> None:
-    entry = build(runs).groups[0].entries[0]
+    entry = build(runs, {}).groups[0].entries[0]
     wide = np.random.default_rng(0).integers(0, 50, (classes, classes)).tolist()
     object.__setattr__(entry, "confusion", wide)
     figure = plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
@@ -138,7 +138,7 @@ def wide_zeros(wide: list[list[int]], classes: int) -> int:
 
 
 def test_axes_have_names_and_units(runs: list[Run]) -> None:
-    group = build(runs).groups[0]
+    group = build(runs, {}).groups[0]
     dense = next(entry for entry in group.entries if entry.history)
     linear = next(entry for entry in group.entries if not entry.history)
     figures = [

@@ -1,0 +1,132 @@
+"""How accuracy grows with the number of training images a class: the learning curve of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.embeddings import canonical
+from features.errors import UserError
+from features.progress import say
+from features.splits import pick
+from models.heads import head
+from models.runs import Run
+from models.selection import Material
+
+SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images a class; after them: all
+FOLDER = "curves"  # beside the runs
+
+
+def draws(shots: int) -> int:
+    """How many samples of so many images a class are drawn: more where they differ more."""
+    return 10 if shots <= 10 else 5 if shots <= 250 else 3 if shots <= 1000 else 2
+
+
+@dataclass
+class Curve:
+    """Accuracy on validation, by images a class.
+
+    Attributes
+    ----------
+    run : folder of the run whose parameters the fits have.
+    points : ``shots`` (images a class; of the last point: the mean over classes), ``images`` (all
+        together) and ``accuracy``, one value a draw.
+    rows : for each point and draw, the stored rows of train that were drawn.
+    """
+
+    run: str
+    points: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def save(self, root: Path) -> Path:
+        """Write the curve beside its run, whole or not at all."""
+        path = path_of(root, self.run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        digests = {name: _digest(rows) for name, rows in self.rows.items()}
+        about = canonical({"run": self.run, "points": self.points, "sha256": digests})
+        np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **self.rows)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+        return path
+
+
+def path_of(root: Path, run: str) -> Path:
+    """Where the curve of a run is kept; ``root`` is the folder of all runs."""
+    return root.parent / FOLDER / f"{run}.npz"
+
+
+def load(root: Path, run: str) -> Curve | None:
+    """The curve of a run, or None where there is none.
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
+    path = path_of(root, run)
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            about = json.loads(str(archive["about"]))
+            rows = {name: archive[name] for name in about["sha256"]}
+        if any(_digest(rows[name]) != digest for name, digest in about["sha256"].items()):
+            raise ValueError("digests differ")
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run: make curve") from None
+    return Curve(run, about["points"], rows)
+
+
+def grow(material: Material, run: Run, root: Path) -> Curve:
+    """Fit the run's head, as validation chose it, on ever more images; what is there is kept.
+
+    Each draw is nested in the next larger one. The rows depend on the dataset and the draw's
+    number alone, so that every head at every resolution sees the same images.
+    """
+    curve = load(root, run.folder) or Curve(run.folder)
+    labels, digest = material.y_fit, material.embeddings.dataset["digest"]
+    sizes = np.bincount(labels)
+    done = {point["shots"] for point in curve.points}
+    smaller = [shots for shots in SHOTS if shots < sizes.min()]
+    for shots in [*smaller, float(sizes.mean())]:
+        if shots in done:
+            continue
+        accuracies: list[float] = []
+        for draw in range(draws(int(shots)) if shots in smaller else 1):
+            if shots in smaller:
+                rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
+            else:
+                rows = np.arange(len(labels))
+            estimator = _estimator(run)
+            estimator.fit(material.X_fit[rows], labels[rows])
+            predicted = np.asarray(estimator.predict(material.X_val))
+            accuracies.append(float((predicted == material.y_val).mean()))
+            if shots in smaller:
+                curve.rows[f"{shots}.{draw}"] = material.order[rows]
+        images = int(shots * len(sizes)) if shots in smaller else len(labels)
+        curve.points.append({"shots": shots, "images": images, "accuracy": accuracies})
+        say(f"{run.head}: {shots:g} images a class, validation accuracy {np.mean(accuracies):.4f}")
+        curve.save(root)
+    return curve
+
+
+def _estimator(run: Run) -> Any:
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
+    }
+    settings.pop("warm_start", None)
+    return head(run.head).make(run.seed).set_params(**settings)
+
+
+def _digest(rows: NDArray[np.int64]) -> str:
+    return hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()

@@ -1,0 +1,41 @@
+"""What a saved run says of embeddings it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.runs import Run, load
+from models.temperature import scaled
+from models.vote import mean, members_of
+
+
+class Predictor:
+    """A run with its fitted head, or the heads that vote, in memory.
+
+    Parameters
+    ----------
+    run : the run; ``root`` is the folder of all runs.
+
+    Attributes
+    ----------
+    layers : the layers it needs.
+    """
+
+    def __init__(self, run: Run, root: Path) -> None:
+        self._parts = (
+            members_of(run, root) if run.members else [(load(root / run.folder, with_head=True), 1.0)]
+        )
+        self._temperature = run.temperature if run.members else 1.0
+        self.layers = tuple(dict.fromkeys(layer for part, _ in self._parts for layer in part.layers))
+
+    def predict_proba(self, vectors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Calibrated probabilities ``(n, k)`` of embeddings ``{layer: (n, d)}``."""
+        parts = []
+        for run, weight in self._parts:
+            X = np.concatenate([vectors[layer] for layer in run.layers], axis=1)
+            parts.append((scaled(run.estimator.predict_proba(X), run.temperature), weight))
+        return scaled(mean(parts), self._temperature) if self._temperature != 1.0 else mean(parts)

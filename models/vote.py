@@ -1,0 +1,131 @@
+"""A soft vote of saved runs: itself a run, derived from theirs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.embeddings import Embeddings
+from features.errors import UserError
+from features.progress import say
+from models.runs import Run, load
+from models.temperature import FLOOR, temperature_of
+
+VOTE = "vote"
+ROUNDS = 50  # runs drawn into the vote, with replacement
+
+
+def vote(runs: Sequence[Run]) -> Run:
+    """The runs of one embedding, each with the weight that validation gives it.
+
+    Ensemble selection (R. Caruana et al., Ensemble selection from libraries of models, 2004): the
+    vote begins with the best run and takes in, again and again, whichever run lowers its log loss
+    on validation most, until none does. Members give their calibrated probabilities; their test
+    predictions are averaged as they are stored, so nothing is fitted anew.
+
+    Raises
+    ------
+    UserError
+        Fewer than two runs, or runs that were not validated and tested on the same images.
+    """
+    if len(runs) < 2:
+        raise UserError(f"a vote needs at least two runs of one embedding; there is {len(runs)}")
+    first = runs[0]
+    for run in runs[1:]:
+        if run.test_digest != first.test_digest or not np.array_equal(run.val_rows, first.val_rows):
+            raise UserError(f"{run.folder} was not validated and tested on the same images as {first.folder}")
+    started = time.perf_counter()
+    seats = _seats([run.val_scaled for run in runs], first.val_labels)
+    total = sum(seats.values())
+    members = {runs[place].folder: count / total for place, count in sorted(seats.items())}
+    by_folder = {run.folder: run for run in runs}
+    parts = [(by_folder[folder], weight) for folder, weight in members.items()]
+    for folder, weight in sorted(members.items(), key=lambda member: -member[1]):
+        say(f"{VOTE}: {weight:5.1%}  {folder}")
+    val_proba = mean([(run.val_scaled, weight) for run, weight in parts])
+    layers = tuple(dict.fromkeys(layer for run, _ in parts for layer in run.layers))
+    selected = time.perf_counter() - started
+    return Run(
+        head=VOTE,
+        seed=0,
+        layers=layers,
+        width=max(run.width for run, _ in parts),
+        dataset=first.dataset,
+        class_names=first.class_names,
+        spec=first.spec,
+        fingerprint=first.fingerprint,
+        test_digest=first.test_digest,
+        chosen={"members": len(members)},
+        grid={},
+        sweep=[],
+        history={},
+        kept_epoch=None,
+        seconds={
+            "select": selected + sum(run.seconds["select"] for run, _ in parts),
+            "refit": sum(run.seconds["refit"] for run, _ in parts),
+            "predict": sum(run.seconds["predict"] for run, _ in parts),
+        },
+        train_rows=max(run.train_rows for run, _ in parts),
+        val_rows=first.val_rows,
+        val_labels=first.val_labels,
+        val_proba=val_proba,
+        test_labels=first.test_labels,
+        test_proba=mean([(run.test_scaled, weight) for run, weight in parts]),
+        floors=first.floors,
+        temperature=temperature_of(val_proba, first.val_labels),
+        members=members,
+    )
+
+
+def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:
+    """The weighted mean of probabilities ``(n, k)``."""
+    return np.asarray(sum(weight * proba for proba, weight in parts))
+
+
+def eligible(runs: Sequence[Run], embeddings: Embeddings) -> list[Run]:
+    """The runs that may vote on these embeddings: heads of their own, not votes, better than the prior."""
+    return [
+        run
+        for run in runs
+        if run.fingerprint == embeddings.fingerprint
+        and not run.members
+        and run.val_accuracy > run.floors.get("prior", 0.0)
+    ]
+
+
+def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
+    """The runs a vote consists of, with their fitted heads, and their weights.
+
+    Raises
+    ------
+    UserError
+        One of them has been removed.
+    """
+    missing = [folder for folder in run.members if not (root / folder).is_dir()]
+    if missing:
+        raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
+    return [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
+
+
+def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Counter[int]:
+    """How often each member is drawn."""
+    truth = np.array([proba[np.arange(len(labels)), labels] for proba in probas])  # (runs, m)
+
+    def loss(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(-np.log(np.clip(likelihood, FLOOR, None)).mean(axis=-1))
+
+    best = int(loss(truth).argmin())
+    seats, together = Counter([best]), truth[best].copy()
+    for count in range(1, ROUNDS):
+        losses = loss((together + truth) / (count + 1))
+        place = int(losses.argmin())
+        if losses[place] >= loss(together / count):
+            break
+        seats[place] += 1
+        together += truth[place]
+    return seats

@@ -1,0 +1,115 @@
+"""Which caches and runs the options mean: by what was said, never by a file's name or date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from features.embeddings import Embeddings
+from features.errors import UserError
+from models.runs import Run, load_all
+from pipeline.options import Options
+
+
+def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
+    """The one finished cache that these options name, and the layers to read from it.
+
+    Found by the paths that were given when it was made; only where they do not decide (a folder
+    has moved or changed, the weights lie elsewhere) are images and weights looked at.
+    """
+    from features import weights
+    from features.catalogue import find, writers
+    from features.datasets import open_dataset, source_of
+
+    extractor = options.extractor("weights")
+    asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
+    del asked["weights_sha256"]
+    if options.weights is not None:
+        del asked["weights"]
+        asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
+    fitting, others = find(options.embeddings, asked)
+    if len(fitting) != 1 and (others or fitting):
+        if Path(asked["dataset"]).is_dir():
+            del asked["dataset"]
+            asked["dataset_sha256"] = open_dataset(options.dataset).digest()
+        if options.weights is not None and Path(options.weights).expanduser().is_file():
+            del asked["weights_source"]
+            asked["weights_sha256"] = weights.load(options.weights).digest
+        by_content, differing = find(options.embeddings, asked)
+        fitting, others = (by_content, differing) if by_content else (fitting, others)
+    if len(fitting) == 1:
+        return fitting[0], extractor.layers
+    run = options.command("features", "head", "seed")
+    if fitting:
+        names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
+        raise UserError(f"several caches fit: {names}; name PRECISION= and all LAYERS= of one of them")
+    near = "; ".join(f"{path.name} ({'; '.join(phrases)})" for path, phrases in others[:4])
+    there = f"; there is: {near}" if near else ""
+    if busy := writers(options.embeddings):
+        raise UserError(f"no embeddings fit yet{there}; {'; '.join(busy)}: wait for it, then run this again")
+    raise UserError(f"no embeddings fit under {options.embeddings}{there}; run: {run}")
+
+
+def the_runs(options: Options) -> list[Run]:
+    """Every run that has what was said.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    every = load_all(options.runs)
+    runs = [run for run in every if _has_what_was_said(run, options)]
+    if not runs:
+        some = f"none of the {len(every)} runs" if every else "no run"
+        wanted = options.command("train", "image", "format", "to", "run", "force")
+        raise UserError(f"{some} under {options.runs} fits; run: {wanted}")
+    return runs
+
+
+def the_run(options: Options) -> Run:
+    """The run that ``RUN`` names, or else the best on validation of those that fit.
+
+    Raises
+    ------
+    UserError
+        ``RUN`` names none or several, or none fits.
+    """
+    if options.run is None:
+        return max(the_runs(options), key=lambda run: run.val_accuracy)
+    runs = load_all(options.runs)
+    name = Path(options.run.rstrip("/")).name
+    named = [run for run in runs if run.folder == name] or [
+        run for run in runs if name and name in run.folder
+    ]
+    if len(named) == 1:
+        return named[0]
+    known = ", ".join(run.folder for run in (named or runs)[:8]) or "none"
+    what = "several runs" if named else "no run"
+    raise UserError(f"RUN={options.run}: {what} of that name under {options.runs}; there is: {known}")
+
+
+def _has_what_was_said(run: Run, options: Options) -> bool:
+    """Whether a run has every variable that was given."""
+    from features import weights
+    from features.datasets import source_of
+    from features.extractor import AUTO, parse_layers
+
+    said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
+    have = {
+        **run.spec,
+        "dataset": run.dataset["source"],
+        "limit": run.dataset["limit"],
+        "layers": set(run.layers),
+        "head": run.head,
+        "seed": run.seed,
+    }
+    if said.get("precision") == AUTO:
+        del said["precision"]
+    if "dataset" in said:
+        said["dataset"] = source_of(said["dataset"])
+    if "weights" in said:
+        said["weights"] = weights.load(said["weights"]).label
+    if "layers" in said:
+        said["layers"] = set(parse_layers(said["layers"], 2**20))  # any grid: the runs' sizes differ
+    return all(have[name] == value for name, value in said.items() if name in have)

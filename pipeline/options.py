@@ -1,0 +1,69 @@
+"""What the command line can say."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from features.extractor import VGG16
+
+EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights", "batch")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line can say. The extractor's fields left out (None) mean its constructor's
+    defaults; ``said`` names the fields that were not left out."""
+
+    dataset: str = "cifar10"
+    archive: str | None = None
+    layers: str | None = None
+    image_size: int | None = None
+    preprocess: str | None = None
+    precision: str | None = None
+    weights: str | None = None
+    batch: int | None = None
+    limit: int | None = None
+    head: str = "dense"
+    seed: int = 0
+    seeds: int = 1
+    force: int = 0
+    run: str | None = None
+    image: str | None = None
+    format: str = "table"
+    to: str | None = None
+    out: str = "out"
+    said: tuple[str, ...] = ()
+
+    def extractor(self, *leave_out: str) -> VGG16:
+        """The network these options ask for."""
+        from features.extractor import VGG16
+
+        names = [name for name in EXTRACTOR if name in self.said and name not in leave_out]
+        return VGG16(**{name: getattr(self, name) for name in names})
+
+    def command(self, stage: str, *leave_out: str) -> str:
+        """The make command that says the same to a stage."""
+        names = [name for name in self.said if name not in leave_out]
+        return " ".join(
+            ["make", stage, *(f"{name.upper()}={shlex.quote(str(getattr(self, name)))}" for name in names)]
+        )
+
+    def without(self, *names: str) -> Options:
+        """The same options with these left out."""
+        return replace(self, said=tuple(name for name in self.said if name not in names))
+
+    @property
+    def embeddings(self) -> Path:
+        return Path(self.out).expanduser() / "embeddings"
+
+    @property
+    def runs(self) -> Path:
+        return Path(self.out).expanduser() / "runs"
+
+    @property
+    def report(self) -> Path:
+        return Path(self.out).expanduser() / "report"

@@ -1,0 +1,164 @@
+"""From picture files to printed predictions, a batch at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.errors import UserError
+from features.progress import say
+
+if TYPE_CHECKING:
+    from features.extractor import VGG16
+    from models.runs import Run
+    from pipeline.options import Options
+
+FORMATS = ("table", "json", "csv")
+COLUMNS = ("image", "class", "probability", "runner_up", "runner_up_probability")
+
+
+def predict_images(options: Options, run: Run) -> int:
+    """Print class, calibrated probability and runner-up of every image; 1 if any was unreadable.
+
+    Raises
+    ------
+    UserError
+        There is no such image, or weights or settings are not those the run was trained with.
+    """
+    from models.prediction import Predictor
+
+    paths = _paths(options.image or "")
+    predictor = Predictor(run, options.runs)
+    extractor = _extractor(options, run, predictor.layers)
+    say(f"{run.head} of {run.folder}: validation accuracy {run.val_accuracy:.4f}")
+    unreadable = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
+    for reason in unreadable[:20]:
+        say(f"skipped: {reason}")
+    if len(unreadable) > 20:
+        say(f"skipped: {len(unreadable) - 20} more")
+    return 1 if unreadable else 0
+
+
+def _paths(image: str) -> Iterator[Path]:
+    """The files that ``IMAGE`` names, in order; a folder is walked as it is read."""
+    from features.datasets import Folder
+
+    if image == "-":
+        return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+    path = Path(image).expanduser()
+    if path.is_dir():
+        found = _walk(path, Folder.SUFFIXES)
+        first = next(found, None)
+        if first is None:
+            raise UserError(f"IMAGE={image}: no JPEG or PNG in this folder; name one that holds some")
+        return (item for part in ([first], found) for item in part)
+    if not path.exists():
+        raise UserError(f"IMAGE={image}: no such file or folder; name an image, a folder or -")
+    return iter([path])
+
+
+def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(suffixes))
+
+
+def _extractor(options: Options, run: Run, layers: tuple[str, ...]) -> VGG16:
+    """The network that made the run's embeddings; refuses any other by name."""
+    from features.extractor import VGG16
+
+    spec = run.spec
+    for name in ("image_size", "preprocess", "precision"):
+        if name in options.said and getattr(options, name) not in (spec[name], "auto"):
+            came = getattr(options, name)
+            raise UserError(
+                f"{name.upper()}={came}: the run {run.folder} was trained with {spec[name]}; leave it out, "
+                "or name another RUN="
+            )
+    extractor = VGG16(
+        ",".join(layers),
+        spec["image_size"],
+        spec["preprocess"],
+        spec["precision"],
+        options.weights,
+        options.batch,
+    )
+    extractor.weights  # noqa: B018  the spec below is of what was really found
+    ours = extractor.spec()
+    for name, value in spec.items():
+        if name not in ("layers", "weights") and ours.get(name) != value:
+            shown = "weights" if name == "weights_sha256" else name
+            raise UserError(
+                f"{shown.upper()}: the run {run.folder} was trained with {spec[shown]}, came "
+                f"{ours.get(shown)}; give what it was trained with"
+            )
+    return extractor
+
+
+def _predictions(
+    paths: Iterator[Path], extractor: VGG16, predictor: Any, names: tuple[str, ...]
+) -> Iterator[tuple[Any, ...] | str]:
+    """A row of :data:`COLUMNS` for each image, or the reason it could not be read."""
+    from features.pictures import read_square
+
+    def read(path: Path) -> Any:
+        try:
+            return read_square(path, extractor.image_size)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+
+        def begin() -> list[tuple[Path, Future[Any]]]:
+            return [(path, pool.submit(read, path)) for path in islice(paths, extractor.batch)]
+
+        waiting = deque([begin()])
+        while batch := waiting.popleft():
+            waiting.append(begin())  # decoded while the network works
+            pictures = [(path, future.result()) for path, future in batch]
+            good = [(path, picture) for path, picture in pictures if not isinstance(picture, str)]
+            yield from (reason for _, reason in pictures if isinstance(reason, str))
+            if good:
+                vectors = extractor.embed(np.stack([picture for _, picture in good]))
+                proba = predictor.predict_proba(vectors)
+                for (path, _), row in zip(good, proba, strict=True):
+                    first, second = np.argsort(-row, kind="stable")[:2]
+                    yield str(path), names[first], float(row[first]), names[second], float(row[second])
+
+
+def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
+    """Print rows as they come (JSON: one object a line); returns the reasons that came between."""
+    unreadable = []
+    sheet = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        sheet.writerow(COLUMNS)
+    elif form == "table":
+        print(f"{'class':<20} {'probability':>11}  {'runner-up':<20} {'probability':>11}  image")
+    for row in rows:
+        if isinstance(row, str):
+            unreadable.append(row)
+        elif form == "csv":
+            sheet.writerow(row)
+        elif form == "json":
+            print(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
+        else:
+            path, first, sure, second, less = (
+                _visible(cell) if isinstance(cell, str) else cell for cell in row
+            )
+            print(f"{first:<20} {sure:>11.3f}  {second:<20} {less:>11.3f}  {path}")
+    return unreadable
+
+
+def _visible(text: str) -> str:
+    """Without characters that would move a terminal's cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,165 @@
+"""New images through a saved run, and heads that leave for elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+from features.embeddings import Embeddings
+from models.export import write
+from models.heads import HEADS
+from models.runs import load, load_all
+from tests.conftest import Project
+from tests.test_heads import blobs
+from tests.test_selection import Fake, train
+
+
+@pytest.fixture
+def trained(project: Project) -> Project:
+    project("features")
+    project("train", "--head", "logistic")
+    return project
+
+
+def rows(out: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out)))
+
+
+def test_a_training_image_is_predicted_as_its_cached_vector_is(real_project: Project) -> None:
+    project = real_project
+    project("features")
+    project("train", "--head", "logistic")
+    code, out, err = project("predict", "--image", str(project.images / "train"), "--csv")
+    assert code == 0, err
+    embeddings = Embeddings(project.cache)
+    (run,) = load_all(project.out / "runs")
+    head = load(project.out / "runs" / run.folder, with_head=True)
+    from models.temperature import scaled
+
+    X = embeddings.matrix("train", run.layers)
+    expected = scaled(head.estimator.predict_proba(X), run.temperature)
+    by_file = {row["image"]: float(row["probability"]) for row in rows(out)}
+    assert len(by_file) == len(X) == 40
+    for name, proba in zip(embeddings.ids("train"), expected, strict=True):
+        assert by_file[str(project.images / name)] == pytest.approx(proba.max(), abs=1e-4)
+
+
+def test_the_forms_say_the_same(trained: Project) -> None:
+    image = str(sorted((trained.images / "test" / "cat").iterdir())[0])
+    _, table, _ = trained("predict", "--image", image)
+    _, sheet, _ = trained("predict", "--image", image, "--csv")
+    _, lines, _ = trained("predict", "--image", image, "--format", "json")
+    (row,), answer = rows(sheet), json.loads(lines)
+    assert row["class"] == answer["class"] == table.splitlines()[1].split()[0]
+    assert float(row["probability"]) == answer["probability"]
+    assert answer["probability"] + answer["runner_up_probability"] == pytest.approx(1)
+
+
+def test_a_list_on_standard_input(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = sorted((trained.images / "test" / "dog").iterdir())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in images)))
+    code, out, _ = trained("predict", "--image", "-", "--csv")
+    assert code == 0
+    assert [row["image"] for row in rows(out)] == [str(path) for path in images]
+
+
+def test_unreadable_files_are_skipped_named_and_told_by_the_exit_code(trained: Project) -> None:
+    bad = trained.images / "test" / "cat" / "000.png"
+    bad.write_bytes(b"no picture")
+    code, out, err = trained("predict", "--image", str(trained.images / "test"), "--csv")
+    assert code == 1
+    assert f"skipped: cannot read the image {bad}" in err
+    assert len(rows(out)) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to predict: name an image"),
+        (("--image", "no/such"), "IMAGE=no/such: no such file"),
+        (("--image", "."), "no JPEG or PNG in this folder"),
+        (("--image", "IMAGES", "--run", "nope"), "RUN=nope: no run of that name"),
+        (("--image", "IMAGES", "--format", "xml"), "FORMAT=xml: expected one of table, json, csv"),
+        (("--image", "IMAGES", "--preprocess", "unit", "--run", "logistic"), "was trained with imagenet"),
+        (("--image", "IMAGES", "--image-size", "64", "--run", "logistic"), "was trained with 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(
+    trained: Project,
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    given = [str(trained.images) if word == "IMAGES" else word for word in arguments]
+    code, _, err = trained("predict", *given)
+    assert code == 2
+    assert message in err.strip().splitlines()[-1]
+
+
+def test_other_weights_are_refused_by_name(trained: Project, tmp_path: Path) -> None:
+    from features import weights
+
+    tensors = {name: array + 1 for name, array in weights.load(trained.weights).tensors.items()}
+    weights.save(tensors, tmp_path / "other.h5")
+    code, _, err = trained(
+        "predict",
+        "--run",
+        "logistic",
+        "--image",
+        str(trained.images),
+        "--weights",
+        str(tmp_path / "other.h5"),
+    )
+    assert code == 2
+    assert "WEIGHTS: the run" in err
+
+
+class TestExport:
+    @pytest.mark.parametrize("classes", [2, 3])
+    @pytest.mark.parametrize("head", [name for name in HEADS if name not in ("dense", "baseline")])
+    def test_a_plain_object_predicts_the_same_without_headroom(
+        self, head: str, classes: int, tmp_path: Path
+    ) -> None:
+        fake: Any = Fake(*blobs(classes, rows=400), train=300)
+        run = train(fake, head)
+        plain = joblib.load(write(run, tmp_path / "head.joblib"))
+        assert type(plain).__module__.startswith("sklearn.")
+        expected = run.test_proba if head == "knn" else run.test_scaled
+        proba = plain.predict_proba(fake.matrix("test", ()))
+        np.testing.assert_allclose(proba, expected, atol=0.05 if head == "knn" else 1e-4)
+        code = "import joblib, sys; joblib.load('head.joblib'); sys.exit('models' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+    def test_a_keras_head_becomes_a_keras_model(self, tmp_path: Path) -> None:
+        fake: Any = Fake(*blobs(rows=400), train=300)
+        run = train(fake, "baseline")
+        import keras
+
+        plain = keras.models.load_model(write(run, tmp_path / "head.keras"))
+        np.testing.assert_allclose(plain(fake.matrix("test", ())), run.test_scaled, atol=1e-4)
+
+    def test_by_the_command_line(self, trained: Project, tmp_path: Path) -> None:
+        code, out, err = trained("export", "--head", "logistic", "--to", str(tmp_path / "head.joblib"))
+        assert code == 0
+        assert out.strip() == str(tmp_path / "head.joblib")
+        assert "runs the code in it" in err
+
+    @pytest.mark.parametrize(
+        ("to", "message"), [(None, "nowhere to export to"), ("x.pkl", "ends in .joblib")]
+    )
+    def test_a_wrong_name_is_refused(self, trained: Project, to: str | None, message: str) -> None:
+        code, _, err = trained("export", "--head", "logistic", *(["--to", to] if to else []))
+        assert code == 2
+        assert message in err

@@ -1,0 +1,157 @@
+"""Training by the command line: all heads, several seeds, votes, curves, and what is there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import heads, moments
+from models.curve import load as load_curve
+from models.heads import HEADS
+from models.runs import Run, load_all
+from models.vote import vote
+from tests.conftest import Project
+
+QUICK = ("prior", "centroid", "ridge", "lda", "logistic")
+
+
+@pytest.fixture
+def trained(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """With embeddings, and without the Keras heads, which take seconds."""
+    monkeypatch.setattr(heads, "HEADS", {name: HEADS[name] for name in QUICK})
+    project("features")
+    return project
+
+
+def test_all_trains_each_head(trained: Project) -> None:
+    code, out, err = trained("train", "--head", "all")
+    assert code == 0, err
+    assert [run.head for run in load_all(trained.out / "runs")] == sorted(QUICK)
+    assert len(out.splitlines()) == len(QUICK)
+
+
+def test_one_head_that_fails_does_not_stop_the_others(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("a covariance that cannot be solved")
+
+    monkeypatch.setattr(moments.LdaHead, "_solve", refuse)
+    code, _, err = trained("train", "--head", "all")
+    assert code == 1
+    assert "failed: lda with seed 0: the head refuses these embeddings: a covariance" in err
+    assert {run.head for run in load_all(trained.out / "runs")} == set(QUICK) - {"lda"}
+
+
+def test_what_is_there_is_not_trained_again_unless_forced(trained: Project) -> None:
+    _, first, _ = trained("train", "--head", "ridge")
+    before = (Path(first.strip()) / "run.json").read_text()
+    _, second, err = trained("train", "--head", "ridge")
+    assert "there already" in err
+    assert second == first
+    assert (Path(first.strip()) / "run.json").read_text() == before
+    _, third, err = trained("train", "--head", "ridge", "--force")
+    assert "there already" not in err
+    assert third == first
+    _, _, err = trained("train", "--head", "ridge", "--layers", "block5")
+    assert "there already" not in err
+
+
+def test_seeds_make_runs_of_what_draws_and_one_of_what_does_not(project: Project) -> None:
+    project("features")
+    code, out, err = project("train", "--head", "baseline", "--seeds", "2", "--seed", "4")
+    assert code == 0, err
+    assert {run.seed for run in load_all(project.out / "runs")} == {4, 5}
+    code, out, err = project("train", "--head", "ridge", "--seeds", "5")
+    assert len(out.splitlines()) == 1
+    assert "draws nothing at random" in err
+
+
+@pytest.mark.parametrize("arguments", [("--head", "ridge", "--seeds", "0"), ("--head", "vote")])
+def test_what_cannot_be_trained_is_told_in_a_line(trained: Project, arguments: tuple[str, ...]) -> None:
+    code, _, err = trained("train", *arguments)
+    assert code == 2
+    expected = {"0": "SEEDS=0: expected", "vote": "a vote needs at least two runs"}[arguments[-1]]
+    assert err.strip().splitlines()[-1].startswith(f"error: {expected}")
+
+
+class TestVote:
+    def runs(self) -> list[Run]:
+        """Three runs: two that are right about different halves, one that knows nothing."""
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, 600)
+        runs = []
+        for number in range(3):
+            proba = np.full((600, 3), 1 / 3)
+            if number < 2:
+                sure = rng.random(600) < 0.6
+                proba[sure] = 0.05 + 0.85 * np.eye(3)[labels[sure]]
+            run = Run(
+                head=f"h{number}", seed=0, layers=("block5",), width=1, class_names=("a", "b", "c"),
+                fingerprint="f", test_digest="t", chosen={}, grid={}, sweep=[], history={}, kept_epoch=None,
+                seconds={"select": 1.0, "refit": 2.0, "predict": 3.0}, train_rows=1, val_rows=np.arange(600),
+                val_labels=labels, val_proba=proba, test_labels=labels[::-1], test_proba=proba[::-1],
+                dataset={"name": "d"}, spec={},
+            )  # fmt: skip
+            runs.append(run)
+        return runs
+
+    def test_it_takes_in_who_helps_and_is_better_than_each(self) -> None:
+        runs = self.runs()
+        run = vote(runs)
+        assert set(run.members) == {runs[0].folder, runs[1].folder}
+        assert sum(run.members.values()) == pytest.approx(1)
+        assert run.val_accuracy > max(each.val_accuracy for each in runs)
+        expected = sum(
+            weight * part.test_scaled for part, weight in zip(runs, run.members.values(), strict=False)
+        )
+        np.testing.assert_allclose(run.test_proba, expected)
+
+    def test_test_labels_do_not_decide_who_votes(self) -> None:
+        runs = self.runs()
+        for run in runs:
+            run.test_labels = run.test_labels * 0
+        assert vote(runs).members == vote(self.runs()).members
+
+    def test_by_the_command_line(self, trained: Project) -> None:
+        trained("train", "--head", "all")
+        code, out, err = trained("train", "--head", "vote")
+        assert code == 0, err
+        document = json.loads((Path(out.strip()) / "run.json").read_text())
+        assert document["members"]
+        code, out, _ = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
+        assert code == 0
+        assert len(out.splitlines()) == 1 + 12
+
+
+class TestCurve:
+    def test_it_grows_and_is_kept(self, trained: Project) -> None:
+        trained("train", "--head", "all")
+        code, out, err = trained("curve", "--head", "all")
+        assert code == 0, err
+        assert len(out.splitlines()) == len(QUICK)
+        (ridge,) = [run for run in load_all(trained.out / "runs") if run.head == "ridge"]
+        curve = load_curve(trained.out / "runs", ridge.folder)
+        assert curve is not None
+        assert [point["shots"] for point in curve.points] == [1, 2, 5, 10, 18]
+        assert [len(point["accuracy"]) for point in curve.points] == [10, 10, 10, 10, 1]
+        assert curve.points[-1]["images"] == 36, "train without its validation tenth"
+        assert set(curve.rows["1.3"]) < set(curve.rows["5.3"]), "draws are nested"
+        code, _, err = trained("curve", "--head", "ridge")
+        assert "images a class" not in err, "what is there is not fitted again"
+
+    def test_validation_rows_are_never_drawn(self, trained: Project) -> None:
+        trained("train", "--head", "ridge")
+        trained("curve", "--head", "ridge")
+        (ridge,) = load_all(trained.out / "runs")
+        curve = load_curve(trained.out / "runs", ridge.folder)
+        assert curve is not None
+        assert not set(np.concatenate(list(curve.rows.values()))) & set(ridge.val_rows)
+
+    def test_without_a_run_it_says_which_command_is_missing(self, trained: Project) -> None:
+        code, _, err = trained("curve", "--head", "ridge")
+        assert code == 2
+        assert "make train" in err
