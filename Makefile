@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SEED \
-  SEEDS FORCE RUN IMAGE FORMAT TO OUT
+VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SET \
+  SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -29,7 +29,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train curve report verify predict export demo baseline test torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict export demo baseline test torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -48,6 +48,9 @@ features: setup ## run the network over DATASET once and cache the embeddings
 
 train: setup ## train HEAD (or all, or a vote) on the cached embeddings
 	@$(PIPELINE) train $(OPTIONS)
+
+ladder: setup ## train what says where the gain over the baseline comes from, step by step
+	@$(PIPELINE) ladder $(OPTIONS)
 
 curve: setup ## accuracy of trained heads against the number of training images
 	@$(PIPELINE) curve $(OPTIONS)
@@ -68,7 +71,7 @@ export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
 DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
-	$(call fixed,DATASET ARCHIVE HEAD)
+	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
 	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED)
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED)
@@ -76,7 +79,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
-	$(call fixed,LAYERS PREPROCESS HEAD)
+	$(call fixed,LAYERS PREPROCESS HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED)
 	@$(PIPELINE) report $(call said,OUT)

@@ -44,26 +44,33 @@ class Cifar10(Dataset):
     archive : path of ``cifar-10-python.tar.gz``; if given it is used, and must be right.
     limit : images per split.
     sha256 : what the archive must hash to.
+    offline : do not fetch the archive.
     """
 
     name = source = "cifar10"
     class_names = CLASSES
+    side = 32
 
     def __init__(
-        self, archive: str | None = None, limit: int | None = None, sha256: str = ARCHIVE_SHA256
+        self,
+        archive: str | None = None,
+        limit: int | None = None,
+        sha256: str = ARCHIVE_SHA256,
+        offline: bool = False,
     ) -> None:
         self._archive = archive
         self._sha256 = sha256
+        self._offline = offline
         self.limit = limit
 
     def digest(self, fresh: bool = False) -> str:
         if fresh:
-            find_archive(self._archive, self._sha256)
+            find_archive(self._archive, self._sha256, self._offline)
         return self._sha256  # nothing else is ever read
 
     @cached_property
     def _content(self) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
-        return read_archive(find_archive(self._archive, self._sha256))
+        return read_archive(find_archive(self._archive, self._sha256, self._offline))
 
     @property
     def _pixels(self) -> dict[str, NDArray[np.uint8]]:
@@ -81,8 +88,8 @@ class Cifar10(Dataset):
         return f"{BATCHES[split][batch]}/{inside:05d}"
 
 
-def find_archive(archive: str | None, sha256: str = ARCHIVE_SHA256) -> Path:
-    """A file with the archive's digest, downloaded if no local one has it.
+def find_archive(archive: str | None, sha256: str = ARCHIVE_SHA256, offline: bool = False) -> Path:
+    """A file with the archive's digest, downloaded if no local one has it (unless ``offline``).
 
     Raises
     ------
@@ -110,6 +117,9 @@ def find_archive(archive: str | None, sha256: str = ARCHIVE_SHA256) -> Path:
             if file_digest(path) == sha256:
                 return path
             tried.append(f"{path} has other content (partial?)")
+    if offline:
+        partial = "".join(f"; {what}" for what in tried)
+        raise UserError(f"the CIFAR-10 archive is neither {own} nor in {kept}{partial}")
     for url in HOSTS:
         try:
             fetch(url, own, sha256)

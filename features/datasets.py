@@ -37,6 +37,7 @@ class Dataset(ABC):
     class_names : names by class number.
     note : how the splits came about, if that needs saying.
     limit : the ``LIMIT`` the dataset was opened with, or None.
+    side : pixels a side as stored, where all images are squares of one size; else None.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     note: str = ""
     limit: int | None = None
+    side: int | None = None
     _labels: dict[str, NDArray[np.int64]]
 
     @abstractmethod
@@ -111,6 +113,7 @@ class Digits(Dataset):
 
     name = source = "digits"
     class_names = tuple(str(digit) for digit in range(10))
+    side = 8
     note = "one image in five of each class is held out as the test split"
 
     def __init__(self, limit: int | None = None) -> None:
@@ -283,8 +286,10 @@ def source_of(dataset: str) -> str:
     )
 
 
-def open_dataset(dataset: str, archive: str | None = None, limit: int | None = None) -> Dataset:
-    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for."""
+def open_dataset(
+    dataset: str, archive: str | None = None, limit: int | None = None, offline: bool = False
+) -> Dataset:
+    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here."""
     source = source_of(dataset)
     if limit is not None and limit < 1:
         raise UserError(f"LIMIT={limit}: expected a positive number of images per split")
@@ -293,5 +298,5 @@ def open_dataset(dataset: str, archive: str | None = None, limit: int | None = N
     if source == "cifar10":
         from features.cifar10 import Cifar10
 
-        return Cifar10(archive, limit)
+        return Cifar10(archive, limit, offline=offline)
     return Digits(limit) if source == "digits" else Folder(Path(source), limit)

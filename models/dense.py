@@ -12,7 +12,23 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from features.backend import tensorflow
+from models.linear import centre_and_scale
+from models.parameters import FLAG, check, number, one_of, optional, positive, several, share, whole
 
+ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "tanh",
+    "sigmoid",
+    "linear",
+)
+UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
 PREDICT_ROWS = 4096  # rows a prediction call takes
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
 
@@ -23,7 +39,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     hidden : units of each hidden layer.
-    activation : of the hidden layers, as Keras names it.
+    activation : of the hidden layers: one of ``ACTIVATIONS``, Keras' names.
     standardize : bring every input to mean 0 and variance 1, as seen in training.
     batch_norm : normalise each hidden layer's sums over the batch.
     dropout : share of hidden units that rest in a step.
@@ -39,8 +55,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     epochs : length of the schedule.
     patience : epochs without a better validation accuracy after which ``fit`` stops; None: never.
         Only with ``validation_data``.
-    stop_epoch : stop here although the schedule is longer: how a refit repeats what validation
-        chose.
+    stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
+        what validation chose.
     random_state : seeds initial weights, order and dropout.
 
     Attributes
@@ -62,7 +78,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         standardize: bool = True,
         batch_norm: bool = True,
         dropout: float = 0.5,
-        input_dropout: float = 0.0,
+        input_dropout: float = 0.2,
         input_noise: float = 0.0,
         label_smoothing: float = 0.1,
         optimizer: str = "adamw",
@@ -70,7 +86,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         schedule: str = "cosine",
         weight_decay: float = 0.05,
         batch_size: int = 256,
-        epochs: int = 20,
+        epochs: int = 12,
         patience: int | None = 5,
         stop_epoch: int | None = None,
         random_state: int = 0,
@@ -107,17 +123,18 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            NaN or infinite inputs, one class only, or shapes that do not match.
+            NaN or infinite inputs, one class only, shapes that do not match, a parameter out of its
+            range, or training that diverges.
         """
+        self.check()
         X, y = validate_data(self, X, y, dtype=np.float32, order="C")
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("DenseHead needs at least two classes; came one class")
         width = X.shape[1]
-        self.mean_ = X.mean(axis=0) if self.standardize else np.zeros(width, np.float32)
-        scale = X.std(axis=0) if self.standardize else np.ones(width, np.float32)
-        self.scale_ = np.where(scale > 0, scale, 1).astype(np.float32)
+        moments = centre_and_scale(X) if self.standardize else (np.zeros(width), np.ones(width))
+        self.mean_, self.scale_ = (part.astype(np.float32) for part in moments)
         rng = np.random.default_rng(self.random_state)
         sample = np.sort(rng.permutation(len(X))[:MEASURE_ROWS])
         measured = {"": (X[sample], codes[sample])}
@@ -127,6 +144,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self._network = self._build(rng)
         run_epoch = self._trainer(X, codes)
         self.history_: dict[str, list[float]] = {}
+        patience = self.patience if self.stop_epoch is None else None
         best, self.best_epoch_ = -1.0, 0
         for epoch in range(1, (self.stop_epoch or self.epochs) + 1):
             run_epoch(rng.permutation(len(X)))
@@ -137,15 +155,39 @@ class DenseHead(ClassifierMixin, BaseEstimator):
                     self.history_.setdefault(f"{name}accuracy", []).append(accuracy)
                 if on_epoch is not None:
                     on_epoch(epoch, self.history_)
-                if accuracy <= best and self.patience is not None:
-                    if epoch - self.best_epoch_ >= self.patience:
+                if accuracy <= best and patience is not None:
+                    if epoch - self.best_epoch_ >= patience:
                         break
                     continue
                 best = accuracy
             self.best_epoch_ = epoch
             self.weights_ = self._network.get_weights()
         self._network.set_weights(self.weights_)
+        self._logits(X[sample])  # raises where training has diverged
         return self
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(
+            self,
+            hidden=several(whole(1, UNITS)),
+            activation=one_of(*ACTIVATIONS),
+            standardize=FLAG,
+            batch_norm=FLAG,
+            dropout=number(0, below=1),
+            input_dropout=number(0, below=1),
+            input_noise=share(),
+            label_smoothing=number(0, below=1),
+            optimizer=one_of("adamw", "sgd"),
+            learning_rate=positive(),
+            schedule=one_of("cosine", "exponential"),
+            weight_decay=number(0),
+            batch_size=whole(1),
+            epochs=whole(1),
+            patience=optional(whole(1)),
+            stop_epoch=optional(whole(1)),
+            random_state=whole(0),
+        )
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
@@ -179,7 +221,13 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             np.asarray(self._network(X[start : start + PREDICT_ROWS], training=False))
             for start in range(0, len(X), PREDICT_ROWS)
         ]
-        return np.concatenate(parts)
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                "training diverged, the network's outputs are no numbers; "
+                f"expected a learning_rate below {self.learning_rate:g}"
+            )
+        return logits
 
     def _measure(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, float]:
         """Cross-entropy in nats, and accuracy."""

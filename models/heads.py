@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from features.errors import UserError
+from models import parameters, saved
+
+FIXED = ("random_state", "warm_start")  # parameters that no setting changes: the seed's, and the sweep's
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,13 @@ class Head:
     about: str
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     draws: bool = False
+
+    def configuration(self, seed: int) -> dict[str, Any]:
+        """What is asked for before validation decides: every parameter, and every grid."""
+        return {
+            "asked": saved.parameters(self.make(seed)),
+            "grid": {name: list(values) for name, values in self.grid.items()},
+        }
 
 
 def _prior(seed: int) -> Any:
@@ -84,6 +94,7 @@ def _baseline(seed: int) -> Any:
         standardize=False,
         batch_norm=False,
         dropout=0.0,
+        input_dropout=0.0,
         label_smoothing=0.0,
         optimizer="sgd",
         learning_rate=0.01,
@@ -127,14 +138,38 @@ HEADS: dict[str, Head] = {
 }
 
 
-def head(name: str) -> Head:
-    """The head of this name.
+def head(name: str, settings: Mapping[str, Any] | None = None) -> Head:
+    """The head of this name, with some constructor parameters set; what is set is not swept.
 
     Raises
     ------
     UserError
-        There is none; the known ones are listed.
+        There is no such head, it has no such parameter, or no such value; the known are listed.
     """
     if name not in HEADS:
         raise UserError(f"unknown head {name!r}: expected one of {', '.join(HEADS)}")
-    return HEADS[name]
+    return with_settings(name, HEADS[name], settings) if settings else HEADS[name]
+
+
+def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
+    """``entry``, called ``name``, with ``settings`` for its parameters and its grids narrowed to them."""
+    defaults = entry.make(0).get_params(deep=False)
+    known = [parameter for parameter in defaults if parameter not in FIXED]
+    for parameter in settings:
+        if parameter not in known:
+            listed = f"expected one of {', '.join(known)}" if known else "it has none; leave SET= out"
+            raise UserError(f"SET: {name} has no parameter {parameter!r}: {listed}")
+    values = {parameter: parameters.like(value, defaults[parameter]) for parameter, value in settings.items()}
+
+    def make(seed: int) -> Any:
+        return entry.make(seed).set_params(**values)
+
+    try:
+        make(0).check()
+    except ValueError as error:
+        raise UserError(f"SET: {error}") from None
+    grid = {
+        parameter: (values[parameter],) if parameter in values else tried
+        for parameter, tried in entry.grid.items()
+    }
+    return replace(entry, make=make, grid=grid)

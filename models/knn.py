@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from models.parameters import check, positive, whole
 
 QUERIES = 512  # rows compared with all training rows at a time
 GROUP = 16  # columns whose maximum stands for them in the search
@@ -45,8 +47,10 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            NaN or infinite inputs, one class only, or shapes that do not match.
+            NaN or infinite inputs, one class only, shapes that do not match, or a parameter out of
+            its range.
         """
+        self.check()
         X, y = validate_data(self, X, y, dtype=np.float32, order="C")
         check_classification_targets(y)
         self.classes_, self.codes_ = np.unique(y, return_inverse=True)
@@ -54,6 +58,10 @@ class KnnHead(ClassifierMixin, BaseEstimator):
             raise ValueError("KnnHead needs at least two classes; came one class")
         self.rows_, self.inverse_norms_ = X, _inverse_norms(X)
         return self
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(self, k=whole(1), temperature=positive())
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
@@ -80,11 +88,14 @@ class KnnHead(ClassifierMixin, BaseEstimator):
             self.set_params(**chosen)
             yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
 
-    def neighbours(self, X: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def neighbours(
+        self, X: NDArray[np.float32], k: int, advance: Callable[[int], object] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cosine similarities and row numbers of the ``k`` most similar training rows, ``(n, k)``.
 
         Most similar first. Exact: the k largest of a row lie within the k groups of columns that
-        have the largest maxima, so only these groups are sorted.
+        have the largest maxima, so only these groups are sorted. ``advance`` is told the number of
+        rows done since it was last called.
         """
         from scipy.linalg.blas import sgemm
 
@@ -112,6 +123,8 @@ class KnnHead(ClassifierMixin, BaseEstimator):
             order = np.lexsort((names, -kept), axis=1)
             similarities[start : start + QUERIES] = np.take_along_axis(kept, order, axis=1)
             neighbours[start : start + QUERIES] = np.take_along_axis(names, order, axis=1)
+            if advance is not None:
+                advance(len(queries))
         return similarities, neighbours
 
     def _votes(self, similarities: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.float64]:

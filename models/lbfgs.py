@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from models.linear import LinearHead
-from models.temperature import fit_temperature
+from models.parameters import FLAG, check, positive, whole
 
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
 
@@ -62,23 +63,55 @@ class _IterativeHead(LinearHead):
         Raises
         ------
         ValueError
-            NaN or infinite inputs, one class only, or shapes that do not match.
+            NaN or infinite inputs, one class only, shapes that do not match, or a parameter out of
+            its range.
         """
+        self.check()
+        start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
+        X, codes = self._checked(X, y)
+        self._descend(X, codes, self._hessian(X), start)
+        return self
+
+    def sweep(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[Any],
+        X_val: NDArray[np.float32],
+        grid: Mapping[str, Sequence[float]],
+    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+        """Each value of the grid with the probabilities it gives ``X_val``; each fit starts at the last."""
+        self.check()
+        X, codes = self._checked(X, y)
+        hessian, start = self._hessian(X), None
+        for C in grid["C"]:
+            self.set_params(C=C).check()
+            self._descend(X, codes, hessian, start)
+            yield {"C": C}, self.predict_proba(X_val)
+            start = self._unfolded()
+
+    def _descend(
+        self,
+        X: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        hessian: NDArray[np.float32],
+        start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    ) -> None:
         from scipy.linalg import cholesky, solve_triangular
         from scipy.linalg.blas import sgemm
         from scipy.optimize import minimize
 
-        start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
-        X, codes = self._checked(X, y)
         rows, width, classes = *X.shape, len(self.classes_)
         penalty = 1 / (rows * self.C)
-        factor = np.asfortranarray(cholesky(self._hessian(X, penalty), lower=True), np.float32)
+        curved = hessian + penalty * np.eye(width, dtype=np.float32)
+        factor = np.asfortranarray(cholesky(curved, lower=True, overwrite_a=True), np.float32)
         solving: dict[str, Any] = {"lower": True, "check_finite": False}
         truth = np.arange(rows), codes
 
         def unround(flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             moved, bias = np.split(flat.reshape(width + 1, classes), [width])
-            return solve_triangular(factor, moved, trans="T", **solving), bias[0]
+            rounded = moved.astype(np.float32)  # as the factor is, which would be copied otherwise
+            weights = solve_triangular(factor, rounded, trans="T", **solving)
+            return weights.astype(np.float64), bias[0]
 
         # All products below go through SciPy's BLAS, as L-BFGS-B itself does: NumPy brings a
         # BLAS of its own, and the idle threads of the one slow down the other. X.T is X as
@@ -94,7 +127,7 @@ class _IterativeHead(LinearHead):
             slope = residual.sum(axis=0, dtype=np.float64)
             gradient = sgemm(1, X.T, residual.T, trans_b=True) - np.outer(self.mean_, slope)
             gradient = gradient / self.scale_[:, None] + penalty * weights
-            rounded = solve_triangular(factor, gradient, **solving)
+            rounded = solve_triangular(factor, gradient.astype(np.float32), **solving)
             return loss, np.concatenate([rounded, slope[None]]).ravel()
 
         first = np.zeros((width + 1, classes))
@@ -115,15 +148,22 @@ class _IterativeHead(LinearHead):
             )
         self._fold(*unround(found.x))
         self.n_iter_ = int(found.nit)
-        return self
+        self._settle(X, codes)
 
-    def _hessian(self, X: NDArray[np.float32], penalty: float) -> NDArray[np.float32]:
-        """Roughly the Hessian of one class's coefficients, (d, d), from a sample of the rows."""
+    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+        """What remains once the coefficients stand."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(self, C=positive(), tol=positive(), max_iter=whole(1), warm_start=FLAG)
+
+    def _hessian(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Roughly the loss's Hessian for one class's coefficients, (d, d), from a sample of the rows."""
+        from scipy.linalg.blas import sgemm
+
         sample = X[:: -(-len(X) // SAMPLE)] - self.mean_.astype(np.float32)
         sample /= self.scale_.astype(np.float32)
-        hessian = self._curvature / len(sample) * (sample.T @ sample)
-        hessian[np.diag_indices(len(hessian))] += penalty
-        return np.asarray(hessian)
+        return np.asarray(sgemm(self._curvature / len(sample), sample.T, sample.T, trans_b=True))
 
 
 class LogisticHead(_IterativeHead):
@@ -157,12 +197,8 @@ class SvmHead(_IterativeHead):
 
     _curvature = 0.5  # twice the share of images within the margin
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> SvmHead:
-        """Fit on ``X`` (n, d) and ``y`` (n,); raises what :class:`_IterativeHead` does."""
-        super().fit(X, y)
-        codes = np.searchsorted(self.classes_, y)
-        self.temperature_ = fit_temperature(self.decision_function(X), codes)
-        return self
+    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+        self.temperature_ = self._temperature(X, codes)
 
     def _loss(
         self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]

@@ -10,7 +10,25 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from models.temperature import softmax
+from models.temperature import fit_temperature, softmax
+
+BLOCK = 4_096  # rows looked at together
+SAMPLE = 5_000  # training rows that fit a temperature
+
+
+def centre_and_scale(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column, ``(d,)`` float64; 1 for that of a constant column.
+
+    Block by block: NumPy's own ``std`` would make a copy of all rows, twice as large in float64.
+    """
+    mean = X.mean(axis=0, dtype=np.float64)
+    square, near = np.zeros_like(mean), mean.astype(np.float32)
+    for start in range(0, len(X), BLOCK):
+        block = X[start : start + BLOCK] - near
+        square += np.einsum("nd,nd->d", block, block)
+    deviation = np.sqrt(square / len(X))
+    constant = deviation <= np.finfo(np.float32).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, deviation)
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
@@ -52,10 +70,13 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least two classes; came one class")
-        self.mean_ = X.mean(axis=0, dtype=np.float64)
-        deviation = X.std(axis=0, dtype=np.float64)
-        self.scale_ = np.where(deviation > 0, deviation, 1.0)
+        self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
+
+    def _temperature(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> float:
+        """The temperature that fits a sample of the training images best."""
+        rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
+        return fit_temperature(self.decision_function(X[rows]), codes[rows])
 
     def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
         """Take weights (d, k) and biases of standardised inputs."""

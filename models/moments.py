@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.linear import LinearHead
-from models.temperature import fit_temperature
+from models.linear import BLOCK, LinearHead
+from models.parameters import check, positive, share
 
-BLOCK = 4_096  # rows standardised at a time
 TINY = 1e-9  # variance of a column that has none, against 1 of the others
 
 
@@ -40,11 +39,15 @@ class Moments:
 class _MomentsHead(LinearHead):
     """Fits from one pass over the inputs; every further value of the swept parameter is one solve.
 
-    A Cholesky solve for each value: at d = 2,816 one eigendecomposition, from which all values
-    would follow, costs as much as dozens of them (``benchmarks/heads.py`` shows it).
+    A Cholesky solve for each value: one eigendecomposition, from which all values would follow,
+    costs more than all of the grid's together (``benchmarks/heads.py`` shows it).
     """
 
     _swept: str  # the name of the regularising parameter
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a parameter is not what it may be."""
+        raise NotImplementedError
 
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights (d, k) and biases (k,) for standardised inputs."""
@@ -56,8 +59,10 @@ class _MomentsHead(LinearHead):
         Raises
         ------
         ValueError
-            NaN or infinite inputs, one class only, or shapes that do not match.
+            NaN or infinite inputs, one class only, shapes that do not match, or a parameter out of
+            its range.
         """
+        self.check()
         X, codes = self._checked(X, y)
         self._finish(self._moments(X, codes), X, codes)
         return self
@@ -73,7 +78,7 @@ class _MomentsHead(LinearHead):
         X, codes = self._checked(X, y)
         moments = self._moments(X, codes)
         for value in grid[self._swept]:
-            self.set_params(**{self._swept: value})
+            self.set_params(**{self._swept: value}).check()
             self._finish(moments, X, codes)
             yield {self._swept: value}, self.predict_proba(X_val)
 
@@ -128,7 +133,7 @@ class CentroidHead(LinearHead):
         )
         means = (sums / np.bincount(codes)[:, None] - self.mean_) / self.scale_
         self._fold(means.T, -(means**2).sum(axis=1) / 2)
-        self.temperature_ = fit_temperature(self.decision_function(X), codes)
+        self.temperature_ = self._temperature(X, codes)
         return self
 
 
@@ -149,6 +154,10 @@ class RidgeHead(_MomentsHead):
     def __init__(self, alpha: float = 1000.0) -> None:
         self.alpha = alpha
 
+    def check(self) -> None:
+        """Raise ``ValueError`` if a parameter is not what it may be."""
+        check(self, alpha=positive())
+
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gram = moments.gram.copy(order="K")
         gram[np.diag_indices(len(gram))] += self.alpha
@@ -158,7 +167,7 @@ class RidgeHead(_MomentsHead):
 
     def _finish(self, moments: Moments, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
         super()._finish(moments, X, codes)
-        self.temperature_ = fit_temperature(self.decision_function(X), codes)
+        self.temperature_ = self._temperature(X, codes)
 
 
 class LdaHead(_MomentsHead):
@@ -176,6 +185,10 @@ class LdaHead(_MomentsHead):
 
     def __init__(self, shrinkage: float = 0.01) -> None:
         self.shrinkage = shrinkage
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a parameter is not what it may be."""
+        check(self, shrinkage=share())
 
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         means = moments.sums / moments.counts

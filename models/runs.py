@@ -61,6 +61,7 @@ class Run:
     kept_epoch : the epoch of ``history`` whose weights predicted validation, from 1.
     floors : validation accuracy of the heads that any other should beat, by name.
     warnings : what a reader of the result should know: a sentence each.
+    train_accuracy : of the final fit on (a sample of) its own images.
     temperature : fitted on ``val_proba``; :attr:`test_scaled` are the calibrated probabilities.
     members : of a vote: the folder of each run that votes, and its weight.
     seconds : ``select``, ``refit`` and ``predict`` (all of test).
@@ -97,6 +98,7 @@ class Run:
     floors: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     temperature: float = 1.0
+    train_accuracy: float = 0.0
     members: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     processor: str = field(default_factory=processor)
@@ -125,7 +127,8 @@ class Run:
     @property
     def id(self) -> str:
         """Twelve hex digits over all that a repeat would have in common."""
-        same = [self.head, self.seed, self.layers, self.parameters, self.members, self.fingerprint]
+        asked = [self.asked, self.grid]
+        same = [self.head, self.seed, self.layers, asked, self.parameters, self.members, self.fingerprint]
         return hashlib.sha256(canonical(same).encode()).hexdigest()[:12]
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -17,14 +17,14 @@ from features.embeddings import Embeddings, canonical
 from features.errors import UserError
 from features.progress import say
 from features.splits import stratified
-from models import saved
-from models.heads import HEADS
+from models.heads import HEADS, Head
 from models.heads import head as known_head
 from models.runs import Run
 from models.temperature import FLOOR, temperature_of
 
 PATIENCE = 2  # values in a row below the best after which a sweep ends
 VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
+SAMPLE = 5_000  # training rows on which the final fit is measured
 FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
 
 Tried = tuple[dict[str, Any], NDArray[np.float64]]
@@ -54,7 +54,7 @@ class Material:
         fit = np.setdiff1d(np.arange(len(labels)), self.val_rows)
         self.order = np.concatenate((fit, self.val_rows))
         self.X, self.y = embeddings.matrix("train", self.layers, self.order), labels[self.order]
-        if not np.isfinite(self.X).all():
+        if not np.isfinite([self.X.min(), self.X.max()]).all():  # a NaN is both; and nothing is copied
             raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
         self.X_fit, self.y_fit = self.X[: len(fit)], self.y[: len(fit)]
         self.X_val, self.y_val = self.X[len(fit) :], self.y[len(fit) :]
@@ -103,53 +103,74 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
     return stratified(labels, count, f"validation {dataset_digest}")
 
 
-def identity(embeddings: Embeddings, layers: Sequence[str], head: str, seed: int) -> dict[str, Any]:
+def identity(
+    embeddings: Embeddings,
+    layers: Sequence[str],
+    head: str,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """All that decides a run before it is trained: an equal run need not be trained again."""
-    entry = known_head(head)
+    entry = known_head(head, settings)
     return {
         "head": head,
         "seed": seed if entry.draws else 0,
         "layers": list(layers),
         "fingerprint": embeddings.fingerprint,
-        "asked": saved.parameters(entry.make(seed)),
-        "grid": {name: list(values) for name, values in entry.grid.items()},
+        **entry.configuration(seed),
     }
 
 
-def train(material: Material, head: str, seed: int) -> Run:
+def is_set_as(run: Run, settings: Mapping[str, Any]) -> bool:
+    """Whether a run is of a head as it is but for these settings; whatever the seed and the images."""
+    try:
+        return known_head(run.head, settings).configuration(run.seed) == {
+            "asked": run.asked,
+            "grid": run.grid,
+        }
+    except UserError:  # a vote, or a head that has no such parameter
+        return False
+
+
+def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
 
-    The seed of a head that draws nothing is 0.
+    Parameters
+    ----------
+    settings : constructor parameters of the head that are not its own; what is set is not swept.
+    seed : 0 is taken for a head that draws nothing.
 
     Raises
     ------
     UserError
-        The head is unknown, or refuses the embeddings.
+        The head is unknown, or refuses the settings or the embeddings.
     """
-    entry, embeddings = known_head(head), material.embeddings
+    entry, embeddings = known_head(head, settings), material.embeddings
     seed = seed if entry.draws else 0
     started = time.perf_counter()
-    selection = _select(head, seed, material)
+    selection = _select(head, entry, seed, material)
     selected = time.perf_counter()
     say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
-    if getattr(selection.estimator, "warm_start", False):
-        estimator = selection.estimator.set_params(**selection.chosen)
-    else:
-        estimator = entry.make(seed).set_params(**selection.chosen)
-    _fit(estimator, material.X, material.y)
+    estimator, selection.estimator = selection.estimator, None
+    if not getattr(estimator, "warm_start", False):
+        estimator = entry.make(seed)  # and whatever the selection fit still held is let go
+    _fit(estimator.set_params(**selection.chosen), material.X, material.y)
     refitted = time.perf_counter()
+    sample = np.linspace(0, len(material.X) - 1, min(SAMPLE, len(material.X))).astype(int)
+    train_accuracy = _accuracy(estimator.predict_proba(material.X[sample]), material.y[sample])
     test = embeddings.matrix("test", material.layers)
     predict_started = time.perf_counter()
     test_proba = np.asarray(estimator.predict_proba(test), dtype=np.float64)
     predicted = time.perf_counter()
     return Run(
-        **identity(embeddings, material.layers, head, seed) | {"layers": material.layers},
+        **identity(embeddings, material.layers, head, seed, settings) | {"layers": material.layers},
         chosen=selection.chosen,
         sweep=selection.sweep,
         history=selection.history,
         kept_epoch=selection.kept_epoch,
         floors=dict(material.floors),
-        warnings=_warnings(head, selection, material),
+        warnings=_warnings(head, entry, selection, material),
+        train_accuracy=train_accuracy,
         temperature=temperature_of(selection.val_proba, material.y_val),
         seconds={
             "select": selected - started,
@@ -178,17 +199,18 @@ def test_digest(embeddings: Embeddings) -> str:
     return hashlib.sha256(canonical([about, embeddings.class_names, arrays]).encode()).hexdigest()
 
 
-def _select(head: str, seed: int, material: Material) -> Selection:
+def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     """Fit every candidate on train minus validation and keep the best on validation.
 
     The best has the highest accuracy; of equals, the more regularised.
     """
-    entry, best = known_head(head), Selection()
+    best = Selection()
     best.estimator = estimator = entry.make(seed)
     grid = {name: list(values) for name, values in entry.grid.items()}
-    tried = _one_by_one(estimator, grid, material, head, best)
     if hasattr(estimator, "sweep"):
         tried = _refusing(lambda: estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid))
+    else:
+        tried = _one_by_one(estimator, grid, material, head)
     started = time.perf_counter()
     for parameters, proba in tried:
         seconds = time.perf_counter() - started
@@ -200,29 +222,26 @@ def _select(head: str, seed: int, material: Material) -> Selection:
             best.chosen = dict(parameters)
             best.history = getattr(estimator, "history_", {})
             best.kept_epoch = getattr(estimator, "best_epoch_", None)
-            if getattr(estimator, "patience", None) is not None:
+            if getattr(estimator, "patience", None) is not None and estimator.stop_epoch is None:
                 best.chosen["stop_epoch"] = best.kept_epoch
         value = {"value": next(iter(parameters.values()))} if len(parameters) == 1 else parameters
         best.sweep.append({**value, "accuracy": accuracy, "loss": loss, "seconds": seconds})
         say(f"{head}{_list(parameters)}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
+        accuracies = [row["accuracy"] for row in best.sweep]
+        if len(grid) == 1 and max(accuracies[-PATIENCE:]) < max(accuracies):
+            break  # past the top; the least regularised fits cost most and would not be chosen
         started = time.perf_counter()
     return best
 
 
 def _one_by_one(
-    estimator: Any, grid: dict[str, list[float]], material: Material, head: str, best: Selection
+    estimator: Any, grid: dict[str, list[float]], material: Material, head: str
 ) -> Iterator[Tried]:
-    """Each combination of the grid, fitted from the start, or from the last where that is wanted.
-
-    It ends where values get worse: the least regularised fits cost most and would not be chosen.
-    """
+    """Each combination of the grid, fitted from the start."""
     for values in product(*grid.values()):
         parameters = dict(zip(grid, values, strict=True))
         _fit(estimator.set_params(**parameters), material.X_fit, material.y_fit, material, head)
         yield parameters, np.asarray(estimator.predict_proba(material.X_val))
-        accuracies = [row["accuracy"] for row in best.sweep]
-        if len(accuracies) > PATIENCE and max(accuracies[-PATIENCE:]) < max(accuracies):
-            return
 
 
 def _fit(
@@ -263,10 +282,10 @@ def _refusing(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         raise UserError(f"the head refuses these embeddings: {error}") from error
 
 
-def _warnings(head: str, selection: Selection, material: Material) -> list[str]:
+def _warnings(head: str, entry: Head, selection: Selection, material: Material) -> list[str]:
     """What a reader of the result should know: a sentence each."""
     found = []
-    for name, values in known_head(head).grid.items():
+    for name, values in entry.grid.items():
         value, best = selection.chosen[name], max(row["accuracy"] for row in selection.sweep)
         inner = [row for row in selection.sweep if row.get(name, row.get("value")) != value]
         if (

@@ -13,6 +13,7 @@ from features.errors import UserError
 STAGES = {
     "features": "run the frozen network over a dataset once and cache its embeddings",
     "train": "train a classifier head, or all of them, on cached embeddings",
+    "ladder": "train the runs that say where the gain over the baseline comes from",
     "curve": "validation accuracy of trained heads against the number of training images",
     "report": "compare all trained heads: index.html, report.md, report.json",
     "verify": "check every digest of a cache and embed a sample of its images again",
@@ -22,6 +23,7 @@ STAGES = {
 EXAMPLES = {
     "features": "python -m pipeline features --dataset digits --layers block4,block5",
     "train": "python -m pipeline train --head logistic --layers block5",
+    "ladder": "python -m pipeline ladder --dataset path/to/folder",
     "curve": "python -m pipeline curve --head all",
     "report": "python -m pipeline report --out out",
     "verify": "python -m pipeline verify --dataset path/to/folder",
@@ -33,7 +35,7 @@ EXAMPLES = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0: done. 1: done but for what was named: ``verify`` found something wrong, one of several heads
+    0: done. 1: done but for what was named: ``verify`` found something wrong, one of several runs
     failed, an image could not be read. 2: the user can put it right, and one line says how.
     130: interrupted; what was finished is kept.
     """
@@ -110,6 +112,7 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
             str,
             f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there",
         ),
+        "set": (str, "parameters of the head, as in learning_rate=0.1,epochs=40; what is set is not swept"),
         "seed": (int, "of everything random in a head"),
         "seeds": (int, "so many runs of a head that draws at random, from this seed on"),
         "force": (int, "1: train again what is there already"),

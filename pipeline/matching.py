@@ -39,7 +39,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
         fitting, others = (by_content, differing) if by_content else (fitting, others)
     if len(fitting) == 1:
         return fitting[0], extractor.layers
-    run = options.command("features", "head", "seed")
+    run = options.command("features", "head", "set", "seed")
     if fitting:
         names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
         raise UserError(f"several caches fit: {names}; name PRECISION= and all LAYERS= of one of them")
@@ -94,6 +94,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     from features import weights
     from features.datasets import source_of
     from features.extractor import AUTO, parse_layers
+    from models.selection import is_set_as
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     have = {
@@ -104,6 +105,8 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         "head": run.head,
         "seed": run.seed,
     }
+    if "set" in said and not is_set_as(run, options.settings):
+        return False
     if said.get("precision") == AUTO:
         del said["precision"]
     if "dataset" in said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from features.extractor import VGG16
@@ -28,6 +28,7 @@ class Options:
     batch: int | None = None
     limit: int | None = None
     head: str = "dense"
+    set: str | None = None
     seed: int = 0
     seeds: int = 1
     force: int = 0
@@ -55,6 +56,17 @@ class Options:
     def without(self, *names: str) -> Options:
         """The same options with these left out."""
         return replace(self, said=tuple(name for name in self.said if name not in names))
+
+    def but(self, **values: Any) -> Options:
+        """The same options, but with these said."""
+        return replace(self, **values, said=tuple(dict.fromkeys((*self.said, *values))))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters of a head that ``SET`` sets, by name."""
+        from models.parameters import parse
+
+        return {} if self.set is None else parse(self.set)
 
     @property
     def embeddings(self) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
 from features.progress import progress, say
@@ -18,26 +19,12 @@ if TYPE_CHECKING:
     from models.selection import Material
 
 ALL = "all"
+FAILURES = (UserError, ValueError, MemoryError, RuntimeError)  # of one run among several
 
 
 def features(options: Options) -> int:
     """Stage one: the finished cache for these options, computed if there is none; prints its path."""
-    from features.datasets import open_dataset
-    from features.store import sweep
-
-    extractor = options.extractor()
-    dataset = open_dataset(options.dataset, options.archive, options.limit)
-    started = time.perf_counter()
-    hit = _hit(options, extractor, dataset.digest())
-    if hit is None:
-        extractor.weights  # noqa: B018  the spec below is of what was really found
-        hit = _hit(options, extractor, dataset.digest())
-    if hit is not None and _is_whole(hit.path):
-        sweep(hit.path)
-        say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
-        print(hit.path)
-    else:
-        print(_compute(options, _settled(options, extractor, dataset), dataset))
+    print(_cache(options))
     return 0
 
 
@@ -46,61 +33,73 @@ def train(options: Options) -> int:
 
     One that fails does not stop the others; it is named at the end, with exit code 1.
     """
-    from models.heads import HEADS, head
-    from models.selection import Material
+    from models.heads import head
     from models.vote import VOTE
     from pipeline.matching import the_cache
 
+    settings = _settings(options)
     if options.head not in (ALL, VOTE):
-        head(options.head)
+        head(options.head, settings)  # what is wrong with it is told before anything is read
     if options.seeds < 1:
         raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         return _vote(options, embeddings)
     say(f"{options.head} on {_describe(embeddings)}")
-    names = list(HEADS) if options.head == ALL else [options.head]
-    jobs = [
-        (name, options.seed + step)
-        for name in names
-        for step in range(options.seeds if HEADS[name].draws else 1)
-    ]
-    if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
-        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
-    material: Material | None = None
-    failed = {}
-    with progress(len(jobs), "train", "run") as bar:
-        for name, seed in jobs:
-            try:
-                folder = _trained(options, embeddings, layers, name, seed)
-                if folder is None:
-                    material = material or Material(embeddings, layers)
-                    folder = _train_one(options, material, name, seed)
-                print(folder, flush=True)
-            except Exception as error:
-                if len(jobs) == 1 or not isinstance(
-                    error, UserError | ValueError | MemoryError | RuntimeError
-                ):
-                    raise
-                failed[f"{name} with seed {seed}"] = str(error) or type(error).__name__
-            bar.update()
-    for job, reason in failed.items():
-        say(f"failed: {job}: {reason}")
-    return 1 if failed else 0
+    return _told(_train(options, embeddings, layers, _Desk()))
+
+
+def ladder(options: Options) -> int:
+    """The runs that say where the gain over the baseline comes from; prints the folder of each.
+
+    Rungs that read one network share one pass of it. A rung that fails does not stop the others; it
+    is named at the end, with exit code 1.
+    """
+    from features.embeddings import Embeddings
+    from models.ladder import FIXED, RUNGS, network
+    from models.parameters import written
+
+    for name in FIXED:
+        if name in options.said:
+            raise UserError(
+                f"{name.upper()}={getattr(options, name)}: the ladder sets it itself; leave it out"
+            )
+    if options.seeds < 1:
+        raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
+    desk, caches, failed = _Desk(), dict[str, Embeddings](), {}
+    for number, rung in enumerate(RUNGS, start=1):
+        say(f"rung {number} of {len(RUNGS)}: {rung.title}")
+        asked = options.but(**rung.features, head=rung.head)
+        if rung.settings:
+            asked = asked.but(set=written(rung.settings))
+        through = options.without("seed", "seeds", "force").but(**network(rung))
+        try:
+            key = through.command("features")
+            if key not in caches:
+                caches[key] = Embeddings(_cache(through))
+            layers = asked.extractor("weights").layers
+            for job, reason in _train(asked, caches[key], layers, desk).items():
+                failed[f"{rung.title}: {job}"] = reason
+        except FAILURES as error:
+            if not caches:  # without the first pass there is nothing to go on with
+                raise
+            failed[rung.title] = str(error) or type(error).__name__
+    return _told(failed)
 
 
 def curve(options: Options) -> int:
     """Validation accuracy against the number of training images, for runs that are there."""
     from models.curve import grow, path_of
-    from models.selection import Material
+    from models.selection import Material, is_set_as
     from pipeline.matching import the_cache, the_runs
 
+    settings = _settings(options)
     embeddings, layers = the_cache(options)
     every = options.without("head") if options.head == ALL else options
     runs = {
         run.head: run
         for run in reversed(the_runs(every))
-        if run.fingerprint == embeddings.fingerprint and run.layers == layers and not run.members
+        if run.fingerprint == embeddings.fingerprint and run.layers == layers and is_set_as(run, settings)
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
@@ -113,14 +112,25 @@ def curve(options: Options) -> int:
 
 def report(options: Options) -> int:
     """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
-    from models.looks import count
     from pipeline.matching import the_runs
-    from reports.render import write
-    from reports.report import build
+    from reports.gathering import gather, state_of
+    from reports.pictures import Pictures
+    from reports.render import current, write
+    from reports.report import best_first, build
 
     runs = the_runs(options)
-    looks = {run.test_digest: count(options.runs, run.test_digest) for run in runs}
-    page = write(build(runs, looks), options.report)
+    beside = gather(runs, options.runs, options.embeddings)
+    state = state_of(runs, beside)
+    page = current(options.report, state)
+    if page is not None:
+        say("nothing new since this page was made:")
+        print(page)
+        return 0
+    bests = {run.test_digest: run for run in reversed(best_first(runs))}
+    for run in bests.values():
+        beside.look_closer(run)
+    pictures = {digest: Pictures(run.dataset) for digest, run in bests.items()}
+    page = write(build(runs, beside), options.report, pictures, state)
     say(f"{len(runs)} runs compared; open this page:")
     print(page)
     return 0
@@ -168,6 +178,70 @@ def export(options: Options) -> int:
     return 0
 
 
+@dataclass
+class _Desk:
+    """Where the train split lies that was read last; the next head on the same layers finds it there."""
+
+    material: Material | None = None
+
+    def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> Material:
+        """The train split of these layers; another one goes first, as two would fill the memory."""
+        from models.selection import Material
+
+        there = self.material
+        if there is None or (there.embeddings.path, there.layers) != (embeddings.path, layers):
+            there = self.material = None
+            self.material = Material(embeddings, layers)
+        return self.material  # type: ignore[return-value]
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """What ``SET`` sets, for the one head it can be meant for."""
+    from models.vote import VOTE
+
+    settings = options.settings
+    if settings and options.head in (ALL, VOTE):
+        raise UserError(
+            f"SET={options.set}: parameters of one head, came HEAD={options.head}; name that head"
+        )
+    return settings
+
+
+def _train(options: Options, embeddings: Embeddings, layers: tuple[str, ...], desk: _Desk) -> dict[str, str]:
+    """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
+    from models.heads import HEADS
+
+    names = list(HEADS) if options.head == ALL else [options.head]
+    jobs = [
+        (name, options.seed + step)
+        for name in names
+        for step in range(options.seeds if HEADS[name].draws else 1)
+    ]
+    if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
+        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
+    failed = {}
+    with progress(len(jobs), "train", "run") as bar:
+        for name, seed in jobs:
+            try:
+                folder = _trained(options, embeddings, layers, name, seed)
+                if folder is None:
+                    folder = _train_one(options, desk.get(embeddings, layers), name, seed)
+                print(folder, flush=True)
+            except FAILURES as error:
+                if len(jobs) == 1:
+                    raise
+                failed[f"{name} with seed {seed}"] = str(error) or type(error).__name__
+            bar.update()
+    return failed
+
+
+def _told(failed: dict[str, str]) -> int:
+    """Name what failed; the exit code."""
+    for job, reason in failed.items():
+        say(f"failed: {job}: {reason}")
+    return 1 if failed else 0
+
+
 def _trained(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
 ) -> Path | None:
@@ -175,7 +249,8 @@ def _trained(
     from models.runs import find
     from models.selection import identity
 
-    found = None if options.force else find(options.runs, identity(embeddings, layers, name, seed))
+    asked = identity(embeddings, layers, name, seed, options.settings)
+    found = None if options.force else find(options.runs, asked)
     if found is not None:
         say(f"{name}: there already, not trained again (FORCE=1 would)")
     return found
@@ -184,7 +259,7 @@ def _trained(
 def _train_one(options: Options, material: Material, name: str, seed: int) -> Path:
     from models.selection import train as train_head
 
-    run = train_head(material, name, seed)
+    run = train_head(material, name, seed, options.settings)
     said = options.command("train", "force", "seeds", "seed", "head")
     run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
     return _saved(options, run)
@@ -205,6 +280,25 @@ def _saved(options: Options, run: Run) -> Path:
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
     say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder
+
+
+def _cache(options: Options) -> Path:
+    """The finished cache for these options, computed if there is none."""
+    from features.datasets import open_dataset
+    from features.store import sweep
+
+    extractor = options.extractor()
+    dataset = open_dataset(options.dataset, options.archive, options.limit)
+    started = time.perf_counter()
+    hit = _hit(options, extractor, dataset.digest())
+    if hit is None:
+        extractor.weights  # noqa: B018  the spec below is of what was really found
+        hit = _hit(options, extractor, dataset.digest())
+    if hit is None or not _is_whole(hit.path):
+        return _compute(options, _settled(options, extractor, dataset), dataset)
+    sweep(hit.path)
+    say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
+    return hit.path
 
 
 def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:

@@ -85,7 +85,15 @@ def test_variables_become_options() -> None:
     assert line.split()[-2:] == ['--image-size="$IMAGE_SIZE"', '--head="$HEAD"']
 
 
-@pytest.mark.parametrize("value", ["a b", "a$b", "it's", 'say "x=1"', "--foo", "$(HOME)", "a x=1 run"])
+def test_a_list_of_settings_is_one_value() -> None:
+    done = make("--dry-run", "--assume-old=setup", "train", "SET=hidden=(256,128),epochs=40")
+    (line,) = [line for line in done.stdout.splitlines() if "pipeline train" in line]
+    assert line.split()[-1] == '--set="$SET"'
+
+
+@pytest.mark.parametrize(
+    "value", ["x=(1,2),y=3", "a b", "a$b", "it's", 'say "x=1"', "--foo", "$(HOME)", "a x=1 run"]
+)
 def test_values_reach_the_command_as_they_were_typed(value: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     fake = tmp_path / ".venv" / "bin" / "python"

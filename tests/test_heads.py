@@ -11,7 +11,9 @@ from sklearn.base import clone
 
 from features.errors import UserError
 from models import saved
+from models.dense import ACTIVATIONS
 from models.heads import HEADS, head
+from models.parameters import parse, written
 
 TOLERANCE = 1e-4  # between two fits with one seed: threads may add up in another order
 
@@ -127,6 +129,99 @@ class TestContract:
         for parameter, values in HEADS[name].grid.items():
             for value in values:
                 assert estimator.set_params(**{parameter: value}).get_params()[parameter] == value
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("dense", {name: value})
+            for name, values in {
+                "hidden": [0, -5, 1.5, "x", (256, 0), 10**9, (True,)],
+                "activation": ["nope", 3, None],
+                "standardize": [1, "yes"],
+                "batch_norm": [None],
+                "dropout": [1, 1.5, -0.1, "x", True],
+                "input_dropout": [1],
+                "input_noise": [-1],
+                "label_smoothing": [1.0],
+                "optimizer": ["adam"],
+                "learning_rate": [0, -1, float("inf"), float("nan"), "abc", 10**400, (0.1,), None, 1j],
+                "schedule": ["linear"],
+                "weight_decay": [-1],
+                "batch_size": [0, 32.0],
+                "epochs": ["abc", 0, -3, 2.5, True, 10**30],
+                "patience": [0, "x"],
+                "stop_epoch": [0],
+            }.items()
+            for value in values
+        ]
+        + [(name, {"C": value}) for name in ("svm", "logistic") for value in (0, -1, "x")]
+        + [("logistic", {"tol": 0}), ("logistic", {"max_iter": 0})]
+        + [("ridge", {"alpha": 0}), ("lda", {"shrinkage": 1.1}), ("lda", {"shrinkage": -0.1})]
+        + [("knn", {"k": 0}), ("knn", {"k": 2.5}), ("knn", {"temperature": 0})],
+    )
+    def test_what_one_cannot_be_is_refused_by_fit_and_in_a_line(
+        self, name: str, settings: dict[str, Any]
+    ) -> None:
+        (parameter,) = settings
+        with pytest.raises(UserError, match=f"^SET: {parameter}=.*: expected .*") as told:
+            head(name, settings)
+        assert "\n" not in str(told.value)
+        with pytest.raises(ValueError, match=f"^{parameter}=.*: expected .*"):
+            head(name).make(0).set_params(**settings).fit(*blobs())
+
+    def test_a_sweep_refuses_it_too(self) -> None:
+        X, y = blobs()
+        with pytest.raises(ValueError, match="alpha=-1: expected a number above 0"):
+            list(head("ridge").make(0).sweep(X, y, X, {"alpha": [1.0, -1]}))
+
+    def test_what_is_set_is_what_is_made_and_no_longer_swept(self) -> None:
+        entry = head("knn", {"k": 7})
+        assert entry.make(0).k == 7
+        assert entry.grid == HEADS["knn"].grid | {"k": (7,)}
+        assert head("knn").make(0).k != 7
+
+    def test_the_seed_is_still_the_seeds(self) -> None:
+        assert head("dense", {"epochs": 3}).make(5).random_state == 5
+
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ({"learning_rate": 1}, 1.0),
+            ({"hidden": 64}, (64,)),
+            ({"hidden": [64, 32]}, (64, 32)),
+            ({"hidden": ()}, ()),
+            ({"patience": None}, None),
+        ],
+    )
+    def test_one_value_has_one_spelling(self, given: dict[str, Any], kept: Any) -> None:
+        (value,) = (head("dense", given).make(0).get_params()[name] for name in given)
+        assert value == kept
+        assert type(value) is type(kept)
+
+    def test_keras_knows_every_activation(self) -> None:
+        import keras
+
+        for name in ACTIVATIONS:
+            assert keras.activations.get(name).__name__ == name
+
+    @pytest.mark.parametrize(
+        ("text", "settings"),
+        [
+            ("", {}),
+            ("learning_rate=0.1,epochs=40", {"learning_rate": 0.1, "epochs": 40}),
+            (" a = 1 , b = (2,3), c=x", {"a": 1, "b": (2, 3), "c": "x"}),
+            ("hidden=(256,128),activation=relu", {"hidden": (256, 128), "activation": "relu"}),
+            ("a='relu',b=None,c=True,d=-1e-3", {"a": "relu", "b": None, "c": True, "d": -1e-3}),
+            ("a=(1,2", {"a": "(1,2"}),
+            ("a=b=c", {"a": "b=c"}),
+            ("a=" + "(" * 1000, {"a": "(" * 1000}),
+        ],
+    )
+    def test_a_line_becomes_values_and_back(self, text: str, settings: dict[str, Any]) -> None:
+        assert parse(text) == settings
+        assert parse(written(settings)) == settings
 
 
 def test_an_unknown_head_lists_the_known() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from models import heads, moments
+from features.errors import UserError
+from models import curve, heads, moments, selection
 from models.curve import load as load_curve
 from models.heads import HEADS
-from models.runs import Run, load_all
+from models.runs import Run, load, load_all
 from models.vote import vote
 from tests.conftest import Project
+from tests.test_heads import blobs
+from tests.test_selection import Fake
 
-QUICK = ("prior", "centroid", "ridge", "lda", "logistic")
+QUICK = ("prior", "centroid", "knn", "ridge", "lda", "logistic")
 
 
 @pytest.fixture
@@ -76,6 +80,96 @@ def test_what_cannot_be_trained_is_told_in_a_line(trained: Project, arguments: t
     assert code == 2
     expected = {"0": "SEEDS=0: expected", "vote": "a vote needs at least two runs"}[arguments[-1]]
     assert err.strip().splitlines()[-1].startswith(f"error: {expected}")
+
+
+class TestSet:
+    def test_what_is_set_is_not_swept_and_is_part_of_the_run(self, trained: Project) -> None:
+        code, out, err = trained("train", "--head", "ridge", "--set", "alpha=7")
+        assert code == 0, err
+        run = load(Path(out.strip()), with_head=True)
+        assert run.asked == run.parameters == run.chosen == {"alpha": 7.0}
+        assert run.grid == {"alpha": [7.0]}
+        assert [row["value"] for row in run.sweep] == [7.0]
+        assert not any("of its grid" in warning for warning in run.warnings)
+        assert run.command.endswith("SET=alpha=7 HEAD=ridge")
+        assert run.estimator.alpha == 7
+
+    def test_what_is_not_set_is_swept_as_before(self, trained: Project) -> None:
+        _, out, _ = trained("train", "--head", "knn", "--set", "k=3")
+        run = load(Path(out.strip()))
+        assert run.grid == {"k": [3], "temperature": list(HEADS["knn"].grid["temperature"])}
+        assert run.parameters["k"] == 3
+
+    def test_it_is_never_taken_for_the_head_as_it_is(self, trained: Project) -> None:
+        given = [("--set", "alpha=7"), (), ("--set", "alpha=8"), ("--set", "alpha=7.0")]
+        folders = []
+        for more in given:
+            code, out, err = trained("train", "--head", "ridge", *more)
+            assert code == 0, err
+            folders.append(out)
+        assert len(set(folders)) == 3
+        assert folders[3] == folders[0]
+        assert "there already" in err
+
+    def test_predict_report_and_curve_find_it(self, trained: Project) -> None:
+        trained("train", "--head", "knn")
+        _, out, _ = trained("train", "--head", "knn", "--set", "temperature=0.3")
+        folder = Path(out.strip()).name
+        given = ("--head", "knn", "--set", "temperature=0.3")
+        code, _, err = trained("predict", "--image", str(trained.images / "test"), *given)
+        assert code == 0
+        assert folder in err
+        _, curves, err = trained("curve", *given)
+        assert Path(curves.strip()).stem == folder
+        run = load(trained.out / "runs" / folder)
+        assert curve._estimator(run).get_params() == {"k": run.chosen["k"], "temperature": 0.3}
+        _, curves, _ = trained("curve", "--head", "knn")
+        assert Path(curves.strip()).stem != folder, "without SET: the head as it is"
+        code, _, err = trained("curve", "--head", "knn", "--set", "k=2")
+        assert code == 2
+        assert "make train" in err
+        assert "SET=k=2" in err
+
+    @pytest.mark.parametrize(
+        ("head", "given", "message"),
+        [
+            ("ridge", "alfa=1", "SET: ridge has no parameter 'alfa': expected one of alpha"),
+            ("logistic", "warm_start=False", "expected one of C, max_iter, tol"),
+            (
+                "dense",
+                "random_state=3",
+                "dense has no parameter 'random_state': expected one of activation, ",
+            ),
+            ("prior", "C=1", "prior has no parameter 'C': it has none; leave SET= out"),
+            ("ridge", "alpha", "'alpha' is no parameter=value; expected SET=learning_rate=0.1,epochs=40"),
+            ("ridge", "alpha=1,", "'' is no parameter=value"),
+            ("ridge", "alpha=1,alpha=2", "alpha comes twice"),
+            ("ridge", "alpha=x", "alpha=x: expected a number above 0"),
+            ("all", "alpha=1", "SET=alpha=1: parameters of one head, came HEAD=all"),
+            ("vote", "alpha=1", "SET=alpha=1: parameters of one head, came HEAD=vote"),
+        ],
+    )
+    def test_what_it_cannot_be_is_told_in_a_line_before_anything_is_read(
+        self, project: Project, head: str, given: str, message: str
+    ) -> None:
+        code, _, err = project("train", "--head", head, "--set", given)
+        assert code == 2
+        (line,) = err.strip().splitlines()
+        assert message in line
+
+    def test_a_length_that_is_set_is_kept_to(self) -> None:
+        settings = {"hidden": 8, "epochs": 3, "stop_epoch": 2, "batch_norm": False}
+        fake: Any = Fake(*blobs(rows=200), train=150)
+        run = selection.train(selection.Material(fake, ("block5",)), "dense", 0, settings)
+        assert run.chosen == {}
+        assert run.kept_epoch == run.parameters["stop_epoch"] == run.estimator.best_epoch_ == 2
+        assert run.asked["hidden"] == [8]
+
+    def test_training_that_diverges_is_told_in_a_line(self) -> None:
+        settings = {"learning_rate": 1e30, "epochs": 2}
+        fake: Any = Fake(*blobs(rows=200), train=150)
+        with pytest.raises(UserError, match=r"training diverged, .* expected a learning_rate below 1e\+30"):
+            selection.train(selection.Material(fake, ("block5",)), "baseline", 0, settings)
 
 
 class TestVote:

@@ -1,0 +1,79 @@
+"""Where the gain comes from: runs that differ from the baseline by one step after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.runs import Run
+from models.selection import is_set_as
+
+FIXED = ("layers", "preprocess", "image_size", "head", "set")  # what rungs say, and nobody else
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step, and the run that measures it.
+
+    Attributes
+    ----------
+    title : what is different, in words.
+    features : ``layers``, ``preprocess`` and ``image_size`` of the network.
+    head, settings : which head, and its parameters that are not its own.
+    sibling : the next rung does not stand on this one, but on the one that this one stands on.
+    """
+
+    title: str
+    features: dict[str, Any]
+    head: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    sibling: bool = False
+
+
+UNIT = {"layers": "block5", "preprocess": "unit", "image_size": 32}
+IMAGENET = UNIT | {"preprocess": "imagenet"}
+LAYERS = IMAGENET | {"layers": "block3,block4@2,block5"}
+PIXELS = IMAGENET | {"layers": "block3,block4@2,block5@2", "image_size": 64}
+
+
+def _suspected(title: str, **settings: Any) -> Rung:
+    """What the assignment's author held to be at fault: the baseline, but for these settings."""
+    return Rung(title, UNIT, "baseline", settings, sibling=True)
+
+
+RUNGS = (
+    Rung("the baseline: 256 ReLU units, plain SGD, 10 epochs", UNIT, "baseline"),
+    _suspected("learning rate 0.1, not 0.01", learning_rate=0.1),
+    _suspected("learning rate 0.001, not 0.01", learning_rate=0.001),
+    _suspected("batches of 32, not 128", batch_size=32),
+    _suspected("30 epochs, not 10", epochs=30),
+    _suspected(
+        "learning rate 0.1, batches of 32 and 30 epochs at once", learning_rate=0.1, batch_size=32, epochs=30
+    ),
+    Rung("the same vectors, fitted properly: logistic regression", UNIT, "logistic"),
+    Rung("ImageNet's preprocessing, not pixels / 255", IMAGENET, "logistic"),
+    Rung("more layers: block3 and block4@2 beside block5", LAYERS, "logistic"),
+    Rung("a better head: dense", LAYERS, "dense"),
+    Rung("more pixels: 64, not 32, and block5 as a 2 x 2 grid", PIXELS, "dense"),
+)
+
+
+def network(rung: Rung) -> dict[str, Any]:
+    """The pass of the network that serves a rung and all others that differ from it in layers alone."""
+    layers = {
+        layer
+        for other in RUNGS
+        if other.features | {"layers": ""} == rung.features | {"layers": ""}
+        for layer in other.features["layers"].split(",")
+    }
+    return rung.features | {"layers": ",".join(sorted(layers))}
+
+
+def matches(rung: Rung, run: Run) -> bool:
+    """Whether a run is what a rung asks for, on whatever dataset and with whatever seed."""
+    return (
+        run.head == rung.head
+        and set(run.layers) == set(rung.features["layers"].split(","))
+        and all(run.spec.get(name) == rung.features[name] for name in ("preprocess", "image_size"))
+        and is_set_as(run, rung.settings)
+    )
