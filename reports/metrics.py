@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95  # of every interval
 DRAWS = 2_000  # bootstrap resamples
-GAP = 0.05  # of accuracy between training and validation that counts as overfitting
-MARGIN = 0.02  # of accuracy by which another head must do better to call this one underfit
-GAIN = 0.005  # of validation accuracy still gained in the last fifth that counts as unfinished
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
@@ -26,30 +23,70 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """``part / whole``, and 0 where there is no whole, as in scikit-learn."""
+    return np.asarray(part / np.maximum(whole, 1), dtype=np.float64)
+
+
 def macro_f1(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Mean over classes of F1 from confusion matrices ``(..., k, k)``, rows true; ``(...)``.
 
     A class that neither occurs nor is predicted counts 0, as in scikit-learn.
     """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    both = confusion.sum(axis=-1) + confusion.sum(axis=-2)
-    return np.asarray((2 * hits / np.maximum(both, 1)).mean(axis=-1))
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.asarray(ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2)).mean(axis=-1))
+
+
+def balanced_accuracy(confusion: NDArray[Any]) -> float:
+    """Mean recall of the classes that occur, from a confusion matrix ``(k, k)``, rows true."""
+    sizes = confusion.sum(axis=1)
+    return float((np.diagonal(confusion)[sizes > 0] / sizes[sizes > 0]).mean())
+
+
+def resampled(confusion: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bootstrap over test images, stratified by true class: hits and predictions by class.
+
+    Precision, recall and F1 depend on an image through its cell of the confusion matrix alone, so
+    drawing a class's images with replacement is drawing the cells of its row from a multinomial:
+    no n-sized arrays. One row at a time and only its cells that hold images, so that no array is
+    larger than ``DRAWS`` times k. Stratified, because a plain draw misses small classes altogether
+    and counts their F1 as 0; a class keeps its size in every draw.
+
+    Parameters
+    ----------
+    confusion : (k, k) images, rows true.
+
+    Returns
+    -------
+    tuple
+        Images of each class that were predicted right, and images predicted as it: both
+        (``DRAWS``, k).
+    """
+    rng = np.random.default_rng(seed)
+    hits = np.zeros((DRAWS, len(confusion)), dtype=np.int64, order="F")
+    predicted = np.zeros_like(hits)
+    for label, row in enumerate(confusion):
+        cells = np.flatnonzero(row)
+        if len(cells):
+            drawn = rng.multinomial(row.sum(), row[cells] / row.sum(), size=DRAWS)
+            hits[:, label] = drawn[:, cells == label].sum(axis=1)
+            predicted[:, cells] += drawn
+    return hits, predicted
+
+
+def interval(drawn: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Percentile bootstrap interval, 95%, over the first axis: (draws, ...) to two of (...).
+
+    B. Efron, Bootstrap methods: another look at the jackknife, 1979.
+    """
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
 
 
 def bootstrap_macro_f1(confusion: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of macro F1 over test images, 95%, stratified by true class.
-
-    F1 depends on an image through its cell of the confusion matrix alone, so drawing a class's
-    images with replacement is drawing its row of cells from a multinomial: no n-sized arrays.
-    Stratified, because a plain draw misses small classes altogether and counts their F1 as 0.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = confusion.sum(axis=1)
-    shares = (confusion + (sizes == 0)[:, None]) / np.maximum(sizes, confusion.shape[1] * (sizes == 0))[
-        :, None
-    ]
-    drawn = rng.multinomial(sizes, shares, size=(DRAWS, len(sizes)))
-    low, high = np.quantile(macro_f1(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """Percentile bootstrap interval of macro F1, 95%; see :func:`resampled`."""
+    hits, predicted = resampled(confusion, seed)
+    low, high = interval(ratio(2 * hits, predicted + confusion.sum(axis=1)).mean(axis=1))
     return float(low), float(high)
 
 
@@ -67,8 +104,13 @@ def scores(
     Returns
     -------
     dict
-        ``accuracy`` and ``macro_f1`` as ``value``, ``low``, ``high``; ``per_class``;
-        ``confusion`` (k rows of true classes); ``text``, scikit-learn's classification report.
+        ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` as ``value``, ``low``, ``high``;
+        ``per_class``: ``class``, ``support``, and ``precision``, ``recall``, ``f1`` each with
+        ``_low`` and ``_high``; ``confusion`` (k rows of true classes); ``text``, scikit-learn's
+        classification report.
+
+    All intervals but that of accuracy are from one :func:`resampled`. Such an interval knows only
+    what was seen: that of a class without a single error, or without a single hit, has no width.
     """
     from sklearn.metrics import (
         classification_report,
@@ -86,103 +128,34 @@ def scores(
     }
     correct = int((predicted == labels).sum())
     low, high = wilson(correct, len(labels))
-    f1_low, f1_high = bootstrap_macro_f1(confusion)
+    sizes = confusion.sum(axis=1)
+    hits, guesses = resampled(confusion)
+    drawn = {
+        "precision": ratio(hits, guesses),
+        "recall": ratio(hits, sizes),
+        "f1": ratio(2 * hits, guesses + sizes),
+    }
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
-    per_class = [
+    per_class: list[dict[str, Any]] = [
         {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
         for name, p, r, f, n in zip(class_names, precision, recall, f1, support, strict=True)
     ]
+    for metric, values in drawn.items():
+        for row, *ends in zip(per_class, *interval(values), strict=True):
+            row[f"{metric}_low"], row[f"{metric}_high"] = map(float, ends)
+    macro = interval(drawn["f1"].mean(axis=1))
+    balanced = interval(drawn["recall"][:, sizes > 0].mean(axis=1))
     return {
         "accuracy": {"value": correct / len(labels), "low": low, "high": high},
-        "macro_f1": {"value": float(macro_f1(confusion)), "low": f1_low, "high": f1_high},
+        "macro_f1": _estimate(float(macro_f1(confusion)), macro),
+        "balanced_accuracy": _estimate(balanced_accuracy(confusion), balanced),
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "text": classification_report(labels, predicted, digits=3, **common),
     }
 
 
-def diagnosis(
-    history: dict[str, list[float]], kept: int, reached: float, classes: int
-) -> dict[str, str] | None:
-    """Does the head overfit, underfit, or neither? From its curves; None without any.
-
-    Judged at the epoch whose weights were kept. *Underfit*: accuracy on the training images
-    themselves is less than a tenth of the way from chance to 1, or lower by ``MARGIN`` than what
-    another head reaches on validation with the same vectors; or validation accuracy still rose
-    by more than ``GAIN`` in the last fifth of the epochs. *Overfit*: training accuracy is more
-    than ``GAP`` above validation. *Neither*: otherwise.
-
-    Parameters
-    ----------
-    history : ``accuracy``, ``loss``, ``val_accuracy`` and ``val_loss`` by epoch.
-    kept : the epoch that was kept, from 1.
-    reached : the best validation accuracy of any other head on the same vectors; 0 if none.
-    classes : how many there are.
-
-    Returns
-    -------
-    dict
-        ``verdict`` (overfit, underfit, neither) and ``sentence``.
-    """
-    if not history:
-        return None
-    training, validation = np.array(history["accuracy"]), np.array(history["val_accuracy"])
-    loss = np.array(history["val_loss"])
-    kept, last = kept - 1, len(validation) - 1
-    gap = training[kept] - validation[kept]
-    gain = validation[kept] - validation[: max(1, round(len(validation) * 0.8))].max()
-    if training[kept] < 1 / classes + 0.1 * (1 - 1 / classes):
-        verdict, advice = (
-            "underfit",
-            (
-                "the head has hardly learned anything: its optimiser cannot use these inputs. "
-                "Standardised inputs or another learning rate would help"
-            ),
-        )
-    elif training[kept] < reached - MARGIN:
-        verdict, advice = (
-            "underfit",
-            (
-                f"another head reaches {reached:.3f} on validation with the same vectors, more than this one "
-                "reaches on its own training images. The vectors hold more than it has fitted: longer or "
-                "better training would help, more regularisation would not"
-            ),
-        )
-    elif gain > GAIN:
-        verdict, advice = (
-            "underfit",
-            (
-                f"validation accuracy still rose by {gain:.3f} in the last fifth of the epochs: training "
-                "stopped too early. More epochs or a larger learning rate would help"
-            ),
-        )
-    elif gap > GAP:
-        rise = loss[last] / loss.min() - 1
-        tail = (
-            ""
-            if rise < 0.01
-            else f" (its loss ends {rise:.0%} above its minimum, at epoch {loss.argmin() + 1})"
-        )
-        verdict, advice = (
-            "overfit",
-            (
-                f"it knows its training images better than new ones{tail}. More images or more "
-                "regularisation would help, more epochs would not"
-            ),
-        )
-    else:
-        verdict, advice = (
-            "neither",
-            (
-                "training and validation agree and have levelled out. Better embeddings (more layers, more "
-                "pixels) would help more than another setting of this head"
-            ),
-        )
-    opening = "Neither over- nor underfit" if verdict == "neither" else verdict.capitalize()
-    sentence = (
-        f"{opening}. At the kept epoch ({kept + 1} of {last + 1}) accuracy is {training[kept]:.3f} on "
-        f"training and {validation[kept]:.3f} on validation images; {advice}."
-    )
-    return {"verdict": verdict, "sentence": sentence}
+def _estimate(value: float, ends: tuple[Any, Any]) -> dict[str, float]:
+    return {"value": value, "low": float(ends[0]), "high": float(ends[1])}

@@ -4,36 +4,71 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.report import Entry, Group
 
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "osD^vP*X<>hd"
+STYLES = ("-", "--", "-.", ":")
 ANNOTATED = 20  # classes up to which a confusion matrix carries numbers
 NAMED = 40  # classes up to which it carries names
+MAPPED = 20  # classes up to which a map tells them apart
+LINES = 10  # runs in one figure of lines
 
 
-def comparison(group: Group, names: Sequence[str]) -> Figure:
+def comparison(group: Group) -> Figure:
     """Test accuracy of every run with its 95% interval, best on top."""
     entries = group.entries
-    figure = Figure(figsize=(7.5, 1.1 + 0.5 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.1 + 0.42 * len(entries)), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(entries))
-    values = np.array([entry.accuracy["value"] for entry in entries])
-    low = values - [entry.accuracy["low"] for entry in entries]
-    high = np.array([entry.accuracy["high"] for entry in entries]) - values
-    axes.errorbar(values, places, xerr=[low, high], fmt="o", color=TRAINING, capsize=3)
-    for place, value, up in zip(places, values, high, strict=True):
-        axes.annotate(f"{value:.3f}", (value + up, place), (6, 0), textcoords="offset points", va="center")
-    axes.set_yticks(places, [textwrap.fill(name, 34) for name in names])
-    for tick in axes.get_yticklabels():
-        tick.set_parse_math(False)
-    axes.set_ylim(len(entries) - 0.5, -0.5)
-    axes.margins(x=0.2)
-    axes.grid(axis="x", alpha=0.3)
+    _intervals(axes, [entry.name for entry in entries], [entry.accuracy for entry in entries])
     axes.set_xlabel(f"test accuracy on {group.test_images:,} images, with 95% interval (Wilson)")
+    return figure
+
+
+def ladder(group: Group) -> Figure:
+    """Test accuracy of every rung with its 95% interval, the first on top."""
+    rungs = group.ladder
+    figure = Figure(figsize=(7.5, 1.1 + 0.42 * len(rungs)), layout="constrained")
+    axes = figure.subplots()
+    values = [{"value": rung.value, "low": rung.low, "high": rung.high} for rung in rungs]
+    _intervals(axes, [rung.title for rung in rungs], values)
+    axes.set_xlabel(f"test accuracy on {group.test_images:,} images, with 95% interval (Wilson)")
+    return figure
+
+
+def pairs(group: Group) -> Figure:
+    """Difference in accuracy of every pair of configurations, in points: row minus column."""
+    ids = list(dict.fromkeys(id for pair in group.pairs for id in (pair.first, pair.second)))
+    names = [_short(group.entry(id).name, 30) for id in ids]
+    points = np.full((len(ids), len(ids)), np.nan)
+    clear = np.zeros_like(points, dtype=bool)
+    for pair in group.pairs:
+        row, column = ids.index(pair.first), ids.index(pair.second)
+        points[row, column], points[column, row] = 100 * pair.difference, -100 * pair.difference
+        clear[row, column] = clear[column, row] = pair.distinguishable
+    side = 2.6 + 0.52 * len(ids)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    limit = max(1.0, float(np.nanmax(np.abs(points))))
+    image = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit)
+    for row, column in np.argwhere(np.isfinite(points)):
+        value = points[row, column]
+        text = f"{value:+.1f}" if clear[row, column] else f"({value:+.1f})"
+        colour = "white" if abs(value) > 0.6 * limit else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
+    axes.set_xticks(range(len(ids)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(ids)), names)
+    _plain_ticks(axes)
+    axes.set_title("in brackets: not distinguishable on this test set", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="accuracy, row minus column (points)")
     return figure
 
 
@@ -58,17 +93,91 @@ def curves(entry: Entry) -> Figure:
 
 
 def sweep(entry: Entry) -> Figure:
-    """Validation accuracy over the swept parameter; the chosen value is marked."""
-    name, chosen = next(iter(entry.chosen.items()))
-    values = [tried["value"] for tried in entry.sweep]
-    accuracy = [tried["accuracy"] for tried in entry.sweep]
+    """Validation accuracy over the swept parameter (a line for each value of a second one)."""
+    names = [name for name in entry.sweep[0] if name not in ("accuracy", "loss", "seconds")]
+    swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.semilogx(values, accuracy, "s--", ms=4, color=VALIDATION, label="validation")
-    axes.axvline(chosen, color="0.55", lw=1, ls=":", zorder=0)
-    axes.set_xlabel(f"{name.rpartition('__')[2]} (dotted: chosen, {chosen:g})")
+    others = sorted({row[names[1]] for row in entry.sweep}) if len(names) > 1 else [None]
+    for other, style, marker, colour in zip(
+        others, cycle(STYLES), cycle(MARKERS), cycle(SERIES), strict=False
+    ):
+        rows = sorted(
+            (row for row in entry.sweep if other is None or row[names[1]] == other),
+            key=lambda row: float(row[names[0]]),
+        )
+        label = "validation" if other is None else f"{names[1]} {other:g}"
+        values = [row[names[0]] for row in rows]
+        axes.plot(values, [row["accuracy"] for row in rows], marker + style, ms=4, color=colour, label=label)
+    axes.set_xscale("symlog", linthresh=min(row[names[0]] for row in entry.sweep if row[names[0]] > 0))
+    axes.axvline(entry.chosen[swept], color="0.55", lw=1, ls=":", zorder=0)
+    axes.set_xlabel(f"{swept} (dotted: chosen, {entry.chosen[swept]:g})")
     axes.set_ylabel("accuracy on validation")
     axes.grid(alpha=0.3)
+    if len(others) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def learning(group: Group) -> Figure:
+    """Validation accuracy against training images a class: mean of the draws, band from least to most."""
+    entries = [entry for entry in group.configurations if entry.curve][:LINES]
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for entry, marker, style, colour in _styled(entries):
+        points = sorted(entry.curve, key=lambda point: point["shots"])
+        shots = [point["shots"] for point in points]
+        axes.plot(
+            shots,
+            [np.mean(point["accuracy"]) for point in points],
+            marker + style, ms=4, color=colour, label=entry.name,
+        )  # fmt: skip
+        low = [min(point["accuracy"]) for point in points]
+        high = [max(point["accuracy"]) for point in points]
+        axes.fill_between(shots, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("training images a class (band: least to most of the draws)")
+    axes.set_ylabel("accuracy on validation")
+    axes.grid(alpha=0.3)
+    _legend_beside(axes)
+    return figure
+
+
+def reliability(entry: Entry) -> Figure:
+    """Accuracy against confidence in bins of equally many images, before and after scaling."""
+    figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+    pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
+    for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
+        bins = [row for row in numbers["bins"] if row["count"]]
+        x = np.array([row["confidence"] for row in bins])
+        y = np.array([row["accuracy"] for row in bins])
+        low, high = (np.array([row[side] for row in bins]) for side in ("low", "high"))
+        axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+        around = [np.maximum(y - low, 0), np.maximum(high - y, 0)]
+        axes.errorbar(x, y, yerr=around, fmt="o", ms=4, color=TRAINING, capsize=2)
+        axes.set_title(f"{title}\nECE {numbers['ece']['value']:.3f}", fontsize=9)
+        axes.set_xlabel("confidence")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("share that is right (95% interval)")
+    return figure
+
+
+def coverage(group: Group) -> Figure:
+    """Accuracy on the share of test images that a head is surest of."""
+    entries = [entry for entry in group.configurations if entry.head != "prior"][:LINES]
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for entry, marker, style, colour in _styled(entries):
+        x = [100 * point["coverage"] for point in entry.coverage]
+        y = [point["accuracy"] for point in entry.coverage]
+        axes.plot(x, y, style, marker=marker, markevery=10, ms=4, color=colour, label=entry.name)
+    axes.set_xlabel("test images answered, the most confident first (%)")
+    axes.set_ylabel("accuracy on those")
+    axes.grid(alpha=0.3)
+    _legend_beside(axes)
     return figure
 
 
@@ -89,12 +198,117 @@ def confusion_matrix(entry: Entry, class_names: Sequence[str]) -> Figure:
                 colour = "white" if value > 55 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
     if classes <= NAMED:
-        short = [name if len(name) <= 16 else name[:15] + "…" for name in class_names]
+        short = [_short(name, 16) for name in class_names]
         axes.set_xticks(range(classes), short, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(classes), short)
-        for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-            tick.set_parse_math(False)
+        _plain_ticks(axes)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     return figure
+
+
+def pareto(group: Group) -> Figure:
+    """Test accuracy against what it cost, one picture a cost; the line joins those no other beats."""
+    plans = (
+        ("extract_seconds", "running the network over all images (s)", 1.0),
+        ("cache_bytes", "embeddings on disk (MB)", 1e6),
+        ("fit_seconds", "choosing and fitting the head (s)", 1.0),
+        ("predict_seconds_per_1000", "head's prediction of 1,000 vectors (ms)", 1e-3),
+    )
+    figure = Figure(figsize=(8.6, 6.6), layout="constrained")
+    entries = [entry for entry in group.configurations if entry.head != "prior"]
+    heads = list(dict.fromkeys(entry.head for entry in entries))
+    for axes, (key, label, unit) in zip(figure.subplots(2, 2).flat, plans, strict=True):
+        known = [(cost / unit, entry) for entry in entries if (cost := entry.costs[key]) is not None]
+        for cost, entry in known:
+            place = heads.index(entry.head)
+            axes.plot(
+                cost, entry.accuracy["value"], MARKERS[place % len(MARKERS)],
+                color=SERIES[place % len(SERIES)], ms=6, alpha=0.85, label=entry.head,
+            )  # fmt: skip
+        front: list[tuple[float, float]] = []
+        for cost, entry in sorted(known, key=lambda pair: (pair[0], -pair[1].accuracy["value"])):
+            if not front or entry.accuracy["value"] > front[-1][1]:
+                front.append((cost, entry.accuracy["value"]))
+        if len(front) > 1:
+            axes.plot(*zip(*front, strict=True), color="0.6", lw=1, zorder=0)
+        if known:
+            axes.set_xscale("log" if min(cost for cost, _ in known) > 0 else "linear")
+        else:
+            axes.text(0.5, 0.5, "the caches are gone", ha="center", transform=axes.transAxes, color="0.4")
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy")
+        axes.grid(alpha=0.3)
+    shown = {text.get_label(): text for axes in figure.axes for text in axes.get_lines()}
+    handles = [shown[head] for head in heads if head in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles) or 1), frameon=False)
+    return figure
+
+
+def embedding_map(group: Group) -> Figure:
+    """PCA and t-SNE of a sample of test embeddings, coloured by class; errors of the best run crossed."""
+    drawn: dict[str, Any] = group.map or {}
+    labels, wrong = np.array(drawn["labels"]), np.array(drawn["wrong"])
+    figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+    plans = (("pca", "principal component {}"), ("tsne", "t-SNE axis {} (distances mean little)"))
+    colours = (*SERIES, "#999933", "#AA4499")
+    for axes, (key, label) in zip(figure.subplots(1, 2), plans, strict=True):
+        xy = np.array(drawn[key])
+        for code, name in enumerate(group.class_names):
+            here = labels == code
+            marker = MARKERS[code % len(MARKERS)] if len(group.class_names) <= MAPPED else "o"
+            colour = colours[code % len(colours)]
+            axes.plot(
+                *xy[here].T, marker, ms=3, color=colour, alpha=0.7, mew=0, label=_short(name, 16), ls=""
+            )
+        axes.plot(*xy[wrong].T, "x", ms=5, color="black", mew=0.8, label="called wrongly", ls="")
+        axes.set_xlabel(label.format(1))
+        axes.set_ylabel(label.format(2))
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if len(group.class_names) <= MAPPED:
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        legend = figure.legend(
+            handles, names, loc="outside lower center", ncols=6, frameon=False, markerscale=2
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def _intervals(axes: Axes, names: Sequence[str], numbers: Sequence[dict[str, Any]]) -> None:
+    """Values with their intervals, one below the other, the first on top."""
+    places = np.arange(len(names))
+    values = np.array([number["value"] for number in numbers])
+    low = np.maximum(values - [number["low"] for number in numbers], 0)
+    high = np.maximum(np.array([number["high"] for number in numbers]) - values, 0)
+    axes.errorbar(values, places, xerr=[low, high], fmt="o", color=TRAINING, capsize=3)
+    for place, value, up in zip(places, values, high, strict=True):
+        axes.annotate(f"{value:.3f}", (value + up, place), (6, 0), textcoords="offset points", va="center")
+    axes.set_yticks(places, [textwrap.fill(name, 44) for name in names], fontsize=8.5)
+    _plain_ticks(axes)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.margins(x=0.2)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _styled(entries: Sequence[Entry]) -> Any:
+    """Each entry with a marker, a line style and a colour of its own."""
+    return zip(entries, cycle(MARKERS), cycle(STYLES), cycle(SERIES), strict=False)
+
+
+def _legend_beside(axes: Axes) -> None:
+    legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+        text.set_text(textwrap.fill(text.get_text(), 32))
+
+
+def _plain_ticks(axes: Axes) -> None:
+    for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        tick.set_parse_math(False)
+
+
+def _short(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

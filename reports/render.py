@@ -1,98 +1,150 @@
-"""A Report on disk: index.html, report.md and report.json from the same object."""
+"""A Report on disk: page, Markdown, JSON, CSV and figures from the same object."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import html
 import io
 import json
 import os
 import re
 import shutil
-from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
-from reports.metrics import DRAWS
 from reports.report import Entry, Group, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from reports.pictures import Pictures
 
-def write(report: Report, folder: Path) -> Path:
-    """Write the three renderings and the figures into ``folder``; returns the page's path.
+MANIFEST = "manifest.json"
+DETAILED = 15  # runs of a group that get figures of their own, best first
+PNG_DPI = 200
+TEMPLATES = Path(__file__).parent / "templates"
+COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
+    "dataset": lambda group, entry: group.dataset,
+    "name": lambda group, entry: entry.name,
+    "head": lambda group, entry: entry.head,
+    "seed": lambda group, entry: entry.seed,
+    "layers": lambda group, entry: ",".join(entry.layers),
+    "image_size_px": lambda group, entry: entry.image_size,
+    "preprocess": lambda group, entry: entry.preprocess,
+    "precision": lambda group, entry: entry.precision,
+    "weights": lambda group, entry: entry.weights,
+    "train_images": lambda group, entry: entry.train_images,
+    "test_images": lambda group, entry: group.test_images,
+    "test_accuracy": lambda group, entry: entry.accuracy["value"],
+    "test_accuracy_low": lambda group, entry: entry.accuracy["low"],
+    "test_accuracy_high": lambda group, entry: entry.accuracy["high"],
+    "macro_f1": lambda group, entry: entry.macro_f1["value"],
+    "balanced_accuracy": lambda group, entry: entry.balanced_accuracy["value"],
+    "validation_accuracy": lambda group, entry: entry.validation_accuracy,
+    "train_accuracy": lambda group, entry: entry.train_accuracy,
+    "ece_scaled": lambda group, entry: entry.scaled["ece"]["value"],
+    "brier_scaled": lambda group, entry: entry.scaled["brier"],
+    "log_loss_scaled_nats": lambda group, entry: entry.scaled["log_loss"],
+    "temperature": lambda group, entry: entry.temperature,
+    "chosen": lambda group, entry: json.dumps(entry.chosen),
+    "fit_seconds": lambda group, entry: entry.fit_seconds,
+    "predict_seconds_per_1000": lambda group, entry: entry.costs["predict_seconds_per_1000"],
+    "fingerprint": lambda group, entry: entry.fingerprint,
+    "run": lambda group, entry: entry.folder,
+    "command": lambda group, entry: entry.command,
+}
 
-    Each file appears whole or not at all.
+
+def write(
+    report: Report, folder: Path, pictures: Mapping[str, Pictures] | None = None, state: str = ""
+) -> Path:
+    """Write all renderings and figures into ``folder``; returns the page's path.
+
+    Each file appears whole or not at all, and the manifest last.
+
+    Parameters
+    ----------
+    pictures : where a group's images are, by test digest; without them the page says so.
+    state : what the report follows from, for :func:`current`.
 
     Raises
     ------
     UserError
         The folder cannot be written.
     """
-    names = {group.test_digest: row_names(group) for group in report.groups}
-    figures = draw(report, names)
-    common = {"report": report, "names": names, "figures": figures, "draws": DRAWS, "chosen": chosen_name}
-    files = {f"figures/{name}.svg": svg for name, svg in figures.items()}
-    files["report.json"] = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
-    files["report.md"] = _template("report.md.j2", common, autoescape=False)
-    files["index.html"] = _template("index.html.j2", common, autoescape=True)
+    figures = draw(report)
+    svgs = {name: _svg(figure) for name, figure in figures.items()}
+    common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    page = common | {
+        "pictures": _Thumbnails(pictures or {}),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    files: dict[str, bytes] = {f"figures/{name}.svg": svg.encode() for name, svg in svgs.items()}
+    files |= {f"figures/{name}.png": _png(figure) for name, figure in figures.items()}
+    files["report.json"] = (json.dumps(report.to_json(), ensure_ascii=False) + "\n").encode()
+    files["report.md"] = _template("report.md.j2", common, autoescape=False).encode()
+    files["runs.csv"] = _csv(report).encode("utf-8-sig")  # the mark tells spreadsheets it is UTF-8
+    files["index.html"] = _template("index.html.j2", page, autoescape=True).encode()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = (json.dumps({"state": state, "sha256": digests}, indent=1) + "\n").encode()
     try:
+        (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder / "figures", ignore_errors=True)  # of runs that are no more
-        for name, text in files.items():
+        for name, content in files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(target.name + ".tmp")
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another OUT=") from None
     return folder / "index.html"
 
 
-def row_names(group: Group) -> list[str]:
-    """A short name for each entry: the head, and of the rest what tells equal heads apart."""
-    names = []
-    for entry in group.entries:
-        same = [_traits(other) for other in group.entries if other.head == entry.head]
-        telling = [
-            trait for place, trait in enumerate(_traits(entry)) if len({other[place] for other in same}) > 1
-        ]
-        names.append(f"{entry.head} ({', '.join(telling)})" if telling else entry.head)
-    doubled = {name for name, count in Counter(names).items() if count > 1}
-    return [
-        f"{name} {entry.id[:6]}" if name in doubled else name
-        for name, entry in zip(names, group.entries, strict=True)
-    ]
+def current(folder: Path, state: str) -> Path | None:
+    """The page in ``folder`` if it follows from this state and every file is as it was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        whole = manifest["state"] == state and all(
+            hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+            for name, digest in manifest["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return folder / "index.html" if whole else None
 
 
-def _traits(entry: Entry) -> tuple[str, ...]:
-    """What can tell two runs of one head apart, in words."""
-    return (
-        " + ".join(entry.layers),
-        f"{entry.image_size} px",
-        entry.preprocess,
-        entry.precision,
-        entry.weights,
-        f"{entry.train_images:,} images",
-        f"seed {entry.seed}",
-    )
-
-
-def draw(report: Report, names: dict[str, list[str]]) -> dict[str, str]:
-    """Every figure as SVG text, by name: ``comparison-<group>``, ``confusion-<run>``, ..."""
+def draw(report: Report) -> dict[str, Figure]:
+    """Every figure by its file's name: ``comparison-<group>``, ``confusion-<run>``, ..."""
     from reports import plots
 
-    figures: dict[str, str] = {}
+    figures: dict[str, Figure] = {}
     for number, group in enumerate(report.groups):
-        figures[f"comparison-{number}"] = _svg(plots.comparison(group, names[group.test_digest]))
-        for entry in group.entries:
-            confusion = plots.confusion_matrix(entry, group.class_names)
-            figures[f"confusion-{entry.id}"] = _svg(confusion)
+        figures[f"comparison-{number}"] = plots.comparison(group)
+        figures[f"pareto-{number}"] = plots.pareto(group)
+        if group.pairs:
+            figures[f"pairs-{number}"] = plots.pairs(group)
+        if any(entry.head != "prior" for entry in group.entries):
+            figures[f"coverage-{number}"] = plots.coverage(group)
+        if any(entry.curve for entry in group.entries):
+            figures[f"learning-{number}"] = plots.learning(group)
+        if group.ladder:
+            figures[f"ladder-{number}"] = plots.ladder(group)
+        if group.map:
+            figures[f"map-{number}"] = plots.embedding_map(group)
+        for entry in group.entries[:DETAILED]:
+            figures[f"confusion-{entry.id}"] = plots.confusion_matrix(entry, group.class_names)
+            figures[f"reliability-{entry.id}"] = plots.reliability(entry)
             if entry.history:
-                figures[f"curves-{entry.id}"] = _svg(plots.curves(entry))
+                figures[f"curves-{entry.id}"] = plots.curves(entry)
             elif len(entry.sweep) > 1:
-                figures[f"sweep-{entry.id}"] = _svg(plots.sweep(entry))
+                figures[f"sweep-{entry.id}"] = plots.sweep(entry)
     return figures
 
 
@@ -111,7 +163,42 @@ def fenced(text: str) -> str:
 
 def chosen_name(parameter: str) -> str:
     """A chosen parameter as people say it."""
-    return "epochs" if parameter == "stop_epoch" else parameter.rpartition("__")[2]
+    return "epochs" if parameter == "stop_epoch" else parameter
+
+
+def cell(value: Any) -> Any:
+    """A value for a spreadsheet: text that would be a formula is kept text by an apostrophe.
+
+    OWASP, CSV Injection: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+class _Thumbnails:
+    """Pictures by test digest, for the template."""
+
+    def __init__(self, pictures: Mapping[str, Pictures]) -> None:
+        self._pictures = pictures
+
+    def problem(self, group: Group) -> str | None:
+        """Why there are no pictures, in a line."""
+        found = self._pictures.get(group.test_digest)
+        return "the images were not looked for" if found is None else found.problem
+
+    def uri(self, group: Group, split: str, row: int) -> str | None:
+        """The picture as a data URI."""
+        found = self._pictures.get(group.test_digest)
+        return None if found is None or found.problem else found.uri(split, row)
+
+
+def _csv(report: Report) -> str:
+    text = io.StringIO()
+    sheet = csv.writer(text)
+    sheet.writerow(COLUMNS)
+    for group in report.groups:
+        for entry in group.entries:
+            sheet.writerow([cell(value(group, entry)) for value in COLUMNS.values()])
+    return text.getvalue()
 
 
 def _svg(figure: Figure) -> str:
@@ -124,17 +211,38 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _fixed(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _per_cent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}%"
+
+
 def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown"] = markdown
-    environment.filters["fenced"] = fenced
+    environment.filters |= {
+        "markdown": markdown,
+        "fenced": fenced,
+        "thousands": lambda value: f"{value:,}",
+        "fixed": _fixed,
+        "per_cent": _per_cent,
+        "points": lambda value: f"{100 * value:+.1f}",
+        "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
+    }
     return environment.get_template(name).render(values)

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 
+from features.embeddings import Embeddings
+from models.heads import HEADS
+from models.ladder import RUNGS, matches
 from models.runs import Run
-from reports.metrics import LEVEL, diagnosis, scores
+from reports.calibration import calibration, coverage
+from reports.diagnosis import diagnosis
+from reports.galleries import Gallery, galleries
+from reports.gathering import Beside
+from reports.metrics import DRAWS, LEVEL, scores
+from reports.neighbours import NEAR_DUPLICATE, Neighbours, crowded, near_duplicates
+from reports.paired import Pair, compare
 
-SCHEMA = 1  # of report.json
+SCHEMA = 2  # of report.json; docs/report.schema.json describes it
+COMPARED = 12  # configurations that are compared pair by pair, best first
+CONFUSED = 8  # pairs of classes named
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run and what its test predictions amount to (see ``metrics.scores``)."""
+    """One run and what its test predictions amount to.
+
+    ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` are ``value``, ``low`` and ``high``;
+    ``raw`` and ``scaled`` are the calibration before and after temperature scaling;
+    ``confused`` names the most frequent errors; ``costs`` are seconds and bytes, None if the
+    cache is gone.
+    """
 
     id: str
+    name: str
     folder: str
     head: str
+    about: str
     seed: int
     embedding: str
     layers: tuple[str, ...]
@@ -33,18 +54,32 @@ class Entry:
     weights: str
     train_images: int
     accuracy: dict[str, float]
+    balanced_accuracy: dict[str, float]
     macro_f1: dict[str, float]
     per_class: list[dict[str, Any]]
     confusion: list[list[int]]
+    confused: list[dict[str, Any]]
     text: str
+    train_accuracy: float
     validation_accuracy: float
+    asked: dict[str, Any]
     chosen: dict[str, Any]
     sweep: list[dict[str, float]]
     history: dict[str, list[float]]
     kept_epoch: int | None
-    diagnosis: dict[str, str] | None
+    diagnosis: dict[str, str]
+    warnings: list[str]
+    temperature: float
+    raw: dict[str, Any]
+    scaled: dict[str, Any]
+    coverage: list[dict[str, float]]
+    curve: list[dict[str, Any]]
+    members: dict[str, float]
     seconds: dict[str, float]
+    costs: dict[str, float | None]
     fingerprint: str
+    weights_sha256: str
+    dataset_sha256: str
     versions: dict[str, str]
     processor: str
     command: str
@@ -60,20 +95,64 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy."""
+
+    name: str
+    ids: tuple[str, ...]
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder; ``gain`` is in accuracy over the rung it stands on."""
+
+    title: str
+    id: str | None
+    value: float | None
+    low: float | None
+    high: float | None
+    gain: float | None
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs that answered the same test images, so that they may share a table; best first.
 
     ``looks`` is the number of final predictions of these images so far, of runs now gone too.
+    ``duplicates`` counts test images that all but stand in the training split, and what the best
+    run reaches without them.
     """
 
     test_digest: str
     dataset: str
+    source: dict[str, Any]
     note: str
     limit: int | None
     class_names: tuple[str, ...]
     test_images: int
     looks: int
+    answer: str
     entries: tuple[Entry, ...]
+    pairs: tuple[Pair, ...]
+    seeds: tuple[Seeds, ...]
+    ladder: tuple[Rung, ...]
+    galleries: tuple[Gallery, ...]
+    duplicates: dict[str, Any] | None
+    map: dict[str, Any] | None
+
+    @property
+    def configurations(self) -> tuple[Entry, ...]:
+        """The entries without the further seeds of any."""
+        further = {id for seeds in self.seeds for id in seeds.ids[1:]}
+        return tuple(entry for entry in self.entries if entry.id not in further)
+
+    def entry(self, id: str) -> Entry:
+        """The entry of this id."""
+        return next(entry for entry in self.entries if entry.id == id)
 
 
 @dataclass(frozen=True)
@@ -83,6 +162,7 @@ class Report:
     schema: int
     created: str
     level: float
+    draws: int
     groups: tuple[Group, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -90,43 +170,90 @@ class Report:
         return asdict(self)
 
 
-def build(runs: list[Run], looks: Mapping[str, int]) -> Report:
-    """Compute the report of these runs, grouped by ``test_digest``; ``looks`` are by digest too."""
-    entries = Parallel(n_jobs=-1, prefer="threads")(delayed(_entry)(run, _reached(run, runs)) for run in runs)
-    together: dict[str, list[tuple[Run, Entry]]] = defaultdict(list)
-    for run, entry in zip(runs, entries, strict=True):
-        together[run.test_digest].append((run, entry))
-    groups = [_group(digest, pairs, looks.get(digest, 0)) for digest, pairs in together.items()]
+def build(runs: Sequence[Run], beside: Beside | None = None) -> Report:
+    """Compute the report of these runs, grouped by ``test_digest``."""
+    beside = beside or Beside()
+    together: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        together[run.test_digest].append(run)
+    groups = [_group(digest, found, beside) for digest, found in together.items()]
     groups.sort(key=lambda group: -group.test_images)
-    return Report(SCHEMA, time.strftime("%Y-%m-%d %H:%M %Z"), LEVEL, tuple(groups))
+    return Report(SCHEMA, time.strftime("%Y-%m-%d %H:%M %Z"), LEVEL, DRAWS, tuple(groups))
 
 
-def _group(digest: str, pairs: list[tuple[Run, Entry]], looks: int) -> Group:
-    run = pairs[0][0]
-    ranked = sorted((entry for _, entry in pairs), key=lambda entry: -entry.accuracy["value"])
+def best_first(runs: Sequence[Run]) -> list[Run]:
+    """Runs by test accuracy, highest first; of several seeds their mean counts, never the best."""
+    means = {
+        key: float(np.mean([_accuracy(run) for run in same])) for key, same in _by_configuration(runs).items()
+    }
+    return sorted(runs, key=lambda run: (-means[_configuration(run)], _configuration(run), run.seed))
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run: the head, and of the rest what tells equal heads apart."""
+    names = []
+    for run in runs:
+        same = [_traits(other) for other in runs if other.head == run.head]
+        telling = [
+            trait
+            for place, trait in enumerate(_traits(run))
+            if trait and len({other[place] for other in same}) > 1
+        ]
+        names.append(f"{run.head} ({', '.join(telling)})" if telling else run.head)
+    doubled = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        f"{name} {run.id[:6]}" if name in doubled else name for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
+    runs = best_first(runs)
+    names = names_of(runs)
+    entries = Parallel(n_jobs=-1, prefer="threads")(
+        delayed(_entry)(run, name, runs, beside) for run, name in zip(runs, names, strict=True)
+    )
+    first, best = runs[0], entries[0]
+    firsts = _first_seeds(runs)
+    correct = {run.id: run.test_proba.argmax(axis=1) == run.test_labels for run in firsts[:COMPARED]}
+    pairs = tuple(compare(correct))
+    seeds = tuple(_seeds(runs, dict(zip((run.id for run in runs), names, strict=True))))
+    found = beside.neighbours.get(first.fingerprint)
     return Group(
         test_digest=digest,
-        dataset=run.dataset["name"],
-        note=run.dataset["note"],
-        limit=run.dataset["limit"],
-        class_names=run.class_names,
-        test_images=len(run.test_labels),
-        looks=looks,
-        entries=tuple(ranked),
+        dataset=first.dataset["name"],
+        source=first.dataset,
+        note=first.dataset["note"],
+        limit=first.dataset["limit"],
+        class_names=first.class_names,
+        test_images=len(first.test_labels),
+        looks=beside.looks.get(digest, 0),
+        answer=_answer(entries, pairs, seeds),
+        entries=tuple(entries),
+        pairs=pairs,
+        seeds=seeds,
+        ladder=tuple(_ladder(firsts, entries)),
+        galleries=tuple(galleries(firsts, beside.caches.get(first.fingerprint), found)),
+        duplicates=None if found is None or crowded(found) else _duplicates(found, first, best.name),
+        map=beside.maps.get(first.id),
     )
 
 
-def _entry(run: Run, reached: float) -> Entry:
+def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
     spec = run.spec
     weights = "" if spec["weights"] == "imagenet" else f", weights {spec['weights']}"
     embedding = (
         f"{' + '.join(run.layers)} at {spec['image_size']} px, {spec['preprocess']} preprocessing, "
         f"{spec['precision']}{weights}"
     )
+    curve = beside.curves.get(run.folder)
+    points = curve.points if curve else []
+    numbers = scores(run.test_labels, run.test_proba, run.class_names)
     return Entry(
         id=run.id,
+        name=name,
         folder=run.folder,
         head=run.head,
+        about=HEADS[run.head].about if run.head in HEADS else "soft vote of saved runs",
         seed=run.seed,
         embedding=embedding,
         layers=run.layers,
@@ -136,29 +263,198 @@ def _entry(run: Run, reached: float) -> Entry:
         precision=spec["precision"],
         weights=spec["weights"],
         train_images=run.train_rows,
-        **scores(run.test_labels, run.test_proba, run.class_names),
-        validation_accuracy=_validation_accuracy(run),
+        **numbers,
+        confused=_confused(np.array(numbers["confusion"]), run.class_names),
+        train_accuracy=run.train_accuracy,
+        validation_accuracy=run.val_accuracy,
+        asked=run.asked,
         chosen=run.chosen,
         sweep=run.sweep,
         history=run.history,
         kept_epoch=run.kept_epoch,
-        diagnosis=diagnosis(run.history, run.kept_epoch or 0, reached, len(run.class_names)),
+        diagnosis=diagnosis(run, _reached(run, runs), points),
+        warnings=run.warnings,
+        temperature=run.temperature,
+        raw=calibration(run.test_labels, run.test_proba),
+        scaled=calibration(run.test_labels, run.test_scaled),
+        coverage=coverage(run.test_labels, run.test_scaled),
+        curve=points,
+        members=run.members,
         seconds=run.seconds,
+        costs=_costs(run, beside.caches.get(run.fingerprint)),
         fingerprint=run.fingerprint,
+        weights_sha256=spec.get("weights_sha256", ""),
+        dataset_sha256=run.dataset["digest"],
         versions=run.versions,
         processor=run.processor,
         command=run.command,
     )
 
 
-def _validation_accuracy(run: Run) -> float:
-    return float((run.val_proba.argmax(axis=1) == run.val_labels).mean())
+def _answer(entries: Sequence[Entry], pairs: Sequence[Pair], seeds: Sequence[Seeds]) -> str:
+    """Which head, how good, how sure: one or two sentences."""
+    names = {entry.id: entry.name for entry in entries}
+    names |= {each.ids[0]: each.name for each in seeds}
+    best = entries[0]
+    several = next((each for each in seeds if best.id in each.ids), None)
+    text = f"{names[best.id]} has the highest test accuracy: "
+    if several is None:
+        low, high = best.accuracy["low"], best.accuracy["high"]
+        text += f"{best.accuracy['value']:.1%} (95% interval {low:.1%} to {high:.1%})."
+    else:
+        text += (
+            f"{several.mean:.1%}, the mean of {len(several.ids)} seeds (standard deviation "
+            f"{100 * several.deviation:.1f} points)."
+        )
+    against = [pair for pair in pairs if pair.first == best.id]
+    if not against:
+        return text
+    tied = [names[pair.second] for pair in against if not pair.distinguishable]
+    if tied:
+        shown = ", ".join(tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
+        return f"{text} On this test set it is not distinguishable from {shown}."
+    next_best = against[0]
+    return (
+        f"{text} It is better than every other head here; than the next, {names[next_best.second]}, by "
+        f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to {100 * next_best.high:.1f})."
+    )
 
 
-def _reached(run: Run, runs: list[Run]) -> float:
+def _first_seeds(runs: Sequence[Run]) -> list[Run]:
+    """Of runs that differ in their seed alone, the one with the lowest; in the given order."""
+    lowest = {key: min(same, key=lambda run: run.seed) for key, same in _by_configuration(runs).items()}
+    return [run for run in runs if lowest[_configuration(run)] is run]
+
+
+def _seeds(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
+    from scipy.stats import t
+
+    found = []
+    for same in _by_configuration(runs).values():
+        if len(same) < 2:
+            continue
+        same = sorted(same, key=lambda run: run.seed)
+        values = np.array([_accuracy(run) for run in same])
+        deviation = float(values.std(ddof=1))
+        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+        mean = float(values.mean())
+        name = (
+            names[same[0].id].replace(f", seed {same[0].seed})", ")").replace(f" (seed {same[0].seed})", "")
+        )
+        found.append(Seeds(name, tuple(run.id for run in same), mean, deviation, mean - half, mean + half))
+    return sorted(found, key=lambda seeds: -seeds.mean)
+
+
+def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
+    """The rungs that were climbed, each against the one it stands on; none unless several were."""
+    by_id = {entry.id: entry for entry in entries}
+    found: list[Rung] = []
+    reached: float | None = None
+    for rung in RUNGS:
+        run = next((run for run in firsts if matches(rung, run)), None)
+        if run is None:
+            continue
+        accuracy = by_id[run.id].accuracy
+        gain = None if reached is None else accuracy["value"] - reached
+        found.append(Rung(rung.title, run.id, accuracy["value"], accuracy["low"], accuracy["high"], gain))
+        if reached is None or not rung.sibling:
+            reached = accuracy["value"]
+    return found if len(found) > 2 else []
+
+
+def _confused(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
+    pairs = [divmod(int(place), len(names)) for place in order]
+    return [
+        {
+            "true": names[true],
+            "predicted": names[predicted],
+            "images": int(wrong[true, predicted]),
+            "share": float(wrong[true, predicted] / max(1, confusion[true].sum())),
+        }
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
+
+
+def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
+    """Seconds and bytes: ``extract`` all images, ``cache`` on disk, ``predict`` 1,000 images' vectors."""
+    extract, size = None, None
+    if cache is not None:
+        made = cache.provenance
+        if made.get("images_in_this_pass"):
+            extract = made["seconds"] * sum(cache.rows.values()) / made["images_in_this_pass"]
+        size = float(cache.path.stat().st_size)
+    return {
+        "extract_seconds": extract,
+        "cache_bytes": size,
+        "fit_seconds": run.seconds["select"] + run.seconds["refit"],
+        "predict_seconds_per_1000": 1000 * run.seconds["predict"] / len(run.test_labels),
+    }
+
+
+def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
+    rows = near_duplicates(found)
+    correct = run.test_proba.argmax(axis=1) == run.test_labels
+    rest = np.delete(correct, rows)
+    return {
+        "layer": found.layer,
+        "threshold": NEAR_DUPLICATE,
+        "images": len(rows),
+        "share": len(rows) / len(correct),
+        "name": name,
+        "accuracy": float(correct.mean()),
+        "accuracy_without": float(rest.mean()) if len(rest) else None,
+    }
+
+
+def _traits(run: Run) -> tuple[str, ...]:
+    """What can tell two runs of one head apart, in words."""
+    settings = HEADS[run.head].make(run.seed).get_params() if run.head in HEADS else {}
+    changed = [
+        f"{name.replace('_', ' ')} {_short(value)}"
+        for name, value in run.asked.items()
+        if name in settings and name != "random_state" and _short(settings[name]) != _short(value)
+    ]
+    return (
+        " + ".join(run.layers),
+        f"{run.spec['image_size']} px",
+        run.spec["preprocess"],
+        run.spec["precision"],
+        run.spec["weights"],
+        f"{run.train_rows:,} images",
+        ", ".join(changed),
+        f"seed {run.seed}",
+    )
+
+
+def _short(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    same: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        same[_configuration(run)].append(run)
+    return same
+
+
+def _configuration(run: Run) -> str:
+    """Equal for runs that differ in their seed alone."""
+    asked = {name: value for name, value in run.asked.items() if name != "random_state"}
+    members = sorted(run.members)
+    return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))
+
+
+def _accuracy(run: Run) -> float:
+    return float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
+
+
+def _reached(run: Run, runs: Sequence[Run]) -> float:
     """The best validation accuracy of another head on the same vectors."""
     others = [
-        _validation_accuracy(other)
+        other.val_accuracy
         for other in runs
         if other.head != run.head
         and other.fingerprint == run.fingerprint

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from scipy.stats import binom
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
-from reports.metrics import bootstrap_macro_f1, diagnosis, macro_f1, scores, wilson
+from reports.metrics import (
+    DRAWS,
+    balanced_accuracy,
+    bootstrap_macro_f1,
+    macro_f1,
+    resampled,
+    scores,
+    wilson,
+)
+
+METRICS = ("precision", "recall", "f1")
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (7, 10), (10, 10), (8190, 10_000)])
@@ -58,6 +78,69 @@ def test_small_classes_do_not_vanish_from_the_interval() -> None:
     assert bootstrap_macro_f1(np.diag([3, 3, 0])) == pytest.approx((2 / 3, 2 / 3)), "a class without images"
 
 
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        y, guess = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+        confusion = confusion_matrix(y, guess, labels=range(5))  # class 4 occurs nowhere
+        assert balanced_accuracy(confusion) == pytest.approx(balanced_accuracy_score(y, guess))
+
+
+def test_every_interval_is_that_of_drawing_images() -> None:
+    """Balanced accuracy and the three numbers of each class, against resampled images."""
+    rng = np.random.default_rng(4)
+    y = np.repeat([0, 1, 2], [200, 120, 80])
+    guess = np.where(rng.random(400) < 0.7, y, rng.integers(0, 3, 400))
+    found = scores(y, np.eye(3)[guess], ("a", "b", "c"))
+    by_class, balanced = [], []
+    for _ in range(1000):
+        rows = np.concatenate(
+            [rng.choice(np.flatnonzero(y == label), (y == label).sum()) for label in range(3)]
+        )
+        by_class.append(precision_recall_fscore_support(y[rows], guess[rows])[:3])
+        balanced.append(balanced_accuracy_score(y[rows], guess[rows]))
+    low, high = np.quantile(by_class, [0.025, 0.975], axis=0)
+    for place, metric in enumerate(METRICS):
+        assert [row[f"{metric}_low"] for row in found["per_class"]] == pytest.approx(low[place], abs=0.025)
+        assert [row[f"{metric}_high"] for row in found["per_class"]] == pytest.approx(high[place], abs=0.025)
+    ends = found["balanced_accuracy"]["low"], found["balanced_accuracy"]["high"]
+    assert ends == pytest.approx(np.quantile(balanced, [0.025, 0.975]), abs=0.008)
+
+
+def test_the_recall_of_a_class_is_a_drawn_binomial() -> None:
+    confusion = np.array([[70, 30], [10, 40]])
+    hits, predicted = resampled(confusion)
+    assert hits.shape == predicted.shape == (DRAWS, 2)
+    assert (predicted.sum(axis=1) == 150).all()
+    assert np.quantile(hits[:, 0], [0.025, 0.975]) == pytest.approx(
+        binom.ppf([0.025, 0.975], 100, 0.7), abs=1.01
+    )
+    assert np.corrcoef(hits.T)[0, 1] == pytest.approx(0, abs=0.1), "classes are drawn independently"
+
+
+def test_classes_that_are_never_seen_or_never_predicted() -> None:
+    found = scores(np.array([0, 0, 1, 1]), np.eye(4)[[0, 0, 0, 2]], ("a", "b", "c", "d"))
+    rows = found["per_class"]
+    assert [row["support"] for row in rows] == [2, 2, 0, 0]
+    assert (rows[1]["precision_low"], rows[1]["precision_high"]) == (0, 0), "never predicted"
+    assert (rows[2]["recall_low"], rows[2]["recall_high"]) == (0, 0), "does not occur"
+    assert all(rows[3][f"{metric}{end}"] == 0 for metric in METRICS for end in ("", "_low", "_high"))
+    assert found["balanced_accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    json.dumps(found)
+
+
+def test_a_thousand_classes_take_little_memory() -> None:
+    rng = np.random.default_rng(5)
+    y = np.repeat(np.arange(1000), 5)
+    guess = np.where(rng.random(5000) < 0.5, y, rng.integers(0, 1000, 5000))
+    confusion = confusion_matrix(y, guess)
+    tracemalloc.start()
+    resampled(confusion)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6
+
+
 def test_scores_are_scikit_learns() -> None:
     rng = np.random.default_rng(3)
     y = rng.integers(0, 3, 200)
@@ -65,68 +148,18 @@ def test_scores_are_scikit_learns() -> None:
     found = scores(y, proba, ("a", "b", "c"))
     guess = proba.argmax(1)
     assert found["accuracy"]["value"] == accuracy_score(y, guess)
-    assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
-    assert found["macro_f1"]["low"] < found["macro_f1"]["value"] < found["macro_f1"]["high"]
     assert found["macro_f1"]["value"] == pytest.approx(f1_score(y, guess, average="macro"))
+    assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(y, guess))
+    for metric in ("accuracy", "macro_f1", "balanced_accuracy"):
+        assert found[metric]["low"] < found[metric]["value"] < found[metric]["high"]
+    ends = found["macro_f1"]["low"], found["macro_f1"]["high"]
+    assert ends == bootstrap_macro_f1(confusion_matrix(y, guess)), "one set of draws for all"
     assert np.array_equal(found["confusion"], confusion_matrix(y, guess))
+    expected = precision_recall_fscore_support(y, guess)
+    for row, *values in zip(found["per_class"], *expected[:3], strict=True):
+        assert [row[metric] for metric in METRICS] == pytest.approx(values)
+        for metric in METRICS:
+            assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
     assert [row["class"] for row in found["per_class"]] == ["a", "b", "c"]
-    assert sum(row["support"] for row in found["per_class"]) == 200
+    assert [row["support"] for row in found["per_class"]] == expected[3].tolist()
     assert "precision" in found["text"]
-
-
-class TestDiagnosis:
-    @staticmethod
-    def verdict(
-        training: list[float],
-        validation: list[float],
-        reached: float = 0.0,
-        classes: int = 10,
-        kept: int | None = None,
-    ) -> tuple[str, str]:
-        loss = [1 - value for value in validation]
-        history = {"accuracy": training, "val_accuracy": validation, "loss": loss, "val_loss": loss}
-        found = diagnosis(history, kept or int(np.argmax(validation)) + 1, reached, classes)
-        assert found is not None
-        return found["verdict"], found["sentence"]
-
-    def test_a_gap_is_overfitting(self) -> None:
-        verdict, sentence = self.verdict([0.8, 0.9, 0.99, 0.995, 1.0], [0.7, 0.81, 0.80, 0.80, 0.79])
-        assert verdict == "overfit"
-        assert "epoch (2 of 5) accuracy is 0.900 on training and 0.810" in sentence
-
-    def test_still_rising_at_the_end_is_underfitting(self) -> None:
-        verdict, sentence = self.verdict([0.50, 0.55, 0.60, 0.65, 0.70], [0.50, 0.55, 0.60, 0.64, 0.69])
-        assert verdict == "underfit"
-        assert "still rose by 0.050" in sentence
-
-    def test_less_than_another_head_takes_from_the_same_vectors_is_underfitting(self) -> None:
-        curve = [0.50, 0.52, 0.53, 0.53, 0.53]
-        verdict, sentence = self.verdict(curve, curve, reached=0.60)
-        assert verdict == "underfit"
-        assert "another head reaches 0.600" in sentence
-
-    def test_guessing_is_underfitting(self) -> None:
-        verdict, sentence = self.verdict([0.1] * 5, [0.1] * 5)
-        assert verdict == "underfit"
-        assert "hardly learned anything" in sentence
-
-    def test_two_classes_are_no_guessing_at_98_percent(self) -> None:
-        verdict, _ = self.verdict([0.97, 0.98, 0.98, 0.98, 0.98], [0.96, 0.97, 0.97, 0.97, 0.97], classes=2)
-        assert verdict == "neither"
-
-    def test_another_head_must_do_clearly_better(self) -> None:
-        verdict, _ = self.verdict(
-            [0.58, 0.60, 0.60, 0.60, 0.60], [0.57, 0.58, 0.58, 0.58, 0.58], reached=0.61
-        )
-        assert verdict == "neither"
-
-    def test_it_speaks_of_the_epoch_that_was_kept(self) -> None:
-        _, sentence = self.verdict([0.50, 0.51, 0.52], [0.50, 0.53, 0.51], kept=3)
-        assert "kept epoch (3 of 3) accuracy is 0.520 on training and 0.510 on validation" in sentence
-
-    def test_agreement_is_neither(self) -> None:
-        verdict, _ = self.verdict([0.78, 0.81, 0.82, 0.82, 0.82], [0.78, 0.80, 0.80, 0.80, 0.80])
-        assert verdict == "neither"
-
-    def test_no_curves_no_verdict(self) -> None:
-        assert diagnosis({}, 0, 0.5, 10) is None

@@ -1,22 +1,28 @@
-"""One Report, three renderings; text from data is only ever text."""
+"""One Report, all renderings; text from data is only ever text."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
+from models.curve import Curve
 from models.runs import Run
 from reports import plots
-from reports.render import markdown, row_names, write
-from reports.report import build
+from reports.gathering import Beside
+from reports.render import cell, current, draw, markdown, write
+from reports.report import Report, build, names_of
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
+ROOT = Path(__file__).parents[1]
 NASTY = ("<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a|b ```c``` *d* _e_ $x$")
 SPEC = {"weights": "imagenet", "image_size": 32, "preprocess": "imagenet", "precision": "float32"}
 
@@ -51,13 +57,18 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(build(runs, {}), tmp_path_factory.mktemp("report")).parent
+def report(runs: list[Run]) -> Report:
+    return build(runs, Beside(looks={runs[0].test_digest: 7}))
+
+
+@pytest.fixture(scope="module")
+def folder(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(report, tmp_path_factory.mktemp("report"), state="s").parent
 
 
 def test_class_names_stay_text(folder: Path) -> None:
     page = Page((folder / "index.html").read_text())
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}], "our own, and no other"
     for name in NASTY:
         assert name in page.text
     text = (folder / "report.md").read_text()
@@ -66,16 +77,29 @@ def test_class_names_stay_text(folder: Path) -> None:
     assert "```" not in outside_code
 
 
+def test_a_spreadsheet_runs_no_cell(folder: Path, report: Report) -> None:
+    with open(folder / "runs.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in rows] == [
+        entry.accuracy["value"] for entry in report.groups[0].entries
+    ]
+    assert cell("=cmd()") == "'=cmd()"
+    assert cell("@x") == "'@x"
+    assert cell(-1.5) == -1.5
+    assert cell("dense") == "dense"
+
+
 def test_the_page_asks_for_nothing(folder: Path) -> None:
-    page = Page((folder / "index.html").read_text())
-    for tag, attributes in page.tags:
-        assert tag not in ("img", "iframe", "object", "embed"), "figures are inline"
+    text = (folder / "index.html").read_text()
+    for tag, attributes in Page(text).tags:
+        assert tag not in ("iframe", "object", "embed")
         for name in ("src", "href", "xlink:href"):
             value = attributes.get(name)
             assert value is None or value.startswith(("#", "data:"))
+    assert len(text) < 8e6
 
 
-def test_all_three_renderings_tell_the_same_numbers(folder: Path) -> None:
+def test_all_renderings_tell_the_same_numbers(folder: Path) -> None:
     document = json.loads((folder / "report.json").read_text())
     page, text = (folder / "index.html").read_text(), (folder / "report.md").read_text()
     (group,) = document["groups"]
@@ -86,43 +110,99 @@ def test_all_three_renderings_tell_the_same_numbers(folder: Path) -> None:
             assert value in page
             assert value in text
         assert entry["text"] in text
+    for pair in group["pairs"]:
+        assert f"{100 * pair['difference']:+.1f}" in page
+        assert f"{100 * pair['difference']:+.1f}" in text
 
 
-def test_entries_are_best_first(runs: list[Run]) -> None:
-    accuracy = [entry.accuracy["value"] for entry in build(runs, {}).groups[0].entries]
-    assert accuracy == sorted(accuracy, reverse=True)
+def test_the_json_is_what_its_schema_says(folder: Path) -> None:
+    schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+    document = json.loads((folder / "report.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    assert document["schema"] == schema["properties"]["schema"]["const"]
+    document["groups"][0]["entries"][0]["accuracy"]["value"] = "0.9"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema)
+
+
+def test_entries_are_best_first_and_the_answer_names_the_first(report: Report) -> None:
+    (group,) = report.groups
+    assert [entry.head for entry in group.entries] in (
+        ["logistic", "dense", "dense"],
+        ["dense", "dense", "logistic"],
+    )
+    reached = {"dense": group.seeds[0].mean}
+    reached["logistic"] = next(entry for entry in group.entries if entry.head == "logistic").accuracy["value"]
+    best = group.entries[0].head
+    assert reached[best] == max(reached.values()), "of several seeds the mean counts"
+    assert group.answer.startswith(f"{best} has the highest test accuracy: {reached[best]:.1%}")
+    assert group.looks == 7
+
+
+def test_what_cannot_be_told_apart_is_said(runs: list[Run]) -> None:
+    """Two heads of which each has one image right that the other has not."""
+    one, two = make("ridge"), make("lda")
+    for run, row in ((one, 3), (two, 4)):
+        run.test_proba = np.eye(3)[run.test_labels]
+        run.test_proba[row] = np.roll(run.test_proba[row], 1)
+    (group,) = build([one, two]).groups
+    (pair,) = group.pairs
+    assert not pair.distinguishable
+    assert group.answer.endswith("On this test set it is not distinguishable from ridge.")
+
+
+def test_seeds_share_a_row_with_mean_and_spread(report: Report, runs: list[Run]) -> None:
+    (seeds,) = report.groups[0].seeds
+    dense = [run for run in runs if run.head == "dense"]
+    values = [float((run.test_proba.argmax(axis=1) == run.test_labels).mean()) for run in dense]
+    assert seeds.name == "dense"
+    assert seeds.mean == pytest.approx(np.mean(values))
+    assert seeds.deviation == pytest.approx(np.std(values, ddof=1))
+    compared = {id for pair in report.groups[0].pairs for id in (pair.first, pair.second)}
+    assert compared == {runs[0].id, dense[0].id}, "pairs use the first seed"
 
 
 def test_only_runs_on_the_same_test_images_share_a_table(runs: list[Run]) -> None:
     other = make("logistic", test_rows=50)
     renamed = make("logistic", names=("x", "y", "z"))
-    sizes = [len(group.entries) for group in build([*runs, other, renamed], {}).groups]
+    sizes = [len(group.entries) for group in build([*runs, other, renamed]).groups]
     assert sorted(sizes) == [1, 1, 3]
 
 
 def test_equal_heads_are_told_apart(runs: list[Run]) -> None:
-    names = row_names(build(runs, {}).groups[0])
-    assert sorted(names) == ["dense (seed 0)", "dense (seed 1)", "logistic"]
+    assert names_of(runs) == ["logistic", "dense (seed 0)", "dense (seed 1)"]
 
 
 def test_every_run_has_its_figures(folder: Path, runs: list[Run]) -> None:
-    figures = {path.stem for path in (folder / "figures").iterdir()}
+    figures = {path.name for path in (folder / "figures").iterdir()}
     for run in runs:
         kind = "curves" if run.history else "sweep"
-        assert {f"confusion-{run.id}", f"{kind}-{run.id}"} <= figures
-    linked = set(re.findall(r"\(figures/([^)]+)\.svg\)", (folder / "report.md").read_text()))
-    assert linked == figures
+        for name in (f"confusion-{run.id}", f"reliability-{run.id}", f"{kind}-{run.id}"):
+            assert {f"{name}.svg", f"{name}.png"} <= figures
+    linked = set(re.findall(r"\(figures/([^)]+)\)", (folder / "report.md").read_text()))
+    assert linked <= figures
+
+
+def test_a_report_is_current_until_anything_changes(folder: Path) -> None:
+    assert current(folder, "s") == folder / "index.html"
+    assert current(folder, "t") is None
+    kept = (folder / "report.md").read_text()
+    (folder / "report.md").write_text(kept + " ")
+    assert current(folder, "s") is None
+    (folder / "report.md").write_text(kept)
+    assert current(folder, "s")
 
 
 def test_building_again_gives_the_same_page(runs: list[Run], folder: Path, tmp_path: Path) -> None:
-    again = write(build(runs, {}), tmp_path)
+    again = write(build(runs, Beside(looks={runs[0].test_digest: 7})), tmp_path)
     strip = re.compile(r"Made [^.]*\.")
     assert strip.sub("", again.read_text()) == strip.sub("", (folder / "index.html").read_text())
 
 
 @pytest.mark.parametrize("classes", [2, 25, 60])
 def test_figures_fit_any_number_of_classes(runs: list[Run], classes: int) -> None:
-    entry = build(runs, {}).groups[0].entries[0]
+    entry = build(runs).groups[0].entries[0]
     wide = np.random.default_rng(0).integers(0, 50, (classes, classes)).tolist()
     object.__setattr__(entry, "confusion", wide)
     figure = plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
@@ -138,17 +218,29 @@ def wide_zeros(wide: list[list[int]], classes: int) -> int:
 
 
 def test_axes_have_names_and_units(runs: list[Run]) -> None:
-    group = build(runs, {}).groups[0]
-    dense = next(entry for entry in group.entries if entry.history)
-    linear = next(entry for entry in group.entries if not entry.history)
-    figures = [
-        plots.comparison(group, row_names(group)),
-        plots.curves(dense),
-        plots.sweep(linear),
-        plots.confusion_matrix(dense, group.class_names),
-    ]
-    for figure in figures:
-        assert all(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
+    knn = make("knn")
+    points = [{"shots": shots, "images": 3 * shots, "accuracy": [0.5, 0.6]} for shots in (1, 10, 40)]
+    rng = np.random.default_rng(0)
+    drawn: dict[str, Any] = {
+        "layers": ["block5"], "rows": list(range(60)),
+        "labels": knn.test_labels.tolist(), "wrong": [True] * 60,
+        "pca": rng.random((60, 2)).tolist(), "tsne": rng.random((60, 2)).tolist(), "explained": [0.3, 0.2],
+    }  # fmt: skip
+    every = [*runs, knn]
+    beside = Beside(
+        curves={run.folder: Curve(run.folder, points) for run in runs}, maps={run.id: drawn for run in every}
+    )
+    drawn_figures = draw(build(every, beside))
+    kinds = {name.partition("-")[0] for name in drawn_figures}
+    assert kinds == {
+        "comparison", "pareto", "pairs", "coverage", "learning",
+        "map", "confusion", "reliability", "curves", "sweep",
+    }  # fmt: skip
+    for name, figure in drawn_figures.items():
+        named = all(
+            axes.get_xlabel() or axes.get_ylabel() or name.startswith("pairs") for axes in figure.axes
+        )
+        assert named, name
 
 
 @pytest.mark.parametrize(

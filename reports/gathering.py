@@ -1,0 +1,97 @@
+"""What a report needs beside the runs: learning curves, caches, neighbours, a map, pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from features.embeddings import Embeddings, canonical
+from features.errors import UserError
+from features.progress import say
+from models import curve, looks
+from models.runs import Run
+from reports.neighbours import Neighbours
+
+
+@dataclass
+class Beside:
+    """What is known beside the runs; each part may be missing.
+
+    Attributes
+    ----------
+    looks : final predictions so far, by test digest.
+    curves : learning curves, by folder of run.
+    caches : open embeddings, by fingerprint.
+    neighbours : nearest training images of each test image, by fingerprint.
+    maps : a 2-D map's numbers, by id of run.
+    """
+
+    looks: dict[str, int] = field(default_factory=dict)
+    curves: dict[str, curve.Curve] = field(default_factory=dict)
+    caches: dict[str, Embeddings] = field(default_factory=dict)
+    neighbours: dict[str, Neighbours] = field(default_factory=dict)
+    maps: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def look_closer(self, run: Run) -> None:
+        """Add neighbours and map for the embeddings of this run; kept beside the cache for next time."""
+        cache = self.caches.get(run.fingerprint)
+        if cache is None:
+            return
+        from reports.embedding_map import embedding_map
+        from reports.neighbours import neighbours
+
+        try:
+            self.neighbours[run.fingerprint] = neighbours(cache)
+            layers = [layer for layer in run.layers if layer in cache.layers]
+            drawn = embedding_map(cache, layers, run.test_labels)
+        except UserError as error:
+            say(f"note: {error}; the report goes without neighbours and map")
+            return
+        said = run.test_proba[drawn.rows].argmax(axis=1)
+        labels = run.test_labels[drawn.rows]
+        self.maps[run.id] = {
+            "layers": layers,
+            "rows": drawn.rows.tolist(),
+            "labels": labels.tolist(),
+            "wrong": (said != labels).tolist(),
+            "pca": drawn.pca.round(4).tolist(),
+            "tsne": drawn.tsne.round(4).tolist(),
+            "explained": list(drawn.explained),
+        }
+
+
+def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
+    """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
+    found = Beside(looks={run.test_digest: looks.count(root, run.test_digest) for run in runs})
+    for run in runs:
+        points = curve.load(root, run.folder)
+        if points is not None:
+            found.curves[run.folder] = points
+    wanted = {run.fingerprint for run in runs}
+    for path in sorted(caches.glob("*.h5")):
+        try:
+            cache = Embeddings(path)
+        except UserError as error:
+            say(f"note: {error}")
+            continue
+        if cache.fingerprint in wanted:
+            found.caches[cache.fingerprint] = cache
+    return found
+
+
+def state_of(runs: Sequence[Run], beside: Beside) -> str:
+    """A digest of all that a report of these runs follows from, this code included."""
+    code = Path(__file__).parent
+    sources = sorted([*code.glob("*.py"), *code.glob("templates/*")])
+    state = [
+        [(run.folder, run.seconds, run.command) for run in runs],
+        beside.looks,
+        {name: [found.points, sorted(found.rows)] for name, found in beside.curves.items()},
+        sorted(beside.caches),
+        sorted({(run.dataset["source"], Path(run.dataset["source"]).exists()) for run in runs}),
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
+    ]
+    return hashlib.sha256(canonical(state).encode()).hexdigest()

@@ -1,0 +1,27 @@
+// Click (or press Enter on) a column's title to sort by it; again to turn the order round.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const titles = [...table.tHead.rows[0].cells];
+  titles.forEach((title, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...title.childNodes);
+    title.append(button);
+    button.addEventListener("click", () => {
+      const down = title.getAttribute("aria-sort") !== "descending";
+      titles.forEach((other) => other.removeAttribute("aria-sort"));
+      title.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => {
+        const cell = row.cells[column];
+        return cell.dataset.value ?? cell.textContent.trim();
+      };
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((a, b) => {
+        const [x, y] = [value(a), value(b)];
+        const numbers = x !== "" && y !== "" && isFinite(x) && isFinite(y);
+        const order = numbers ? x - y : x.localeCompare(y, undefined, { numeric: true });
+        return down ? -order : order;
+      });
+      table.tBodies[0].append(...rows);
+    });
+  });
+}

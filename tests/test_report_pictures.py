@@ -1,0 +1,143 @@
+"""Thumbnails are of the images that were embedded, or there are none and a line says why."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features import cifar10
+from features.cifar10 import Cifar10
+from features.datasets import Dataset, Folder, open_dataset
+from features.download import cache_dir, file_digest
+from reports import pictures
+from reports.pictures import SIDE, Pictures
+
+Make = Callable[..., Path]
+
+
+def about(dataset: Dataset) -> dict[str, Any]:
+    return {name: getattr(dataset, name) for name in ("name", "source", "note", "limit")} | {
+        "digest": dataset.digest()
+    }
+
+
+def opened(uri: str | None) -> Image.Image:
+    assert uri is not None
+    head, _, content = uri.partition(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+    assert head == f"data:image/{(image.format or '').lower()}"
+    return image
+
+
+@pytest.fixture
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("a download was attempted")
+
+    monkeypatch.setattr(cifar10, "fetch", fetch)
+
+
+@pytest.mark.parametrize("limit", [None, 15])
+def test_they_are_the_rows_of_the_dataset(make_folder: Make, limit: int | None) -> None:
+    dataset = Folder(make_folder({"train": 8, "test": 6}), limit)
+    thumbnails = Pictures(about(dataset))
+    assert thumbnails.problem is None
+    for split, row in (("train", 0), ("test", np.int64(14)), ("train", 7)):
+        image = opened(thumbnails.uri(split, row))
+        assert image.size == (40, 40), "images smaller than a thumbnail keep their size"
+        (expected,) = dataset.images(split, row, row + 1, 40)
+        assert np.abs(np.asarray(image.convert("RGB"), np.float64) - expected).mean() < 8
+
+
+def test_larger_images_become_thumbnails(make_folder: Make) -> None:
+    root = make_folder({"train": 8, "test": 3})
+    name = root / "test" / "cat" / "000.png"
+    Image.linear_gradient("L").convert("RGB").resize((300, 100)).save(name)
+    thumbnails = Pictures(about(Folder(root)))
+    assert opened(thumbnails.uri("test", 0)).size == (SIDE, SIDE)
+    assert len(thumbnails.uri("test", 0) or "") < 8_000
+
+
+def test_digits_are_always_there() -> None:
+    digits = open_dataset("digits")
+    thumbnails = Pictures(about(digits))
+    image = opened(thumbnails.uri("test", 5))
+    assert (image.format, image.size) == ("PNG", (8, 8))
+    assert np.array_equal(np.asarray(image.convert("RGB")), digits.images("test", 5, 6, 8)[0])
+
+
+def test_a_folder_that_moved_is_told(make_folder: Make) -> None:
+    root = make_folder({"train": 8, "test": 3})
+    dataset = about(Folder(root))
+    root.rename(root.with_name("moved"))
+    thumbnails = Pictures(dataset)
+    assert thumbnails.problem == f"the folder {root} is gone"
+    assert thumbnails.uri("test", 0) is None
+
+
+@pytest.mark.parametrize("change", ["an image", "one image less", "no class left", "limit"])
+def test_other_images_are_not_shown(make_folder: Make, change: str) -> None:
+    root = make_folder({"train": 8, "test": 3})
+    dataset = about(Folder(root))
+    image = root / "test" / "cat" / "001.jpg"
+    if change == "an image":
+        shutil.copy(root / "test" / "dog" / "001.jpg", image)
+    elif change == "one image less":
+        image.unlink()
+    elif change == "no class left":
+        shutil.rmtree(root / "train" / "cat")
+    else:
+        dataset["limit"] = 2
+    problem = Pictures(dataset).problem
+    assert problem
+    assert "\n" not in problem
+
+
+def test_an_image_that_goes_meanwhile_is_told(make_folder: Make) -> None:
+    root = make_folder({"train": 8, "test": 3})
+    thumbnails = Pictures(about(Folder(root)))
+    (root / "test" / "cat" / "001.jpg").unlink()
+    assert thumbnails.uri("test", 1) is None
+    assert thumbnails.problem is not None
+    assert "001.jpg" in thumbnails.problem
+    assert thumbnails.uri("test", 0) is None
+
+
+@pytest.mark.usefixtures("no_download")
+@pytest.mark.parametrize("partial", [False, True])
+def test_cifar10_is_not_downloaded(partial: bool) -> None:
+    if partial:
+        cache_dir().mkdir(parents=True)
+        (cache_dir() / cifar10.ARCHIVE_NAME).write_bytes(b"half an archive")
+    thumbnails = Pictures(about(Cifar10()))
+    assert thumbnails.problem is not None
+    assert "the CIFAR-10 archive is neither" in thumbnails.problem
+    assert ("partial" in thumbnails.problem) == partial
+    assert thumbnails.uri("train", 0) is None
+
+
+@pytest.mark.usefixtures("no_download")
+def test_cifar10_from_the_cache(make_archive: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = make_archive(rows=20)
+    digest = file_digest(archive)
+    cache_dir().mkdir(parents=True)
+    archive.rename(cache_dir() / cifar10.ARCHIVE_NAME)
+
+    def stand_in(source: str, limit: int | None, offline: bool) -> Dataset:
+        assert source == "cifar10"
+        return Cifar10(None, limit, sha256=digest, offline=offline)
+
+    monkeypatch.setattr(pictures, "open_dataset", stand_in)
+    dataset = Cifar10(None, sha256=digest)
+    thumbnails = Pictures(about(dataset))
+    assert thumbnails.problem is None
+    assert opened(thumbnails.uri("test", 3)).size == (32, 32)
+    assert Pictures({**about(dataset), "digest": "0" * 64}).problem is not None
