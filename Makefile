@@ -12,7 +12,7 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 WORDS := $(subst \$(SPACE),_,$(MAKEOVERRIDES))
 GIVEN := $(foreach word,$(WORDS),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS,$(GIVEN))
+UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS PAGE,$(GIVEN))
 ifneq ($(UNKNOWN),)
 $(error unknown variable $(UNKNOWN): expected one of $(VARIABLES); see: make help)
 endif
@@ -29,7 +29,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict export demo baseline test torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict export demo baseline test browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -86,6 +86,9 @@ baseline: setup ## what the assignment did, on the same images: block5, pixels /
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(BIN)/python -m pytest
+
+browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
+	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
 
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROUNDS sets how many)
 	@$(BIN)/python -m pytest tests/torture.py

@@ -39,7 +39,6 @@ from models.knn import QUERIES, KnnHead
 from models.moments import RidgeHead
 from models.runs import processor, versions
 from models.selection import PATIENCE, Material
-from models.temperature import fit_temperature
 
 HOME = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -135,12 +134,12 @@ def logistic(bench: Bench) -> None:
     def sweep() -> None:
         tried.clear()
         estimator = HEADS["logistic"].make(0)
-        for value in grid:
-            started = time.perf_counter()
-            estimator.set_params(C=value).fit(material.X_fit, material.y_fit)
-            accuracy = bench.accuracy(estimator.predict_proba(material.X_val).argmax(axis=1))
+        started = time.perf_counter()
+        for chosen, proba in estimator.sweep(material.X_fit, material.y_fit, material.X_val, {"C": grid}):
+            accuracy = bench.accuracy(proba.argmax(axis=1))
             took = time.perf_counter() - started
-            tried.append({"C": value, "accuracy": accuracy, "iterations": estimator.n_iter_, "seconds": took})
+            tried.append({**chosen, "accuracy": accuracy, "iterations": estimator.n_iter_, "seconds": took})
+            started = time.perf_counter()
         early.append(sum(row["seconds"] for row in tried[: stop()]))
 
     def stop() -> int:
@@ -217,10 +216,6 @@ def ridge(bench: Bench) -> None:
         for alpha in grid["alpha"]:
             other.set_params(alpha=alpha)._solve(moments)
 
-    def temperatures() -> None:
-        for _ in grid["alpha"]:
-            fit_temperature(ours.decision_function(material.X_fit), material.y_fit)
-
     def eigen() -> None:
         eigh(moments.gram, lower=False, check_finite=False)
 
@@ -230,7 +225,6 @@ def ridge(bench: Bench) -> None:
         "scikit-learn, one value (s)": scikit_learn,
         "a Cholesky solve for every value (s)": cholesky,
         "one eigendecomposition (s)": eigen,
-        "scores and a temperature for every value (s)": temperatures,
     }
     took = bench.race("ridge", {name: partial(seconds, run) for name, run in runs.items()})
     count = len(grid["alpha"])
@@ -324,6 +318,7 @@ def plain_keras(head: DenseHead, X: Any, y: Any) -> tuple[Any, list[float]]:
     layers = [
         keras.Input((X.shape[1],)),
         keras.layers.Normalization(mean=X.mean(axis=0), variance=np.maximum(X.var(axis=0), 1e-12)),
+        keras.layers.Dropout(head.input_dropout),
     ]
     for units in head.hidden:
         layers += [

@@ -287,10 +287,9 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
         network, classes = self._network, len(self.classes_)
         optimizer.build(network.trainable_variables)
-        inputs, targets = tf.constant(X), tf.constant(codes)
 
         @tf.function
-        def epoch(order: Any) -> None:
+        def epoch(inputs: Any, targets: Any, order: Any) -> None:
             for step in tf.range(steps):
                 rows = order[step * size : (step + 1) * size]
                 truth = tf.one_hot(tf.gather(targets, rows), classes)
@@ -299,4 +298,6 @@ class DenseHead(ClassifierMixin, BaseEstimator):
                 variables = network.trainable_variables
                 optimizer.apply(tape.gradient(loss, variables), variables)
 
-        return lambda order: epoch(tf.constant(order))
+        # Arguments, not captured: TensorFlow keeps what a traced function captures, for good.
+        given = tf.constant(X), tf.constant(codes)
+        return lambda order: epoch(*given, tf.constant(order))
