@@ -38,6 +38,8 @@ def diagnosis(run: Run, reached: float, points: Sequence[dict[str, Any]]) -> dic
     """
     if run.head == "prior":
         return {"verdict": "floor", "sentence": "The floor: it never looks at an image."}
+    if run.members:
+        return {"verdict": "vote", "sentence": f"A vote of {len(run.members)} runs: see those for theirs."}
     history, classes = run.history, len(run.class_names)
     training, validation = run.train_accuracy, run.val_accuracy
     where = "After the final fit"

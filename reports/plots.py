@@ -25,7 +25,7 @@ LINES = 10  # runs in one figure of lines
 
 def comparison(group: Group) -> Figure:
     """Test accuracy of every run with its 95% interval, best on top."""
-    entries = group.entries
+    entries = [entry for entry in group.entries if entry.head != "prior"] or group.entries
     figure = Figure(figsize=(7.5, 1.1 + 0.42 * len(entries)), layout="constrained")
     axes = figure.subplots()
     _intervals(axes, [entry.name for entry in entries], [entry.accuracy for entry in entries])
@@ -57,10 +57,11 @@ def pairs(group: Group) -> Figure:
     side = 2.6 + 0.52 * len(ids)
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.subplots()
-    limit = max(1.0, float(np.nanmax(np.abs(points))))
+    limit = max(1.0, float(np.nanpercentile(np.abs(points), 75)))  # a head far off would drown the others
     image = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit)
     for row, column in np.argwhere(np.isfinite(points)):
         value = points[row, column]
+        value = 0.0 if abs(value) < 0.05 else value
         text = f"{value:+.1f}" if clear[row, column] else f"({value:+.1f})"
         colour = "white" if abs(value) > 0.6 * limit else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
@@ -68,7 +69,7 @@ def pairs(group: Group) -> Figure:
     axes.set_yticks(range(len(ids)), names)
     _plain_ticks(axes)
     axes.set_title("in brackets: not distinguishable on this test set", fontsize=9)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="accuracy, row minus column (points)")
+    figure.colorbar(image, ax=axes, shrink=0.7, extend="both", label="accuracy, row minus column (points)")
     return figure
 
 
@@ -96,7 +97,7 @@ def sweep(entry: Entry) -> Figure:
     """Validation accuracy over the swept parameter (a line for each value of a second one)."""
     names = [name for name in entry.sweep[0] if name not in ("accuracy", "loss", "seconds")]
     swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     others = sorted({row[names[1]] for row in entry.sweep}) if len(names) > 1 else [None]
     for other, style, marker, colour in zip(
@@ -109,7 +110,10 @@ def sweep(entry: Entry) -> Figure:
         label = "validation" if other is None else f"{names[1]} {other:g}"
         values = [row[names[0]] for row in rows]
         axes.plot(values, [row["accuracy"] for row in rows], marker + style, ms=4, color=colour, label=label)
-    axes.set_xscale("symlog", linthresh=min(row[names[0]] for row in entry.sweep if row[names[0]] > 0))
+    tried = sorted({float(row[names[0]]) for row in entry.sweep})
+    axes.set_xscale("log")
+    axes.set_xticks(tried, [f"{value:g}" for value in tried], rotation=40, fontsize=8)
+    axes.minorticks_off()
     axes.axvline(entry.chosen[swept], color="0.55", lw=1, ls=":", zorder=0)
     axes.set_xlabel(f"{swept} (dotted: chosen, {entry.chosen[swept]:g})")
     axes.set_ylabel("accuracy on validation")
@@ -145,7 +149,7 @@ def learning(group: Group) -> Figure:
 
 def reliability(entry: Entry) -> Figure:
     """Accuracy against confidence in bins of equally many images, before and after scaling."""
-    figure = Figure(figsize=(7.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.9), layout="constrained")
     pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
     for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
         bins = [row for row in numbers["bins"] if row["count"]]

@@ -242,7 +242,7 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
         "thousands": lambda value: f"{value:,}",
         "fixed": _fixed,
         "per_cent": _per_cent,
-        "points": lambda value: f"{100 * value:+.1f}",
+        "points": lambda value: f"{0.0 if abs(value) < 5e-4 else 100 * value:+.1f}",
         "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
     }
     return environment.get_template(name).render(values)

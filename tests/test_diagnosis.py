@@ -23,6 +23,7 @@ class TestWithEpochs:
         history = {"accuracy": training, "val_accuracy": validation, "loss": loss, "val_loss": loss}
         run = SimpleNamespace(
             head="dense",
+            members={},
             history=history,
             class_names=["class"] * classes,
             kept_epoch=kept or int(np.argmax(validation)) + 1,
@@ -78,6 +79,7 @@ class TestWithoutEpochs:
     def of(training: float, validation: float, reached: float = 0.0, **more: Any) -> dict[str, str]:
         run = SimpleNamespace(
             head="ridge",
+            members={},
             history={},
             class_names=["class"] * 10,
             kept_epoch=None,
@@ -109,3 +111,8 @@ class TestWithoutEpochs:
     def test_the_prior_is_the_floor(self) -> None:
         run = SimpleNamespace(head="prior")
         assert diagnosis(run, 0.9, [])["verdict"] == "floor"  # type: ignore[arg-type]
+
+    def test_a_vote_refers_to_its_members(self) -> None:
+        run = SimpleNamespace(head="vote", members={"a": 0.5, "b": 0.5})
+        found = diagnosis(run, 0.9, [])  # type: ignore[arg-type]
+        assert found == {"verdict": "vote", "sentence": "A vote of 2 runs: see those for theirs."}

@@ -18,9 +18,16 @@ def test_the_temperature_that_made_the_labels_is_found(truth: float) -> None:
 
 
 def test_two_classes_in_closed_form() -> None:
-    """Logit 1 for the first class, right in 3 of 4: the best probability is 3/4, so 1/T = log 3."""
+    """Logit 1 for the first class, right in 300 of 400: by Platt's targets 301 of 402 would be."""
     logits, labels = np.tile([1.0, 0.0], (400, 1)), np.arange(400) % 4 // 3
-    assert fit_temperature(logits, labels) == pytest.approx(1 / np.log(3), rel=1e-4)
+    target = (300 * 401 + 100 * 1) / 400 / 402
+    assert fit_temperature(logits, labels) == pytest.approx(1 / np.log(target / (1 - target)), rel=1e-4)
+
+
+def test_scores_that_are_all_right_do_not_become_certainties() -> None:
+    logits = np.tile([2.0, 0.0, 0.0], (100, 1))
+    sure = softmax(logits / fit_temperature(logits, np.zeros(100, int))).max()
+    assert sure == pytest.approx(101 / 103, rel=1e-3)
 
 
 def test_scaling_keeps_the_order_and_one_changes_nothing() -> None:
