@@ -73,15 +73,15 @@ DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SI
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
-	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED)
-	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED)
+	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED FORCE)
+	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report --out $(DEMO_OUT)
 
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
 	$(call fixed,LAYERS PREPROCESS HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
-	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED)
+	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT)
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data

@@ -83,6 +83,11 @@ class Embeddings:
         """The layers in the file."""
         return tuple(self.spec["layers"])
 
+    def width(self, layer: str) -> int:
+        """Numbers in a layer's vector."""
+        with self._open() as file:
+            return int(file["test"][layer].shape[1])
+
     def labels(self) -> NDArray[np.int64]:
         """``(n,)`` class numbers of the train split."""
         return self._read("train/labels")

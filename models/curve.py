@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,14 @@ class Curve:
         about = canonical({"run": self.run, "points": self.points, "sha256": digests})
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **self.rows)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; make room or choose another OUT="
+            ) from None
         return path
 
 
@@ -83,7 +90,7 @@ def load(root: Path, run: str) -> Curve | None:
         if any(_digest(rows[name]) != digest for name, digest in about["sha256"].items()):
             raise ValueError("digests differ")
     except Exception as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run: make curve") from None
+        raise UserError(f"{path} is damaged ({error}); remove it, then run make curve again") from None
     return Curve(run, about["points"], rows)
 
 
@@ -108,7 +115,9 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
             else:
                 rows = np.arange(len(labels))
             estimator = _estimator(run)
-            estimator.fit(material.X_fit[rows], labels[rows])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
+                estimator.fit(material.X_fit[rows], labels[rows])
             predicted = np.asarray(estimator.predict(material.X_val))
             accuracies.append(float((predicted == material.y_val).mean()))
             if shots in smaller:

@@ -69,6 +69,14 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         return self._votes(*self.neighbours(X, self.k))
 
+    def predict_proba_of_own(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Class probabilities of training rows, in whose vote they have no part themselves."""
+        similarities, neighbours = self.neighbours(self.rows_[rows], self.k + 1)
+        own = neighbours == np.asarray(rows)[:, None]
+        own[~own.any(axis=1), -1] = True  # its copies came first
+        kept = (len(rows), neighbours.shape[1] - 1)
+        return self._votes(similarities[~own].reshape(kept), neighbours[~own].reshape(kept))
+
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])

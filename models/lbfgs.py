@@ -96,14 +96,19 @@ class _IterativeHead(LinearHead):
         hessian: NDArray[np.float32],
         start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     ) -> None:
-        from scipy.linalg import cholesky, solve_triangular
+        from scipy.linalg import LinAlgError, cholesky, solve_triangular
         from scipy.linalg.blas import sgemm
         from scipy.optimize import minimize
 
         rows, width, classes = *X.shape, len(self.classes_)
         penalty = 1 / (rows * self.C)
         curved = hessian + penalty * np.eye(width, dtype=np.float32)
-        factor = np.asfortranarray(cholesky(curved, lower=True, overwrite_a=True), np.float32)
+        try:
+            lower = cholesky(curved, lower=True)
+        except LinAlgError:  # hardly any penalty, and columns that copy each other; only speed is lost
+            curved[np.diag_indices(width)] += np.finfo(np.float32).eps * np.trace(curved)
+            lower = cholesky(curved, lower=True)
+        factor = np.asfortranarray(lower, np.float32)
         solving: dict[str, Any] = {"lower": True, "check_finite": False}
         truth = np.arange(rows), codes
 

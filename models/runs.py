@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from features.embeddings import canonical, slug
 from features.errors import UserError
+from features.progress import say
 from models import looks, saved
 from models.heads import head
 from models.temperature import scaled
@@ -216,10 +217,22 @@ def load(folder: Path, with_head: bool = False) -> Run:
 
 
 def load_all(root: Path) -> list[Run]:
-    """Every run below ``root``, without the fitted heads, by folder name."""
+    """Every run below ``root``, without the fitted heads, by folder name.
+
+    A folder that holds none is passed over; one that is damaged, or a copy under another name, is
+    passed over in words.
+    """
     _recover(root)
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    return [load(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]
+    runs = []
+    for path in sorted(root.glob("[!.]*/run.json")):
+        try:
+            run = load(path.parent)
+            if run.folder != path.parent.name:
+                raise UserError(f"{path.parent} is a copy or renamed, expected the name {run.folder}")
+            runs.append(run)
+        except UserError as error:
+            say(f"note: passed over: {error}")
+    return runs
 
 
 def find(root: Path, identity: dict[str, Any]) -> Path | None:

@@ -6,6 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -24,6 +25,7 @@ from models.temperature import FLOOR, temperature_of
 
 PATIENCE = 2  # values in a row below the best after which a sweep ends
 VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
+COLLAPSE = 0.1  # of accuracy by which the final fit may be worse on its images than on validation
 SAMPLE = 5_000  # training rows on which the final fit is measured
 FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
 
@@ -83,6 +85,7 @@ class Selection:
     kept_epoch : the epoch of the curves whose weights were kept, from 1.
     val_proba : (m, k) probabilities of the validation rows under the chosen fit.
     estimator : the last fit, from which a warm start may go on.
+    notes : what a reader of the result should know: a sentence each.
     """
 
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class Selection:
     kept_epoch: int | None = None
     val_proba: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     estimator: Any = None
+    notes: list[str] = field(default_factory=list)
 
 
 def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[np.int64]:
@@ -148,16 +152,24 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     entry, embeddings = known_head(head, settings), material.embeddings
     seed = seed if entry.draws else 0
     started = time.perf_counter()
-    selection = _select(head, entry, seed, material)
+    with _convergence() as stopped:
+        selection = _select(head, entry, seed, material)
     selected = time.perf_counter()
     say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
     estimator, selection.estimator = selection.estimator, None
     if not getattr(estimator, "warm_start", False):
         estimator = entry.make(seed)  # and whatever the selection fit still held is let go
-    _fit(estimator.set_params(**selection.chosen), material.X, material.y)
+    with _convergence() as stopped_again:
+        _fit(estimator.set_params(**selection.chosen), material.X, material.y)
     refitted = time.perf_counter()
     sample = np.linspace(0, len(material.X) - 1, min(SAMPLE, len(material.X))).astype(int)
-    train_accuracy = _accuracy(estimator.predict_proba(material.X[sample]), material.y[sample])
+    if hasattr(estimator, "predict_proba_of_own"):  # its own training rows would vote for themselves
+        proba = estimator.predict_proba_of_own(sample)
+    else:
+        proba = estimator.predict_proba(material.X[sample])
+    train_accuracy = _accuracy(proba, material.y[sample])
+    if stopped or stopped_again:
+        selection.notes.append("the solver stopped at its iteration limit before it had converged fully")
     test = embeddings.matrix("test", material.layers)
     predict_started = time.perf_counter()
     test_proba = np.asarray(estimator.predict_proba(test), dtype=np.float64)
@@ -169,7 +181,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
         history=selection.history,
         kept_epoch=selection.kept_epoch,
         floors=dict(material.floors),
-        warnings=_warnings(head, entry, selection, material),
+        warnings=_warnings(head, entry, selection, material, train_accuracy),
         train_accuracy=train_accuracy,
         temperature=temperature_of(selection.val_proba, material.y_val),
         seconds={
@@ -202,7 +214,7 @@ def test_digest(embeddings: Embeddings) -> str:
 def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     """Fit every candidate on train minus validation and keep the best on validation.
 
-    The best has the highest accuracy; of equals, the more regularised.
+    The best has the highest accuracy; of equals, the lowest log loss.
     """
     best = Selection()
     best.estimator = estimator = entry.make(seed)
@@ -217,7 +229,7 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
         accuracy = _accuracy(proba, material.y_val)
         rows = np.arange(len(proba))
         loss = float(-np.log(np.clip(proba[rows, material.y_val], FLOOR, 1)).mean())
-        if not best.sweep or accuracy > max(row["accuracy"] for row in best.sweep):
+        if not best.sweep or (accuracy, -loss) > max((row["accuracy"], -row["loss"]) for row in best.sweep):
             best.val_proba = np.asarray(proba, dtype=np.float64)
             best.chosen = dict(parameters)
             best.history = getattr(estimator, "history_", {})
@@ -252,7 +264,6 @@ def _fit(
     head: str = "",
 ) -> None:
     """Fit, giving the validation split to the heads that watch it; one line for what they refuse."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.validation import has_fit_parameter
 
     watch: dict[str, Any] = {}
@@ -265,13 +276,23 @@ def _fit(
             )
 
         watch = {"validation_data": (watched.X_val, watched.y_val), "on_epoch": on_epoch}
+    list(_refusing(lambda: iter([estimator.fit(X, y, **watch)])))
+
+
+@contextmanager
+def _convergence() -> Iterator[list[warnings.WarningMessage]]:
+    """A list that holds, afterwards, every warning of a solver that stopped early; others pass."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    found: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        list(_refusing(lambda: iter([estimator.fit(X, y, **watch)])))
+        yield found
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
-            say("note: the solver stopped at its iteration limit before it had converged fully")
-            break
+            found.append(warning)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _refusing(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
@@ -282,9 +303,11 @@ def _refusing(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         raise UserError(f"the head refuses these embeddings: {error}") from error
 
 
-def _warnings(head: str, entry: Head, selection: Selection, material: Material) -> list[str]:
+def _warnings(
+    head: str, entry: Head, selection: Selection, material: Material, train_accuracy: float
+) -> list[str]:
     """What a reader of the result should know: a sentence each."""
-    found = []
+    found = list(selection.notes)
     for name, values in entry.grid.items():
         value, best = selection.chosen[name], max(row["accuracy"] for row in selection.sweep)
         inner = [row for row in selection.sweep if row.get(name, row.get("value")) != value]
@@ -299,6 +322,11 @@ def _warnings(head: str, entry: Head, selection: Selection, material: Material) 
                 "a value beyond may be better"
             )
     accuracy = _accuracy(selection.val_proba, material.y_val)
+    if train_accuracy < accuracy - COLLAPSE:
+        found.append(
+            f"the final fit is right on {train_accuracy:.4f} of its own training images, the selection fit "
+            f"was on {accuracy:.4f} of the validation images: it has collapsed; there may be too few images"
+        )
     for name, floor in material.floors.items():
         if head not in FLOORS and accuracy < floor:
             found.append(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-BOUNDS = (1e-2, 1e2)  # of a temperature; reached only where scores say nothing or everything
-FLOOR = 1e-12  # of a probability whose logarithm is taken
+BOUNDS = (1e-4, 1e4)  # of a temperature; reached only where scores say nothing or everything
+FLOOR = 1e-12  # of a probability whose logarithm is a loss: one certain error is not all that counts
+TINY = 1e-300  # of a probability that is scaled: as little as possible is lost of what it was
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -19,9 +20,10 @@ def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     """The temperature ``T`` for which ``softmax(logits / T)`` has the least log loss.
 
     C. Guo et al., On calibration of modern neural networks, 2017, section 4.2; with J. Platt's
-    targets (Probabilistic outputs for support vector machines, 1999, section 2.2): as if each class
-    had been seen once more by every image's side, so that scores which are all right do not become
-    certainties. The loss is convex in ``1 / T``, so a bounded scalar search finds its minimum.
+    idea (Probabilistic outputs for support vector machines, 1999, section 2.2) of targets that stop
+    short of 0 and 1: as if one image more, of mean scores, could be of any class. So scores that
+    are all right do not become certainties. The loss is convex in ``1 / T``, so a bounded scalar
+    search finds its minimum.
 
     Parameters
     ----------
@@ -30,9 +32,9 @@ def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     """
     from scipy.optimize import minimize_scalar
 
-    rows, classes = logits.shape
+    rows = len(logits)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    truth = (rows * shifted[np.arange(rows), codes] + shifted.sum(axis=1)) / (rows + classes)
+    truth = (rows * shifted[np.arange(rows), codes] + shifted.mean(axis=1)) / (rows + 1)
 
     def loss(log_inverse: float) -> float:
         inverse = np.exp(log_inverse)
@@ -44,9 +46,9 @@ def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
 
 def scaled(proba: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """Probabilities ``(n, k)`` after temperature scaling; 1 leaves them as they are."""
-    return softmax(np.log(np.clip(proba, FLOOR, None)) / temperature)
+    return softmax(np.log(np.clip(proba, TINY, None)) / temperature)
 
 
 def temperature_of(proba: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
     """:func:`fit_temperature` for a classifier that gives probabilities, not logits."""
-    return fit_temperature(np.log(np.clip(proba, FLOOR, None)), codes)
+    return fit_temperature(np.log(np.clip(proba, TINY, None)), codes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from features.embeddings import Embeddings
+from features.embeddings import Embeddings, canonical
 from features.errors import UserError
 from models.runs import Run, load_all
-from pipeline.options import Options
+from pipeline.options import ALL, Options
 
 
 def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
@@ -37,8 +38,9 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
             asked["weights_sha256"] = weights.load(options.weights).digest
         by_content, differing = find(options.embeddings, asked)
         fitting, others = (by_content, differing) if by_content else (fitting, others)
-    if len(fitting) == 1:
-        return fitting[0], extractor.layers
+    if fitting and len({canonical(item.spec | {"layers": 0}) for item in fitting}) == 1:
+        best = min(fitting, key=lambda item: (len(item.layers), item.path.name))
+        return best, extractor.layers  # the others differ in layers that are not asked for
     run = options.command("features", "head", "set", "seed")
     if fitting:
         names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
@@ -76,7 +78,12 @@ def the_run(options: Options) -> Run:
         ``RUN`` names none or several, or none fits.
     """
     if options.run is None:
-        return max(the_runs(options), key=lambda run: run.val_accuracy)
+        fitting = the_runs(options)
+        whole = [run for run in fitting if run.dataset["limit"] is None or "limit" in options.said] or fitting
+        if len({run.dataset["digest"] for run in whole}) > 1:
+            names = ", ".join(sorted({run.dataset["name"] for run in whole}))
+            raise UserError(f"runs of several datasets fit ({names}); name one, DATASET= or RUN=")
+        return max(whole, key=lambda run: run.val_accuracy)
     runs = load_all(options.runs)
     name = Path(options.run.rstrip("/")).name
     named = [run for run in runs if run.folder == name] or [
@@ -89,6 +96,14 @@ def the_run(options: Options) -> Run:
     raise UserError(f"RUN={options.run}: {what} of that name under {options.runs}; there is: {known}")
 
 
+@cache
+def _digest_of(folder: str) -> str:
+    """The digest of an image folder that may be another's under a new name."""
+    from features.datasets import open_dataset
+
+    return open_dataset(folder).digest()
+
+
 def _has_what_was_said(run: Run, options: Options) -> bool:
     """Whether a run has every variable that was given."""
     from features import weights
@@ -97,6 +112,8 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     from models.selection import is_set_as
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
+    if said.get("head") == ALL:
+        del said["head"]
     have = {
         **run.spec,
         "dataset": run.dataset["source"],
@@ -111,6 +128,8 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         del said["precision"]
     if "dataset" in said:
         said["dataset"] = source_of(said["dataset"])
+        if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_dir():
+            said["dataset"], have["dataset"] = _digest_of(said["dataset"]), run.dataset["digest"]
     if "weights" in said:
         said["weights"] = weights.load(said["weights"]).label
     if "layers" in said:

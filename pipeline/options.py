@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights", "batch")
 
 
+ALL = "all"  # as HEAD: each of them
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line can say. The extractor's fields left out (None) mean its constructor's

@@ -138,7 +138,12 @@ def _predictions(
 
 def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
     """Print rows as they come (JSON: one object a line); returns the reasons that came between."""
+    from reports.spreadsheet import cell
+
     unreadable = []
+    for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
     sheet = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         sheet.writerow(COLUMNS)
@@ -148,7 +153,7 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
         if isinstance(row, str):
             unreadable.append(row)
         elif form == "csv":
-            sheet.writerow(row)
+            sheet.writerow(map(cell, row))
         elif form == "json":
             print(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
 from features.progress import progress, say
-from pipeline.options import Options
+from pipeline.options import ALL, Options
 
 if TYPE_CHECKING:
     from features.datasets import Dataset
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from models.runs import Run
     from models.selection import Material
 
-ALL = "all"
 FAILURES = (UserError, ValueError, MemoryError, RuntimeError)  # of one run among several
 
 
@@ -91,23 +90,30 @@ def curve(options: Options) -> int:
     """Validation accuracy against the number of training images, for runs that are there."""
     from models.curve import grow, path_of
     from models.selection import Material, is_set_as
+    from models.vote import VOTE
     from pipeline.matching import the_cache, the_runs
 
     settings = _settings(options)
     embeddings, layers = the_cache(options)
-    every = options.without("head") if options.head == ALL else options
+    if options.head == VOTE:
+        raise UserError("a vote has no curve of its own; name one of its heads, or all, HEAD=")
+    said = options.without("dataset", "archive", "limit", "weights")  # the fingerprint holds all four
     runs = {
         run.head: run
-        for run in reversed(the_runs(every))
+        for run in reversed(the_runs(said))
         if run.fingerprint == embeddings.fingerprint and run.layers == layers and is_set_as(run, settings)
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
     material = Material(embeddings, layers)
-    for run in runs.values():
-        grow(material, run, options.runs)
-        print(path_of(options.runs, run.folder), flush=True)
-    return 0
+    failed = {}
+    for name, run in runs.items():
+        try:
+            grow(material, run, options.runs)
+            print(path_of(options.runs, run.folder), flush=True)
+        except FAILURES as error:
+            failed[name] = str(error) or type(error).__name__
+    return _told(failed)
 
 
 def report(options: Options) -> int:
@@ -270,8 +276,13 @@ def _vote(options: Options, embeddings: Embeddings) -> int:
     from models.vote import eligible, vote
 
     run = vote(eligible(load_all(options.runs), embeddings))
+    run.width = sum(embeddings.width(layer) for layer in run.layers)
     run.command = options.command("train", "force")
-    print(_saved(options, run))
+    if not options.force and (options.runs / run.folder / "run.json").exists():
+        say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
+        print(options.runs / run.folder)
+    else:
+        print(_saved(options, run))
     return 0
 
 

@@ -47,8 +47,10 @@ class Beside:
             self.neighbours[run.fingerprint] = neighbours(cache)
             layers = [layer for layer in run.layers if layer in cache.layers]
             drawn = embedding_map(cache, layers, run.test_labels)
+            cache.ids("train"), cache.labels()  # for the galleries: both are whole
         except UserError as error:
             say(f"note: {error}; the report goes without neighbours and map")
+            del self.caches[run.fingerprint]
             return
         said = run.test_proba[drawn.rows].argmax(axis=1)
         labels = run.test_labels[drawn.rows]
@@ -67,7 +69,11 @@ def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
     """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
     found = Beside(looks={run.test_digest: looks.count(root, run.test_digest) for run in runs})
     for run in runs:
-        points = curve.load(root, run.folder)
+        try:
+            points = curve.load(root, run.folder)
+        except UserError as error:
+            say(f"note: {error}")
+            continue
         if points is not None:
             found.curves[run.folder] = points
     wanted = {run.fingerprint for run in runs}
@@ -85,7 +91,7 @@ def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
 def state_of(runs: Sequence[Run], beside: Beside) -> str:
     """A digest of all that a report of these runs follows from, this code included."""
     code = Path(__file__).parent
-    sources = sorted([*code.glob("*.py"), *code.glob("templates/*")])
+    sources = sorted([*code.glob("*.py"), *code.glob("templates/*"), *code.parent.glob("models/*.py")])
     state = [
         [(run.folder, run.seconds, run.command) for run in runs],
         beside.looks,

@@ -257,24 +257,23 @@ def embedding_map(group: Group) -> Figure:
     figure = Figure(figsize=(10.5, 5.4), layout="constrained")
     plans = (("pca", "principal component {}"), ("tsne", "t-SNE axis {} (distances mean little)"))
     colours = (*SERIES, "#999933", "#AA4499")
+    handles: dict[str, Any] = {}  # by name: matplotlib would leave out a label that begins with _
     for axes, (key, label) in zip(figure.subplots(1, 2), plans, strict=True):
         xy = np.array(drawn[key])
         for code, name in enumerate(group.class_names):
             here = labels == code
             marker = MARKERS[code % len(MARKERS)] if len(group.class_names) <= MAPPED else "o"
             colour = colours[code % len(colours)]
-            axes.plot(
-                *xy[here].T, marker, ms=3, color=colour, alpha=0.7, mew=0, label=_short(name, 16), ls=""
-            )
-        axes.plot(*xy[wrong].T, "x", ms=5, color="black", mew=0.8, label="called wrongly", ls="")
+            (points,) = axes.plot(*xy[here].T, marker, ms=3, color=colour, alpha=0.7, mew=0, ls="")
+            handles[_short(name, 16)] = points
+        (handles["called wrongly"],) = axes.plot(*xy[wrong].T, "x", ms=5, color="black", mew=0.8, ls="")
         axes.set_xlabel(label.format(1))
         axes.set_ylabel(label.format(2))
         axes.set_xticks([])
         axes.set_yticks([])
     if len(group.class_names) <= MAPPED:
-        handles, names = figure.axes[0].get_legend_handles_labels()
         legend = figure.legend(
-            handles, names, loc="outside lower center", ncols=6, frameon=False, markerscale=2
+            handles.values(), handles, loc="outside lower center", ncols=6, frameon=False, markerscale=2
         )
         for text in legend.get_texts():
             text.set_parse_math(False)

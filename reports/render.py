@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
 from reports.report import Entry, Group, Report
+from reports.spreadsheet import cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,11 +128,11 @@ def draw(report: Report) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     for number, group in enumerate(report.groups):
         figures[f"comparison-{number}"] = plots.comparison(group)
-        figures[f"pareto-{number}"] = plots.pareto(group)
         if group.pairs:
             figures[f"pairs-{number}"] = plots.pairs(group)
         if any(entry.head != "prior" for entry in group.entries):
             figures[f"coverage-{number}"] = plots.coverage(group)
+            figures[f"pareto-{number}"] = plots.pareto(group)
         if any(entry.curve for entry in group.entries):
             figures[f"learning-{number}"] = plots.learning(group)
         if group.ladder:
@@ -161,17 +162,16 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}{fence}"
 
 
+def code(text: str) -> str:
+    """A Markdown code span that nothing in ``text`` can close."""
+    flat = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    return f"{ticks} {flat} {ticks}" if "`" in flat else f"`{flat}`"
+
+
 def chosen_name(parameter: str) -> str:
     """A chosen parameter as people say it."""
     return "epochs" if parameter == "stop_epoch" else parameter
-
-
-def cell(value: Any) -> Any:
-    """A value for a spreadsheet: text that would be a formula is kept text by an apostrophe.
-
-    OWASP, CSV Injection: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 class _Thumbnails:
@@ -239,6 +239,7 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
     environment.filters |= {
         "markdown": markdown,
         "fenced": fenced,
+        "code": code,
         "thousands": lambda value: f"{value:,}",
         "fixed": _fixed,
         "per_cent": _per_cent,

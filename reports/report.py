@@ -35,8 +35,8 @@ class Entry:
 
     ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` are ``value``, ``low`` and ``high``;
     ``raw`` and ``scaled`` are the calibration before and after temperature scaling;
-    ``confused`` names the most frequent errors; ``costs`` are seconds and bytes, None if the
-    cache is gone.
+    ``train_accuracy`` is None for a vote; ``confused`` names the most frequent errors; ``costs`` are
+    seconds and bytes, None if the cache is gone.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Entry:
     confusion: list[list[int]]
     confused: list[dict[str, Any]]
     text: str
-    train_accuracy: float
+    train_accuracy: float | None
     validation_accuracy: float
     asked: dict[str, Any]
     chosen: dict[str, Any]
@@ -265,7 +265,7 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
         train_images=run.train_rows,
         **numbers,
         confused=_confused(np.array(numbers["confusion"]), run.class_names),
-        train_accuracy=run.train_accuracy,
+        train_accuracy=None if run.members else run.train_accuracy,
         validation_accuracy=run.val_accuracy,
         asked=run.asked,
         chosen=run.chosen,
@@ -309,13 +309,14 @@ def _answer(entries: Sequence[Entry], pairs: Sequence[Pair], seeds: Sequence[See
     against = [pair for pair in pairs if pair.first == best.id]
     if not against:
         return text
-    tied = [names[pair.second] for pair in against if not pair.distinguishable]
+    tied = [names[pair.second] for pair in against if not pair.distinguishable or pair.difference <= 0]
     if tied:
         shown = ", ".join(tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
         return f"{text} On this test set it is not distinguishable from {shown}."
     next_best = against[0]
+    others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)} runs"
     return (
-        f"{text} It is better than every other head here; than the next, {names[next_best.second]}, by "
+        f"{text} It is better than {others}; than the next, {names[next_best.second]}, by "
         f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to {100 * next_best.high:.1f})."
     )
 
@@ -346,19 +347,29 @@ def _seeds(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
 
 
 def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
-    """The rungs that were climbed, each against the one it stands on; none unless several were."""
+    """The rungs that were climbed, all in one precision and with one set of weights.
+
+    A gain is told only where the rung that it stands on was climbed too.
+    """
+    ways: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
+    for each in sorted(firsts, key=lambda each: each.id):
+        for place, rung in enumerate(RUNGS):
+            if matches(rung, each):
+                ways[each.spec["precision"], each.spec["weights"]].setdefault(place, each)
+    climbed = max(ways.values(), key=len, default={})
     by_id = {entry.id: entry for entry in entries}
     found: list[Rung] = []
-    reached: float | None = None
-    for rung in RUNGS:
-        run = next((run for run in firsts if matches(rung, run)), None)
-        if run is None:
-            continue
-        accuracy = by_id[run.id].accuracy
-        gain = None if reached is None else accuracy["value"] - reached
-        found.append(Rung(rung.title, run.id, accuracy["value"], accuracy["low"], accuracy["high"], gain))
-        if reached is None or not rung.sibling:
-            reached = accuracy["value"]
+    below: float | None = None
+    for place, rung in enumerate(RUNGS):
+        run = climbed.get(place)
+        value = None
+        if run is not None:
+            accuracy = by_id[run.id].accuracy
+            value = accuracy["value"]
+            gain = None if below is None else value - below
+            found.append(Rung(rung.title, run.id, value, accuracy["low"], accuracy["high"], gain))
+        if not rung.sibling:
+            below = value
     return found if len(found) > 2 else []
 
 
@@ -443,7 +454,7 @@ def _by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _configuration(run: Run) -> str:
     """Equal for runs that differ in their seed alone."""
     asked = {name: value for name, value in run.asked.items() if name != "random_state"}
-    members = sorted(run.members)
+    members = sorted(run.members.items())
     return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))
 
 
