@@ -24,8 +24,8 @@ def vote(runs: Sequence[Run]) -> Run:
     """The runs of one embedding, each with the weight that validation gives it.
 
     Ensemble selection (R. Caruana et al., Ensemble selection from libraries of models, 2004): the
-    vote begins with the best run and takes in, again and again, whichever run lowers its log loss
-    on validation most, until none does. Members give their calibrated probabilities; their test
+    vote begins with the best run and takes in, again and again, whichever run leaves its log loss on
+    validation lowest; it is the vote of the round in which that was least. Members give their calibrated probabilities; their test
     predictions are averaged as they are stored, so nothing is fitted anew.
 
     Raises
@@ -119,13 +119,12 @@ def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Coun
     def loss(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(-np.log(np.clip(likelihood, FLOOR, None)).mean(axis=-1))
 
-    best = int(loss(truth).argmin())
-    seats, together = Counter([best]), truth[best].copy()
-    for count in range(1, ROUNDS):
-        losses = loss((together + truth) / (count + 1))
-        place = int(losses.argmin())
-        if losses[place] >= loss(together / count):
-            break
-        seats[place] += 1
-        together += truth[place]
-    return seats
+    drawn: list[int] = []
+    losses: list[float] = []
+    together = np.zeros(truth.shape[1])
+    for count in range(1, ROUNDS + 1):
+        found = loss((together + truth) / count)
+        drawn.append(int(found.argmin()))
+        losses.append(float(found.min()))
+        together += truth[drawn[-1]]
+    return Counter(drawn[: int(np.argmin(losses)) + 1])  # a small weight takes many draws of the others
