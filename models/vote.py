@@ -25,8 +25,9 @@ def vote(runs: Sequence[Run]) -> Run:
 
     Ensemble selection (R. Caruana et al., Ensemble selection from libraries of models, 2004): the
     vote begins with the best run and takes in, again and again, whichever run leaves its log loss on
-    validation lowest; it is the vote of the round in which that was least. Members give their calibrated probabilities; their test
-    predictions are averaged as they are stored, so nothing is fitted anew.
+    validation lowest; it is the vote of the round in which that was least. Members give their
+    calibrated probabilities; their test predictions are averaged as they are stored, so nothing is
+    fitted anew.
 
     Raises
     ------
