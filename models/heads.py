@@ -115,12 +115,12 @@ HEADS: dict[str, Head] = {
     "knn": Head(
         _knn,
         "nearest neighbours by cosine, the more similar the more they count",
-        {"k": (100, 50, 20, 10, 5), "temperature": (0.2, 0.1, 0.05, 0.02)},
+        {"k": (100, 50, 20, 10, 5), "temperature": (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)},
     ),
     "lda": Head(
         _lda,
         "linear discriminant analysis with shrinkage",
-        {"shrinkage": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003)},
+        {"shrinkage": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)},
     ),
     "ridge": Head(
         _ridge,
