@@ -12,6 +12,8 @@ from features.errors import UserError
 from models.linear import LinearHead
 from models.runs import Run
 
+SMALLEST = 1e-150  # a vote at distance 1; its square is still a float64
+
 
 def write(run: Run, path: Path) -> Path:
     """Write the run's head, loaded with ``with_head=True``, to ``path``.
@@ -64,8 +66,9 @@ def _knn(run: Run) -> Any:
     from sklearn.neighbors import KNeighborsClassifier
 
     head = run.estimator
-    # exp(-distance / T) as a power, so that the pickle needs nothing but NumPy
-    weights = partial(np.power, float(np.exp(-1 / head.temperature)))
+    # exp(-distance / T) as a power, so that the pickle needs nothing but NumPy: in float64, as float32
+    # ends at 1e-45, and never 0 at the largest distance, 2, where scikit-learn would refuse to vote.
+    weights = partial(np.power, np.maximum(np.exp(-1 / np.float64(head.temperature)), SMALLEST))
     k = min(head.k, len(head.rows_))
     plain = KNeighborsClassifier(n_neighbors=k, weights=weights, metric="cosine")
     return plain.fit(head.rows_, head.classes_[head.codes_])
