@@ -30,6 +30,7 @@ ACTIVATIONS = (
 )
 UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
 PREDICT_ROWS = 4096  # rows a prediction call takes
+CALL_BYTES = 2**24  # of embeddings that one call trains on
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
 
 
@@ -269,7 +270,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     ) -> Callable[[NDArray[np.int64]], None]:
         """A function that trains one epoch in a given order of rows.
 
-        The epoch is one graph call: at small widths a call for each step costs more than the step.
+        One graph call is many steps, as at small widths a call costs more than a step; and TensorFlow
+        is given the rows of one call at a time, not a copy of them all.
         """
         tf = tensorflow()
         import keras
@@ -288,16 +290,23 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         network, classes = self._network, len(self.classes_)
         optimizer.build(network.trainable_variables)
 
-        @tf.function
-        def epoch(inputs: Any, targets: Any, order: Any) -> None:
-            for step in tf.range(steps):
-                rows = order[step * size : (step + 1) * size]
-                truth = tf.one_hot(tf.gather(targets, rows), classes)
+        width = X.shape[1]
+        given = [tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None,), tf.int64)]
+
+        @tf.function(input_signature=given)
+        def train(inputs: Any, targets: Any) -> None:
+            for start in tf.range(0, tf.shape(targets)[0], size):
+                truth = tf.one_hot(targets[start : start + size], classes)
                 with tf.GradientTape() as tape:
-                    loss = cost(truth, network(tf.gather(inputs, rows), training=True))
+                    loss = cost(truth, network(inputs[start : start + size], training=True))
                 variables = network.trainable_variables
                 optimizer.apply(tape.gradient(loss, variables), variables)
 
-        # Arguments, not captured: TensorFlow keeps what a traced function captures, for good.
-        given = tf.constant(X), tf.constant(codes)
-        return lambda order: epoch(*given, tf.constant(order))
+        call = max(CALL_BYTES // (4 * width * size), 1) * size
+
+        def epoch(order: NDArray[np.int64]) -> None:
+            for start in range(0, steps * size, call):
+                rows = order[start : min(start + call, steps * size)]
+                train(tf.constant(X[rows]), tf.constant(codes[rows]))
+
+        return epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.parameters import check, positive, whole
 
-QUERIES = 512  # rows compared with all training rows at a time
+QUERIES = 256  # rows compared with all training rows at a time
 GROUP = 16  # columns whose maximum stands for them in the search
 
 
@@ -109,17 +110,17 @@ class KnnHead(ClassifierMixin, BaseEstimator):
 
         k = min(k, len(self.rows_))
         width = -(-len(self.rows_) // GROUP) * GROUP
-        block = np.full((QUERIES, width), -np.inf, dtype=np.float32)
         similarities = np.empty((len(X), k), dtype=np.float32)
         neighbours = np.empty((len(X), k), dtype=np.int64)
         scale = _inverse_norms(X)
-        for start in range(0, len(X), QUERIES):
+
+        def search(start: int) -> int:
             queries = X[start : start + QUERIES] * scale[start : start + QUERIES, None]
-            part = block[: len(queries)]
+            part = np.empty((len(queries), width), dtype=np.float32)
+            part[:, len(self.rows_) :] = -np.inf
             product_ = sgemm(1, self.rows_.T, queries.T, trans_a=True)  # (n, queries), by column
             np.multiply(product_.T, self.inverse_norms_, out=part[:, : len(self.rows_)])
-            groups = part.reshape(len(part), -1, GROUP)
-            tops = groups.max(axis=2)
+            tops = part.reshape(len(part), -1, GROUP).max(axis=2)
             if k < tops.shape[1]:
                 picked = np.argpartition(tops, tops.shape[1] - k, axis=1)[:, -k:]
             else:
@@ -131,8 +132,12 @@ class KnnHead(ClassifierMixin, BaseEstimator):
             order = np.lexsort((names, -kept), axis=1)
             similarities[start : start + QUERIES] = np.take_along_axis(kept, order, axis=1)
             neighbours[start : start + QUERIES] = np.take_along_axis(names, order, axis=1)
-            if advance is not None:
-                advance(len(queries))
+            return len(queries)
+
+        with ThreadPoolExecutor(2) as pool:  # one block is sorted while the next is multiplied
+            for done in pool.map(search, range(0, len(X), QUERIES)):
+                if advance is not None:
+                    advance(done)
         return similarities, neighbours
 
     def _votes(self, similarities: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from models.linear import LinearHead
+from models.linear import LinearHead, sample
 from models.parameters import FLAG, check, positive, whole
 
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
@@ -166,9 +166,9 @@ class _IterativeHead(LinearHead):
         """Roughly the loss's Hessian for one class's coefficients, (d, d), from a sample of the rows."""
         from scipy.linalg.blas import sgemm
 
-        sample = X[:: -(-len(X) // SAMPLE)] - self.mean_.astype(np.float32)
-        sample /= self.scale_.astype(np.float32)
-        return np.asarray(sgemm(self._curvature / len(sample), sample.T, sample.T, trans_b=True))
+        some = X[:: -(-len(X) // SAMPLE)] - self.mean_.astype(np.float32)
+        some /= self.scale_.astype(np.float32)
+        return np.asarray(sgemm(self._curvature / len(some), some.T, some.T, trans_b=True))
 
 
 class LogisticHead(_IterativeHead):
@@ -203,7 +203,7 @@ class SvmHead(_IterativeHead):
     _curvature = 0.5  # twice the share of images within the margin
 
     def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
-        self.temperature_ = self._temperature(X, codes)
+        self._calibrate(sample(X, codes))
 
     def _loss(
         self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]

@@ -31,6 +31,12 @@ def centre_and_scale(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArr
     return mean, np.where(constant, 1.0, deviation)
 
 
+def sample(X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """At most ``SAMPLE`` of the rows, evenly spaced."""
+    rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
+    return X[rows], codes[rows]
+
+
 class LinearHead(ClassifierMixin, BaseEstimator):
     """A linear classifier of standardised embeddings; its subclasses differ in how they fit.
 
@@ -52,8 +58,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores, ``(n, k)`` float64."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        return np.asarray((X @ self.coef_.T).astype(np.float64) + self.intercept_)
+        return self._scores(validate_data(self, X, dtype=np.float32, order="C", reset=False))
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
@@ -73,10 +78,15 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
 
-    def _temperature(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> float:
-        """The temperature that fits a sample of the training images best."""
-        rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
-        return fit_temperature(self.decision_function(X[rows]), codes[rows])
+    def _scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        from scipy.linalg.blas import sgemm  # and not NumPy's: see models/lbfgs.py
+
+        scores = sgemm(1, X.T, self.coef_.T, trans_a=True)  # X.T is X as Fortran sees it: no copy
+        return np.ascontiguousarray(scores, np.float64) + self.intercept_
+
+    def _calibrate(self, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+        """Set the temperature that fits these training images, a :func:`sample`, best."""
+        self.temperature_ = fit_temperature(self._scores(own[0]), own[1])
 
     def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
         """Take weights (d, k) and biases of standardised inputs."""

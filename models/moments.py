@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.linear import BLOCK, LinearHead
+from models.linear import BLOCK, LinearHead, sample
 from models.parameters import check, positive, share
 
 TINY = 1e-9  # variance of a column that has none, against 1 of the others
@@ -64,7 +64,7 @@ class _MomentsHead(LinearHead):
         """
         self.check()
         X, codes = self._checked(X, y)
-        self._finish(self._moments(X, codes), X, codes)
+        self._finish(self._moments(X, codes), sample(X, codes))
         return self
 
     def sweep(
@@ -76,13 +76,13 @@ class _MomentsHead(LinearHead):
     ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
         """Each value of the grid with the probabilities it gives ``X_val``; one pass for all."""
         X, codes = self._checked(X, y)
-        moments = self._moments(X, codes)
+        moments, own = self._moments(X, codes), sample(X, codes)
         for value in grid[self._swept]:
             self.set_params(**{self._swept: value}).check()
-            self._finish(moments, X, codes)
+            self._finish(moments, own)
             yield {self._swept: value}, self.predict_proba(X_val)
 
-    def _finish(self, moments: Moments, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+    def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
         self._fold(*self._solve(moments))
 
     def _moments(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> Moments:
@@ -133,7 +133,7 @@ class CentroidHead(LinearHead):
         )
         means = (sums / np.bincount(codes)[:, None] - self.mean_) / self.scale_
         self._fold(means.T, -(means**2).sum(axis=1) / 2)
-        self.temperature_ = self._temperature(X, codes)
+        self._calibrate(sample(X, codes))
         return self
 
 
@@ -159,15 +159,13 @@ class RidgeHead(_MomentsHead):
         check(self, alpha=positive())
 
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        gram = moments.gram.copy(order="K")
-        gram[np.diag_indices(len(gram))] += self.alpha
         # Targets are 2 * one-hot - 1, and the columns sum to zero: the 1 drops out.
         bias = 2 * moments.counts / moments.counts.sum() - 1
-        return _solved(gram, 2 * moments.sums, moments.rounding), bias
+        return _solved(moments.gram, self.alpha, 2 * moments.sums, moments.rounding), bias
 
-    def _finish(self, moments: Moments, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
-        super()._finish(moments, X, codes)
-        self.temperature_ = self._temperature(X, codes)
+    def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+        super()._finish(moments, own)
+        self._calibrate(own)
 
 
 class LdaHead(_MomentsHead):
@@ -196,23 +194,29 @@ class LdaHead(_MomentsHead):
         within /= moments.counts.sum()
         level = np.trace(within) / len(within)
         within *= 1 - self.shrinkage
-        within[np.diag_indices(len(within))] += self.shrinkage * level + TINY
-        weights = _solved(within, means, moments.rounding / moments.counts.sum())
+        added = self.shrinkage * level + TINY
+        weights = _solved(within, added, means, moments.rounding / moments.counts.sum())
         share = moments.counts / moments.counts.sum()
         return weights, np.log(share) - 0.5 * (means * weights).sum(axis=0)
 
 
-def _solved(upper: NDArray[np.float64], right: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
-    """``A x = right`` for a positive definite ``A`` whose upper triangle is given.
+def _solved(
+    upper: NDArray[np.float64], added: float, right: NDArray[np.float64], rounding: float
+) -> NDArray[np.float64]:
+    """``(A + added I) x = right`` for a positive definite ``A`` whose upper triangle is given.
 
     Where rounding has made it indefinite (fewer images than columns, or columns that copy each
     other), the diagonal is raised by as much.
     """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+    def factor(raised: float) -> Any:
+        matrix = upper.copy(order="K")
+        matrix[np.diag_indices(len(matrix))] += raised
+        return cho_factor(matrix, lower=False, overwrite_a=True, check_finite=False)
+
     try:
-        factor = cho_factor(upper, lower=False, check_finite=False)
+        factored = factor(added)
     except LinAlgError:
-        upper[np.diag_indices(len(upper))] += rounding
-        factor = cho_factor(upper, lower=False, overwrite_a=True, check_finite=False)
-    return np.asarray(cho_solve(factor, right, check_finite=False))
+        factored = factor(added + rounding)
+    return np.asarray(cho_solve(factored, right, check_finite=False))
