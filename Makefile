@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION WEIGHTS BATCH LIMIT HEAD SET \
-  SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT
+VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
+  SET SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -69,7 +69,7 @@ export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
@@ -79,7 +79,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
-	$(call fixed,LAYERS PREPROCESS HEAD SET)
+	$(call fixed,LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT)

@@ -43,6 +43,8 @@ class VGG16:
         ``unit`` (divided by 255, which VGG16 was not trained for; the baseline's).
     precision : dtype of the network's arithmetic, or ``auto``: whichever :mod:`features.precision`
         finds faster here. Embeddings are float32 in any case.
+    mirror : embed each image and its mirror image, and average the two vectors, for twice the
+        arithmetic. An image and its mirror image then have the same vector.
     weights : path of the tensors; left out, ImageNet's are looked for.
     batch : images a call; left out, what keeps the first feature maps within memory.
 
@@ -63,6 +65,7 @@ class VGG16:
         image_size: int = 32,
         preprocess: str = "imagenet",
         precision: str = AUTO,
+        mirror: bool = False,
         weights: str | None = None,
         batch: int | None = None,
     ) -> None:
@@ -77,11 +80,14 @@ class VGG16:
         self.image_size = image_size
         self.preprocess = preprocess
         self.precision = precision
+        if mirror not in (0, 1):
+            raise UserError(f"MIRROR={mirror}: expected 0 or 1")
+        self.mirror = bool(mirror)
         self.weights_path = weights
         self.layers = parse_layers(layers, image_size)
         if batch is not None and batch < 1:
             raise UserError(f"BATCH={batch}: expected a positive number of images")
-        fitting = [size for size in BATCHES if size * image_size**2 <= BATCH_PIXELS]
+        fitting = [size for size in BATCHES if size * (1 + self.mirror) * image_size**2 <= BATCH_PIXELS]
         self.batch = batch or (fitting or [BATCHES[-1]])[0]
 
     def at(self, precision: str) -> VGG16:
@@ -117,6 +123,7 @@ class VGG16:
             "image_size": self.image_size,
             "resize": RESIZE,
             "preprocess": self.preprocess,
+            "mirror": self.mirror,
         }
         return spec if self.precision == AUTO else spec | {"precision": self.precision}
 
@@ -175,14 +182,16 @@ class VGG16:
         grids = [grid for _, grid in self._cells.values()]
 
         def network(images: Any) -> list[Any]:
-            pixels = tf.cast(images, tf.float32)
+            views = tf.concat([images, images[:, :, ::-1]], 0) if self.mirror else images
+            pixels = tf.cast(views, tf.float32)
             if self.preprocess == "unit":
                 pixels = pixels / 255.0
             else:
                 pixels = keras.applications.vgg16.preprocess_input(pixels)
             outputs = maps(tf.cast(pixels, self.precision), training=False)
             outputs = outputs if isinstance(outputs, list) else [outputs]
-            return [_pool(tf.cast(map_, tf.float32), g) for map_, g in zip(outputs, grids, strict=True)]
+            pooled = [_pool(tf.cast(map_, tf.float32), g) for map_, g in zip(outputs, grids, strict=True)]
+            return [sum(tf.split(cells, 2)) / 2 for cells in pooled] if self.mirror else pooled
 
         signature = [tf.TensorSpec((None, *shape), tf.uint8)]
         traced = tf.function(network, input_signature=signature, autograph=False).get_concrete_function()

@@ -63,7 +63,8 @@ class EmbeddingStore:
         self._widths = widths
         self.fingerprint = fingerprint(spec, dataset.digest(), dataset.limit)
         name = slug(dataset.name)
-        name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}-{self.fingerprint[:12]}"
+        name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}"
+        name += f"{'-mirror' if spec['mirror'] else ''}-{self.fingerprint[:12]}"
         self.path = root / f"{name}.h5"
         self._parts = root / f"{name}.parts"
 

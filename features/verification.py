@@ -85,7 +85,9 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
     if weights is None and spec["weights"] != "imagenet":
         weights = source
     layers = ",".join(spec["layers"])
-    extractor = VGG16(layers, spec["image_size"], spec["preprocess"], spec["precision"], weights)
+    extractor = VGG16(
+        layers, spec["image_size"], spec["preprocess"], spec["precision"], spec["mirror"], weights
+    )
     try:
         problem = _same(extractor.weights.digest, spec["weights_sha256"])
     except UserError as error:

@@ -105,6 +105,7 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
             f"arithmetic of the network: {', '.join(PRECISIONS)}, or auto: the "
             "cached one, else the faster one",
         ),
+        "mirror": (int, "1: embed each image and its mirror image and average the two; costs two passes"),
         "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
         "batch": (int, "images in one call of the network; changes no result; default: by image size"),
         "limit": (int, "only this many images of each split, stratified; default: all"),
@@ -126,7 +127,7 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
         default = defaults.get(name)
         shown = "" if default is None else f" (default: {default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
-        if name == "force":
+        if name in ("force", "mirror"):
             more |= {"nargs": "?", "const": 1}
         sub.add_argument("--" + name.replace("_", "-"), type=kind, help=text + shown, **more)
     for form in ("json", "csv"):

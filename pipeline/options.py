@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from features.extractor import VGG16
 
-EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "weights", "batch")
+EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
 
 
 ALL = "all"  # as HEAD: each of them
@@ -27,6 +27,7 @@ class Options:
     image_size: int | None = None
     preprocess: str | None = None
     precision: str | None = None
+    mirror: int | None = None
     weights: str | None = None
     batch: int | None = None
     limit: int | None = None

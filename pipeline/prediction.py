@@ -78,7 +78,7 @@ def _extractor(options: Options, run: Run, layers: tuple[str, ...]) -> VGG16:
     from features.extractor import VGG16
 
     spec = run.spec
-    for name in ("image_size", "preprocess", "precision"):
+    for name in ("image_size", "preprocess", "precision", "mirror"):
         if name in options.said and getattr(options, name) not in (spec[name], "auto"):
             came = getattr(options, name)
             raise UserError(
@@ -90,6 +90,7 @@ def _extractor(options: Options, run: Run, layers: tuple[str, ...]) -> VGG16:
         spec["image_size"],
         spec["preprocess"],
         spec["precision"],
+        spec["mirror"],
         options.weights,
         options.batch,
     )

@@ -37,6 +37,7 @@ COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
     "image_size_px": lambda group, entry: entry.image_size,
     "preprocess": lambda group, entry: entry.preprocess,
     "precision": lambda group, entry: entry.precision,
+    "mirror": lambda group, entry: int(entry.mirror),
     "weights": lambda group, entry: entry.weights,
     "train_images": lambda group, entry: entry.train_images,
     "test_images": lambda group, entry: group.test_images,

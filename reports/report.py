@@ -51,6 +51,7 @@ class Entry:
     image_size: int
     preprocess: str
     precision: str
+    mirror: bool
     weights: str
     train_images: int
     accuracy: dict[str, float]
@@ -243,7 +244,7 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
     weights = "" if spec["weights"] == "imagenet" else f", weights {spec['weights']}"
     embedding = (
         f"{' + '.join(run.layers)} at {spec['image_size']} px, {spec['preprocess']} preprocessing, "
-        f"{spec['precision']}{weights}"
+        f"{spec['precision']}{', with mirror images' if spec['mirror'] else ''}{weights}"
     )
     curve = beside.curves.get(run.folder)
     points = curve.points if curve else []
@@ -261,6 +262,7 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
         image_size=spec["image_size"],
         preprocess=spec["preprocess"],
         precision=spec["precision"],
+        mirror=spec["mirror"],
         weights=spec["weights"],
         train_images=run.train_rows,
         **numbers,
@@ -433,6 +435,7 @@ def _traits(run: Run) -> tuple[str, ...]:
         f"{run.spec['image_size']} px",
         run.spec["preprocess"],
         run.spec["precision"],
+        "mirror" if run.spec["mirror"] else "",
         run.spec["weights"],
         f"{run.train_rows:,} images",
         ", ".join(changed),

@@ -55,6 +55,16 @@ def test_unit_preprocessing_divides_by_255(weights_path: str) -> None:
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
+def test_a_mirrored_pass_averages_an_image_and_its_mirror_image(network: VGG16, weights_path: str) -> None:
+    both = VGG16(LAYERS, precision="float32", mirror=True, weights=weights_path)
+    batch = images(5)
+    found, turned = both.embed(batch), both.embed(batch[:, :, ::-1].copy())
+    one, other = network.embed(batch), network.embed(batch[:, :, ::-1].copy())
+    for layer in network.layers:
+        np.testing.assert_allclose(found[layer], (one[layer] + other[layer]) / 2, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(found[layer], turned[layer], rtol=1e-4, atol=1e-3)
+
+
 def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
     batch = images(3, size=56)  # block3's map is 7 x 7
     network = VGG16("block3@7,block3@3", image_size=56, precision="float32", weights=weights_path)
@@ -117,6 +127,9 @@ class TestParameters:
         assert batches == [500, 125, 25, 10, 5]
         assert VGG16(batch=7).batch == 7
 
+    def test_two_views_are_as_many_images(self) -> None:
+        assert VGG16(mirror=True).batch == 250
+
     def test_auto_is_no_precision_of_a_spec(self) -> None:
         assert "precision" not in VGG16().spec()
         assert VGG16().at("bfloat16").spec()["precision"] == "bfloat16"
@@ -130,6 +143,7 @@ class TestParameters:
             ({"image_size": 31}, "IMAGE_SIZE=31: expected at least 32 pixels"),
             ({"preprocess": "caffe"}, "PREPROCESS=caffe: expected one of imagenet, unit"),
             ({"precision": "int8"}, "PRECISION=int8: expected one of auto, float32, bfloat16, float16"),
+            ({"mirror": 2}, "MIRROR=2: expected 0 or 1"),
             ({"batch": 0}, "BATCH=0: expected a positive number"),
             ({"layers": "block6"}, "unknown layer 'block6': expected block1 to block5"),
             ({"layers": "block4@0"}, "unknown layer 'block4@0'"),

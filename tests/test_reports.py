@@ -24,7 +24,13 @@ from tests.test_selection import Fake, train
 
 ROOT = Path(__file__).parents[1]
 NASTY = ("<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a|b ```c``` *d* _e_ $x$")
-SPEC = {"weights": "imagenet", "image_size": 32, "preprocess": "imagenet", "precision": "float32"}
+SPEC = {
+    "weights": "imagenet",
+    "image_size": 32,
+    "preprocess": "imagenet",
+    "precision": "float32",
+    "mirror": False,
+}
 
 
 def make(head: str, seed: int = 0, names: tuple[str, ...] = NASTY, test_rows: int = 60) -> Run:
