@@ -1,4 +1,4 @@
-"""Select, then refit: the only code that sees the validation split."""
+"""Sweep, choose, refit: the only code that splits off a validation split and chooses parameters on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from models.temperature import FLOOR, temperature_of
 PATIENCE = 2  # values in a row below the best after which a sweep ends
 VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
 COLLAPSE = 0.1  # of accuracy by which the final fit may be worse on its images than on validation
-SAMPLE = 5_000  # training rows on which the final fit is measured
+SAMPLE = 5_000  # training rows on which a fit is measured
 FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
 
 Tried = tuple[dict[str, Any], NDArray[np.float64]]
@@ -80,7 +80,8 @@ class Selection:
     ----------
     chosen : the parameters validation decided, as ``set_params`` takes them.
     sweep : one entry a candidate: its ``value`` (of several parameters: each by its name),
-        ``accuracy`` and ``loss`` on validation, ``seconds``.
+        ``accuracy`` and ``loss`` on validation, ``train_accuracy`` on a sample of the images it was
+        fitted on (none for nearest neighbours, which know theirs by heart), ``seconds``.
     history : the training curves of the chosen fit, if the head keeps any.
     kept_epoch : the epoch of the curves whose weights were kept, from 1.
     val_proba : (m, k) probabilities of the validation rows under the chosen fit.
@@ -162,7 +163,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     with _convergence() as stopped_again:
         _fit(estimator.set_params(**selection.chosen), material.X, material.y)
     refitted = time.perf_counter()
-    sample = np.linspace(0, len(material.X) - 1, min(SAMPLE, len(material.X))).astype(int)
+    sample, floors = _sample(len(material.X)), dict(material.floors)
     if hasattr(estimator, "predict_proba_of_own"):  # its own training rows would vote for themselves
         proba = estimator.predict_proba_of_own(sample)
     else:
@@ -180,7 +181,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
         sweep=selection.sweep,
         history=selection.history,
         kept_epoch=selection.kept_epoch,
-        floors=dict(material.floors),
+        floors=floors,
         warnings=_warnings(head, entry, selection, material, train_accuracy),
         train_accuracy=train_accuracy,
         temperature=temperature_of(selection.val_proba, material.y_val),
@@ -224,9 +225,15 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     else:
         tried = _one_by_one(estimator, grid, material, head)
     started = time.perf_counter()
+    own = _sample(len(material.X_fit))
     for parameters, proba in tried:
         seconds = time.perf_counter() - started
         accuracy = _accuracy(proba, material.y_val)
+        fitted: dict[str, float] = {}
+        if not hasattr(estimator, "predict_proba_of_own"):
+            fitted["train_accuracy"] = _accuracy(
+                estimator.predict_proba(material.X_fit[own]), material.y_fit[own]
+            )
         rows = np.arange(len(proba))
         loss = float(-np.log(np.clip(proba[rows, material.y_val], FLOOR, 1)).mean())
         if not best.sweep or (accuracy, -loss) > max((row["accuracy"], -row["loss"]) for row in best.sweep):
@@ -237,7 +244,7 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
             if getattr(estimator, "patience", None) is not None and estimator.stop_epoch is None:
                 best.chosen["stop_epoch"] = best.kept_epoch
         value = {"value": next(iter(parameters.values()))} if len(parameters) == 1 else parameters
-        best.sweep.append({**value, "accuracy": accuracy, "loss": loss, "seconds": seconds})
+        best.sweep.append({**value, "accuracy": accuracy, "loss": loss, **fitted, "seconds": seconds})
         say(f"{head}{_list(parameters)}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
         accuracies = [row["accuracy"] for row in best.sweep]
         if len(grid) == 1 and max(accuracies[-PATIENCE:]) < max(accuracies):
@@ -336,6 +343,11 @@ def _warnings(
     for sentence in found:
         say(f"warning: {head}: {sentence}")
     return found
+
+
+def _sample(rows: int) -> NDArray[np.int64]:
+    """At most ``SAMPLE`` of so many rows, evenly spaced."""
+    return np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64)
 
 
 def _accuracy(proba: NDArray[Any], codes: NDArray[np.int64]) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from reports.report import Entry, Group
 
@@ -21,6 +22,7 @@ ANNOTATED = 20  # classes up to which a confusion matrix carries numbers
 NAMED = 40  # classes up to which it carries names
 MAPPED = 20  # classes up to which a map tells them apart
 LINES = 10  # runs in one figure of lines
+MEASURED = ("accuracy", "loss", "train_accuracy", "seconds")  # of a candidate of a sweep; the rest names it
 
 
 def comparison(group: Group) -> Figure:
@@ -94,9 +96,10 @@ def curves(entry: Entry) -> Figure:
 
 
 def sweep(entry: Entry) -> Figure:
-    """Validation accuracy over the swept parameter (a line for each value of a second one)."""
-    names = [name for name in entry.sweep[0] if name not in ("accuracy", "loss", "seconds")]
+    """Accuracy over the swept parameter, training against validation (a line for each value of a second)."""
+    names = [name for name in entry.sweep[0] if name not in MEASURED]
     swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
+    both = len(names) == 1 and "train_accuracy" in entry.sweep[0]
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     others = sorted({row[names[1]] for row in entry.sweep}) if len(names) > 1 else [None]
@@ -109,6 +112,10 @@ def sweep(entry: Entry) -> Figure:
         )
         label = "validation" if other is None else f"{names[1]} {other:g}"
         values = [row[names[0]] for row in rows]
+        if both:
+            trained = [row["train_accuracy"] for row in rows]
+            axes.plot(values, trained, "o-", ms=4, color=TRAINING, label="training")
+            marker, style, colour = "s", "--", VALIDATION
         axes.plot(values, [row["accuracy"] for row in rows], marker + style, ms=4, color=colour, label=label)
     tried = sorted({float(row[names[0]]) for row in entry.sweep})
     axes.set_xscale("log")
@@ -116,9 +123,9 @@ def sweep(entry: Entry) -> Figure:
     axes.minorticks_off()
     axes.axvline(entry.chosen[swept], color="0.55", lw=1, ls=":", zorder=0)
     axes.set_xlabel(f"{swept} (dotted: chosen, {entry.chosen[swept]:g})")
-    axes.set_ylabel("accuracy on validation")
+    axes.set_ylabel("accuracy" if both else "accuracy on validation")
     axes.grid(alpha=0.3)
-    if len(others) > 1:
+    if both or len(others) > 1:
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -213,23 +220,26 @@ def confusion_matrix(entry: Entry, class_names: Sequence[str]) -> Figure:
 
 
 def pareto(group: Group) -> Figure:
-    """Test accuracy against what it cost, one picture a cost; the line joins those no other beats."""
+    """Test accuracy against what it cost, one picture a cost; the line joins those no other beats.
+
+    A head has its marker, an embedding its colour.
+    """
     plans = (
         ("extract_seconds", "running the network over all images (s)", 1.0),
         ("cache_bytes", "embeddings on disk (MB)", 1e6),
         ("fit_seconds", "choosing and fitting the head (s)", 1.0),
         ("predict_seconds_per_1000", "head's prediction of 1,000 vectors (ms)", 1e-3),
     )
-    figure = Figure(figsize=(8.6, 6.6), layout="constrained")
     entries = [entry for entry in group.configurations if entry.head != "prior"]
-    heads = list(dict.fromkeys(entry.head for entry in entries))
+    marked = dict(zip(dict.fromkeys(entry.head for entry in entries), cycle(MARKERS), strict=False))
+    coloured = dict(zip(dict.fromkeys(entry.embedding for entry in entries), cycle(SERIES), strict=False))
+    figure = Figure(figsize=(8.6, 6.4 + 0.2 * len(coloured)), layout="constrained")
     for axes, (key, label, unit) in zip(figure.subplots(2, 2).flat, plans, strict=True):
         known = [(cost / unit, entry) for entry in entries if (cost := entry.costs[key]) is not None]
         for cost, entry in known:
-            place = heads.index(entry.head)
             axes.plot(
-                cost, entry.accuracy["value"], MARKERS[place % len(MARKERS)],
-                color=SERIES[place % len(SERIES)], ms=6, alpha=0.85, label=entry.head,
+                cost, entry.accuracy["value"], marked[entry.head], ms=6, alpha=0.85,
+                color=coloured[entry.embedding],
             )  # fmt: skip
         front: list[tuple[float, float]] = []
         for cost, entry in sorted(known, key=lambda pair: (pair[0], -pair[1].accuracy["value"])):
@@ -244,9 +254,11 @@ def pareto(group: Group) -> Figure:
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy")
         axes.grid(alpha=0.3)
-    shown = {text.get_label(): text for axes in figure.axes for text in axes.get_lines()}
-    handles = [shown[head] for head in heads if head in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles) or 1), frameon=False)
+    heads = [_handle(head, marker, "0.35") for head, marker in marked.items()]
+    embeddings = [_handle(embedding, "s", colour) for embedding, colour in coloured.items()]
+    figure.legend(handles=heads, loc="outside upper center", ncols=min(6, len(heads) or 1), frameon=False)
+    if len(embeddings) > 1:
+        figure.legend(handles=embeddings, loc="outside lower center", frameon=False, fontsize=8.5)
     return figure
 
 
@@ -306,6 +318,11 @@ def _legend_beside(axes: Axes) -> None:
     for text in legend.get_texts():
         text.set_parse_math(False)
         text.set_text(textwrap.fill(text.get_text(), 32))
+
+
+def _handle(name: str, marker: str, colour: str) -> Line2D:
+    """What stands beside a name in a legend of markers."""
+    return Line2D([], [], marker=marker, color=colour, ls="", ms=6, label=name)
 
 
 def _plain_ticks(axes: Axes) -> None:

@@ -27,8 +27,8 @@ class TestWithEpochs:
             history=history,
             class_names=["class"] * classes,
             kept_epoch=kept or int(np.argmax(validation)) + 1,
-            train_accuracy=0.0,
-            val_accuracy=0.0,
+            sweep=[{}],
+            chosen={},
             warnings=[],
         )
         found = diagnosis(run, reached, [])  # type: ignore[arg-type]
@@ -69,6 +69,10 @@ class TestWithEpochs:
         _, sentence = self.verdict([0.50, 0.51, 0.52], [0.50, 0.53, 0.51], kept=3)
         assert "kept epoch (3 of 3) accuracy is 0.520 on training and 0.510 on validation" in sentence
 
+    def test_a_gap_weighs_more_than_a_late_rise(self) -> None:
+        verdict, _ = self.verdict([0.8, 0.9, 0.95, 0.97, 0.98], [0.70, 0.75, 0.77, 0.775, 0.785])
+        assert verdict == "overfit"
+
     def test_agreement_is_neither(self) -> None:
         verdict, _ = self.verdict([0.78, 0.81, 0.82, 0.82, 0.82], [0.78, 0.80, 0.80, 0.80, 0.80])
         assert verdict == "neither"
@@ -76,24 +80,50 @@ class TestWithEpochs:
 
 class TestWithoutEpochs:
     @staticmethod
-    def of(training: float, validation: float, reached: float = 0.0, **more: Any) -> dict[str, str]:
+    def of(training: float | None, validation: float, reached: float = 0.0, **more: Any) -> dict[str, str]:
+        row = {"value": 1.0, "accuracy": validation, "loss": 1.0}
+        row |= {} if training is None else {"train_accuracy": training}
+        worse = row | {"value": 9.0, "accuracy": 0.0}
         run = SimpleNamespace(
             head="ridge",
             members={},
             history={},
             class_names=["class"] * 10,
-            kept_epoch=None,
-            train_accuracy=training,
-            val_accuracy=validation,
+            chosen=more.get("chosen", {"alpha": 1.0}),
+            sweep=more.get("sweep", [worse, row, worse]),
             warnings=more.get("warnings", []),
         )
         return diagnosis(run, reached, more.get("points", []))  # type: ignore[arg-type]
 
-    def test_the_final_fit_is_judged(self) -> None:
+    def test_the_chosen_fit_is_judged(self) -> None:
         assert self.of(0.95, 0.80)["verdict"] == "overfit"
         assert self.of(0.82, 0.80)["verdict"] == "neither"
         assert self.of(0.62, 0.60, reached=0.80)["verdict"] == "underfit"
-        assert "After the final fit accuracy is 0.950 on training" in self.of(0.95, 0.80)["sentence"]
+        sentence = self.of(0.95, 0.80)["sentence"]
+        assert "With the chosen alpha accuracy is 0.950 on training and 0.800 on validation" in sentence
+
+    def test_a_sweep_has_settled_how_much_to_regularise(self) -> None:
+        assert "alpha was chosen among both ends" in self.of(0.95, 0.80)["sentence"]
+        assert "more regularisation" not in self.of(0.95, 0.80)["sentence"].lower()
+
+    def test_no_advice_on_epochs_without_epochs(self) -> None:
+        only = [{"accuracy": 0.60, "loss": 1.0, "train_accuracy": 0.62}]
+        sentence = self.of(0.62, 0.60, reached=0.80, sweep=only, chosen={})["sentence"]
+        assert "In the selection fit accuracy is 0.620" in sentence
+        assert "training," not in sentence
+
+    def test_nearest_neighbours_have_no_training_accuracy_to_judge(self) -> None:
+        found = self.of(None, 0.70, reached=0.80)
+        assert found["verdict"] == "neither"
+        assert "Accuracy is 0.700 on validation images; another head reaches 0.800" in found["sentence"]
+        assert "another head" not in self.of(None, 0.79, reached=0.80)["sentence"]
+
+    def test_a_measured_curve_speaks_of_more_images_alone(self) -> None:
+        points = [{"images": 100, "accuracy": [0.5]}, {"images": 400, "accuracy": [0.501]}]
+        assert "More images may help" in self.of(0.95, 0.80)["sentence"]
+        with_curve = self.of(0.95, 0.80, points=points)["sentence"]
+        assert "ore images may help" not in with_curve
+        assert "more would help little" in with_curve
 
     def test_the_end_of_the_learning_curve_says_whether_images_help(self) -> None:
         points = [{"images": 100, "accuracy": [0.5]}, {"images": 400, "accuracy": [0.56]}]
