@@ -18,7 +18,7 @@ class Rung:
     Attributes
     ----------
     title : what is different, in words.
-    features : ``layers``, ``preprocess``, ``image_size`` and ``mirror`` of the network.
+    features : ``layers``, ``preprocess`` and ``image_size`` of the network; no rung is mirrored.
     head, settings : which head, and its parameters that are not its own.
     sibling : the next rung does not stand on this one, but on the one that this one stands on.
     """
@@ -30,7 +30,7 @@ class Rung:
     sibling: bool = False
 
 
-UNIT = {"layers": "block5", "preprocess": "unit", "image_size": 32, "mirror": 0}
+UNIT = {"layers": "block5", "preprocess": "unit", "image_size": 32}
 IMAGENET = UNIT | {"preprocess": "imagenet"}
 LAYERS = IMAGENET | {"layers": "block3,block4@2,block5"}
 PIXELS = IMAGENET | {"layers": "block3,block4@2,block5@2", "image_size": 64}
@@ -74,6 +74,7 @@ def matches(rung: Rung, run: Run) -> bool:
     return (
         run.head == rung.head
         and set(run.layers) == set(rung.features["layers"].split(","))
-        and all(run.spec.get(name) == rung.features[name] for name in ("preprocess", "image_size", "mirror"))
+        and all(run.spec.get(name) == rung.features[name] for name in ("preprocess", "image_size"))
+        and not run.spec.get("mirror")
         and is_set_as(run, rung.settings)
     )

@@ -266,7 +266,8 @@ def _train_one(options: Options, material: Material, name: str, seed: int) -> Pa
     from models.selection import train as train_head
 
     run = train_head(material, name, seed, options.settings)
-    said = options.command("train", "force", "seeds", "seed", "head")
+    cached = options.but(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
+    said = cached.command("train", "force", "seeds", "seed", "head")
     run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
     return _saved(options, run)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,21 @@ class Gallery:
     items: tuple[dict[str, Any], ...]
 
 
-def galleries(runs: Sequence[Run], cache: Embeddings | None, found: Neighbours | None) -> list[Gallery]:
+def galleries(
+    runs: Sequence[Run], names: Mapping[str, str], cache: Embeddings | None, found: Neighbours | None
+) -> list[Gallery]:
     """The galleries of these runs, best first; without ``cache`` the images have no names.
+
+    A vote is not asked: it says what its members say.
 
     Parameters
     ----------
     runs : of one test split, one a configuration.
+    names : what to call each run, by its id.
     cache : the embeddings of the first run.
     found : the nearest training images of each test image.
     """
-    asked = [run for run in runs if run.head != "prior"][:VOTERS]
+    asked = [run for run in runs if run.head != "prior" and not run.members][:VOTERS]
     if not asked:
         return []
     labels = asked[0].test_labels
@@ -52,18 +57,18 @@ def galleries(runs: Sequence[Run], cache: Embeddings | None, found: Neighbours |
     wrong = said != labels
     sure = np.array([proba.max(axis=1) for proba in probas])
     on_label = np.mean([proba[np.arange(len(labels)), labels] for proba in probas], axis=0)
-    best = asked[0].head
+    best = names[asked[0].id]
     plans = [
         (
             "errors",
             "Most confident errors",
-            f"Test images that the best run ({best}) has wrong, the most confident first.",
+            f"Test images that the best head ({best}) has wrong, the most confident first.",
             np.flatnonzero(wrong[0]),
             -sure[0],
         )
     ]
     if len(asked) > 1:
-        split = np.flatnonzero((said[0] != said[1]) & (wrong[0] | wrong[1]))
+        split = np.flatnonzero(said[0] != said[1])
         strength = -np.minimum(sure[0], sure[1])
         unanimous = np.flatnonzero(wrong.all(axis=0) & (said == said[0]).all(axis=0))
         plans += [
@@ -94,7 +99,7 @@ def galleries(runs: Sequence[Run], cache: Embeddings | None, found: Neighbours |
                 -found.similarities[:, 0],
             )
         )
-    context = _Context(asked, probas, cache, found)
+    context = _Context(asked, probas, names, cache, found)
     return [
         Gallery(key, title, about, len(rows), context.items(rows[np.argsort(order[rows], kind="stable")]))
         for key, title, about, rows, order in plans
@@ -109,10 +114,12 @@ class _Context:
         self,
         runs: Sequence[Run],
         probas: list[NDArray[np.float64]],
+        names: Mapping[str, str],
         cache: Embeddings | None,
         found: Neighbours | None,
     ) -> None:
         self._runs, self._probas, self._found = runs, probas, found
+        self._heads = [names[run.id] for run in runs]
         self._names = runs[0].class_names
         self._ids = {split: cache.ids(split) if cache else [] for split in ("train", "test")}
         self._train_labels = cache.labels() if cache else np.empty(0, np.int64)
@@ -123,11 +130,11 @@ class _Context:
     def _item(self, row: int) -> dict[str, Any]:
         says = [
             {
-                "head": run.head,
+                "head": head,
                 "class": self._names[int(proba[row].argmax())],
                 "probability": float(proba[row].max()),
             }
-            for run, proba in zip(self._runs, self._probas, strict=True)
+            for head, proba in zip(self._heads, self._probas, strict=True)
         ]
         return {
             "row": row,

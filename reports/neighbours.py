@@ -12,6 +12,7 @@ from features.progress import progress
 from models.knn import KnnHead
 from reports import kept
 
+CALIBRATED, CALIBRATED_SIZE = "block4@2", 32  # the layer and the pixels for which NEAR_DUPLICATE was chosen
 K = 5  # training images kept for each test image
 NEAR_DUPLICATE = 0.94  # cosine from which two images are taken to be one photograph: near_duplicates
 CROWDED = 0.05  # share of test images with K such neighbours above which that cannot be told: crowded
@@ -34,12 +35,12 @@ class Neighbours:
 
 
 def neighbours(embeddings: Embeddings) -> Neighbours:
-    """Compare all test images with all training images, in the widest layer; exact, and kept.
+    """Compare all test images with all training images, in one layer; exact, and kept.
 
-    Of equally wide layers it is the later one. The result lies beside the cache as
-    ``<stem>.neighbours.npz``. The labels of the test split are not read.
+    The layer is ``CALIBRATED`` where the cache has it, else the widest, of equals the later. The
+    result lies beside the cache as ``<stem>.neighbours.npz``. The labels of the test split are not read.
     """
-    layer = _widest(embeddings)
+    layer = CALIBRATED if CALIBRATED in embeddings.layers else _widest(embeddings)
     path = embeddings.path.with_name(f"{embeddings.path.stem}.neighbours.npz")
     origin = {"fingerprint": embeddings.fingerprint, "layer": layer, "k": K}
     arrays = kept.load(path, origin)

@@ -27,7 +27,7 @@ class Pair:
     first_only, second_only : images that only the one has right.
     p, p_holm : exact McNemar, two-sided; corrected for all pairs (see :func:`holm`).
     distinguishable : ``p_holm`` is below ``ALPHA``.
-    detectable : see :func:`detectable`.
+    detectable : the difference that all pairs tested together could show, see :func:`detectable`.
     """
 
     first: str
@@ -44,17 +44,14 @@ class Pair:
 
 
 def compare(correct: Mapping[str, NDArray[np.bool_]], seed: int = 0) -> list[Pair]:
-    """Every pair of heads, in the mapping's order.
+    """Every pair of heads, in the mapping's order, all tested together.
 
     Parameters
     ----------
     correct : (n,) by key: which of the same n test images a head has right.
     """
     keys = list(combinations(correct, 2))
-    counts = [
-        (int((correct[one] & ~correct[other]).sum()), int((correct[other] & ~correct[one]).sum()))
-        for one, other in keys
-    ]
+    counts = [discordant(correct[one], correct[other]) for one, other in keys]
     p = [mcnemar(*only) for only in counts]
     pairs = []
     for (first, second), only, raw, corrected in zip(keys, counts, p, holm(p), strict=True):
@@ -72,10 +69,15 @@ def compare(correct: Mapping[str, NDArray[np.bool_]], seed: int = 0) -> list[Pai
                 p=raw,
                 p_holm=corrected,
                 distinguishable=corrected < ALPHA,
-                detectable=detectable(sum(only), images),
+                detectable=detectable(sum(only), images, len(keys)),
             )
         )
     return pairs
+
+
+def discordant(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many images the one alone has right, and how many the other alone; both (n,)."""
+    return int((one & ~other).sum()), int((other & ~one).sum())
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -86,8 +88,8 @@ def mcnemar(first_only: int, second_only: int) -> float:
     """
     from scipy.stats import binomtest
 
-    discordant = first_only + second_only
-    return float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
+    both = first_only + second_only
+    return float(binomtest(first_only, both).pvalue) if both else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -120,27 +122,28 @@ def bootstrap_difference(
     return float(low), float(high)
 
 
-def detectable(discordant: int, images: int) -> float:
+def detectable(differing: int, images: int, tests: int = 1) -> float:
     """The smallest difference in accuracy that McNemar's test would find on such a test set.
 
-    With probability ``POWER`` and for a single pair at two-sided ``ALPHA``, by normal approximation
-    (the exact test finds it with 0.77 to 0.80); R. J. Connor, Sample size for testing differences in
+    With probability ``POWER`` at two-sided ``ALPHA / tests``, which is what the first of so many pairs
+    must pass (see :func:`holm`), by normal approximation (for a single pair the exact test finds it with
+    0.77 to 0.80); R. J. Connor, Sample size for testing differences in
     proportions for the paired-sample design, 1987, page 209, solved for the difference::
 
         sqrt(n) * difference = z_alpha * sqrt(rate) + z_beta * sqrt(rate - difference ** 2)
 
-    ``rate`` is the observed share of discordant images, those that one head alone has right. No
+    ``rate`` is the observed share of ``differing`` images, those that one head alone has right. No
     difference can be larger than the rate. So where the rate is too low for any to be found (no
     discordant image at all, say), it is as high as it must be for one where all of them fall to one
-    side: ``rate = difference``, about 8 images.
+    side: ``rate = difference``, for a single pair about 8 images.
     """
     from scipy.stats import norm
 
-    alpha, beta = norm.ppf(1 - ALPHA / 2), norm.ppf(POWER)
+    alpha, beta = norm.ppf(1 - ALPHA / (2 * tests)), norm.ppf(POWER)
     if images <= alpha**2:
         return 1.0
     width = images + beta**2
     root = (np.sqrt((alpha * beta) ** 2 + width * (images - alpha**2)) - alpha * beta) / width
-    rate = max(discordant / images, 1 - root**2)  # root is sqrt(1 - difference) where rate = difference
+    rate = max(differing / images, 1 - root**2)  # root is sqrt(1 - difference) where rate = difference
     difference = np.sqrt(rate) * (alpha * np.sqrt(images) + beta * np.sqrt(width - alpha**2)) / width
     return float(min(1.0, difference))

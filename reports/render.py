@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reports.pictures import Pictures
 
 MANIFEST = "manifest.json"
-DETAILED = 15  # runs of a group that get figures of their own, best first
+DETAILED = 15  # configurations of a group that get figures of their own, best first
 PNG_DPI = 200
 TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
@@ -79,7 +79,7 @@ def write(
         The folder cannot be written.
     """
     figures = draw(report)
-    svgs = {name: _svg(figure) for name, figure in figures.items()}
+    svgs = {name: _svg(figure, name) for name, figure in figures.items()}
     common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     page = common | {
@@ -140,7 +140,7 @@ def draw(report: Report) -> dict[str, Figure]:
             figures[f"ladder-{number}"] = plots.ladder(group)
         if group.map:
             figures[f"map-{number}"] = plots.embedding_map(group)
-        for entry in group.entries[:DETAILED]:
+        for entry in group.configurations[:DETAILED]:
             figures[f"confusion-{entry.id}"] = plots.confusion_matrix(entry, group.class_names)
             figures[f"reliability-{entry.id}"] = plots.reliability(entry)
             if entry.history:
@@ -202,14 +202,15 @@ def _csv(report: Report) -> str:
     return text.getvalue()
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, name: str) -> str:
+    """The figure, with ids that no other figure of a page has and that every build gives again."""
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "headroom"}):  # the same ids in every build
+    with matplotlib.rc_context({"svg.hashsalt": "headroom"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
 
 
 def _png(figure: Figure) -> bytes:

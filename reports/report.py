@@ -20,9 +20,16 @@ from reports.calibration import calibration, coverage
 from reports.diagnosis import diagnosis
 from reports.galleries import Gallery, galleries
 from reports.gathering import Beside
-from reports.metrics import DRAWS, LEVEL, scores
-from reports.neighbours import NEAR_DUPLICATE, Neighbours, crowded, near_duplicates
-from reports.paired import Pair, compare
+from reports.metrics import DRAWS, LEVEL, scores, wilson
+from reports.neighbours import (
+    CALIBRATED,
+    CALIBRATED_SIZE,
+    NEAR_DUPLICATE,
+    Neighbours,
+    crowded,
+    near_duplicates,
+)
+from reports.paired import Pair, bootstrap_difference, compare, discordant
 
 SCHEMA = 2  # of report.json; docs/report.schema.json describes it
 COMPARED = 12  # configurations that are compared pair by pair, best first
@@ -109,14 +116,20 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder; ``gain`` is in accuracy over the rung it stands on."""
+    """One step of the ladder.
+
+    ``gain`` is in accuracy over the rung it stands on, with its paired bootstrap 95% interval; all
+    three are None on the first and where that rung was not climbed.
+    """
 
     title: str
-    id: str | None
-    value: float | None
-    low: float | None
-    high: float | None
+    id: str
+    value: float
+    low: float
+    high: float
     gain: float | None
+    gain_low: float | None
+    gain_high: float | None
 
 
 @dataclass(frozen=True)
@@ -124,8 +137,8 @@ class Group:
     """Runs that answered the same test images, so that they may share a table; best first.
 
     ``looks`` is the number of final predictions of these images so far, of runs now gone too.
-    ``duplicates`` counts test images that all but stand in the training split, and what the best
-    run reaches without them.
+    ``duplicates`` counts test images that all but stand in the training split (None where that cannot
+    be told), and what the best run reaches without them.
     """
 
     test_digest: str
@@ -150,6 +163,20 @@ class Group:
         """The entries without the further seeds of any."""
         further = {id for seeds in self.seeds for id in seeds.ids[1:]}
         return tuple(entry for entry in self.entries if entry.id not in further)
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """Weights, precision, processor and versions, each combination once, with its number of runs."""
+        names = ("weights", "weights_sha256", "precision", "processor", "versions")
+        found: list[dict[str, Any]] = []
+        for entry in self.entries:
+            origin = {name: getattr(entry, name) for name in names}
+            same = next((each for each in found if each | {"runs": 0} == origin | {"runs": 0}), None)
+            if same is None:
+                found.append(origin | {"runs": 1})
+            else:
+                same["runs"] += 1
+        return found
 
     def entry(self, id: str) -> Entry:
         """The entry of this id."""
@@ -215,9 +242,10 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
     )
     first, best = runs[0], entries[0]
     firsts = _first_seeds(runs)
-    correct = {run.id: run.test_proba.argmax(axis=1) == run.test_labels for run in firsts[:COMPARED]}
+    correct = {run.id: _correct(run) for run in firsts[:COMPARED]}
     pairs = tuple(compare(correct))
-    seeds = tuple(_seeds(runs, dict(zip((run.id for run in runs), names, strict=True))))
+    by_id = dict(zip((run.id for run in runs), names, strict=True))
+    seeds = tuple(_seeds(runs, by_id))
     found = beside.neighbours.get(first.fingerprint)
     return Group(
         test_digest=digest,
@@ -228,13 +256,13 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         class_names=first.class_names,
         test_images=len(first.test_labels),
         looks=beside.looks.get(digest, 0),
-        answer=_answer(entries, pairs, seeds),
+        answer=_answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,
         ladder=tuple(_ladder(firsts, entries)),
-        galleries=tuple(galleries(firsts, beside.caches.get(first.fingerprint), found)),
-        duplicates=None if found is None or crowded(found) else _duplicates(found, first, best.name),
+        galleries=tuple(galleries(firsts, by_id, beside.caches.get(first.fingerprint), found)),
+        duplicates=None if found is None else _duplicates(found, first, best.name),
         map=beside.maps.get(first.id),
     )
 
@@ -293,34 +321,63 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
     )
 
 
-def _answer(entries: Sequence[Entry], pairs: Sequence[Pair], seeds: Sequence[Seeds]) -> str:
-    """Which head, how good, how sure: one or two sentences."""
+def _answer(
+    entries: Sequence[Entry], pairs: Sequence[Pair], seeds: Sequence[Seeds], chosen: str, images: int
+) -> str:
+    """Which head, how good, how sure: a few sentences.
+
+    Parameters
+    ----------
+    chosen : the id of what validation alone would choose: the highest of several test accuracies is
+        somewhat too high, the accuracy of this one is not.
+    images : of the test split.
+    """
     names = {entry.id: entry.name for entry in entries}
     names |= {each.ids[0]: each.name for each in seeds}
+    means = {entry.id: entry.accuracy["value"] for entry in entries}
+    means |= {each.ids[0]: each.mean for each in seeds}
     best = entries[0]
     several = next((each for each in seeds if best.id in each.ids), None)
-    text = f"{names[best.id]} has the highest test accuracy: "
-    if several is None:
-        low, high = best.accuracy["low"], best.accuracy["high"]
-        text += f"{best.accuracy['value']:.1%} (95% interval {low:.1%} to {high:.1%})."
-    else:
-        text += (
-            f"{several.mean:.1%}, the mean of {len(several.ids)} seeds (standard deviation "
-            f"{100 * several.deviation:.1f} points)."
-        )
+    low, high = wilson(round(means[best.id] * images), images)
+    spread = (
+        f", the mean of {len(several.ids)} seeds (standard deviation {100 * several.deviation:.1f} points; "
+        if several
+        else " ("
+    )
+    text = (
+        f"{names[best.id]} has the highest test accuracy: {means[best.id]:.1%}{spread}95% interval "
+        f"{low:.1%} to {high:.1%})."
+    )
     against = [pair for pair in pairs if pair.first == best.id]
     if not against:
         return text
-    tied = [names[pair.second] for pair in against if not pair.distinguishable or pair.difference <= 0]
-    if tied:
-        shown = ", ".join(tied[:4]) + (f" and {len(tied) - 4} more" if len(tied) > 4 else "")
-        return f"{text} On this test set it is not distinguishable from {shown}."
-    next_best = against[0]
-    others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)} runs"
-    return (
-        f"{text} It is better than {others}; than the next, {names[next_best.second]}, by "
-        f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to {100 * next_best.high:.1f})."
-    )
+    by_chance = [names[pair.second] for pair in against if not pair.distinguishable]
+    worse = [names[pair.second] for pair in against if pair.distinguishable and pair.difference < 0]
+    if worse:
+        text += f" Its first seed, which paired tests take, is worse than {_listed(worse)}."
+    if by_chance:
+        text += f" On this test set it is not distinguishable from {_listed(by_chance)}."
+    if not worse and not by_chance:
+        next_best = against[0]
+        others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)}"
+        text += (
+            f" It is better than {others}; than the next, {names[next_best.second]}, by "
+            f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
+            f"{100 * next_best.high:.1f}{', first seeds' if seeds else ''})."
+        )
+    if chosen == best.id:
+        return f"{text} Validation alone chooses it too."
+    return f"{text} Validation alone would choose {names[chosen]}, at {means[chosen]:.1%} on test."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _chosen(runs: Sequence[Run]) -> str:
+    """What validation alone would choose: the first seed of the highest mean validation accuracy."""
+    same = max(_by_configuration(runs).values(), key=lambda same: np.mean([run.val_accuracy for run in same]))
+    return min(same, key=lambda run: run.seed).id
 
 
 def _first_seeds(runs: Sequence[Run]) -> list[Run]:
@@ -361,18 +418,24 @@ def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
     climbed = max(ways.values(), key=len, default={})
     by_id = {entry.id: entry for entry in entries}
     found: list[Rung] = []
-    below: float | None = None
+    below: Run | None = None
     for place, rung in enumerate(RUNGS):
         run = climbed.get(place)
-        value = None
         if run is not None:
-            accuracy = by_id[run.id].accuracy
-            value = accuracy["value"]
-            gain = None if below is None else value - below
-            found.append(Rung(rung.title, run.id, value, accuracy["low"], accuracy["high"], gain))
+            gain, low, high = (None, None, None) if below is None else _gain(run, below)
+            found.append(
+                Rung(rung.title, run.id, **by_id[run.id].accuracy, gain=gain, gain_low=low, gain_high=high)
+            )
         if not rung.sibling:
-            below = value
+            below = run
     return found if len(found) > 2 else []
+
+
+def _gain(run: Run, below: Run) -> tuple[float, float, float]:
+    """Accuracy over another run's on the same images, and its paired interval."""
+    only = discordant(_correct(run), _correct(below))
+    images = len(run.test_labels)
+    return ((only[0] - only[1]) / images, *bootstrap_difference(*only, images))
 
 
 def _confused(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -408,17 +471,19 @@ def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
 
 
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
-    rows = near_duplicates(found)
-    correct = run.test_proba.argmax(axis=1) == run.test_labels
+    """How many test images all but stand in the training split; None where that cannot be told."""
+    rows, told = near_duplicates(found), not crowded(found)
+    correct = _correct(run)
     rest = np.delete(correct, rows)
     return {
         "layer": found.layer,
         "threshold": NEAR_DUPLICATE,
-        "images": len(rows),
-        "share": len(rows) / len(correct),
+        "rough": (found.layer, run.spec["image_size"]) != (CALIBRATED, CALIBRATED_SIZE),
+        "images": len(rows) if told else None,
+        "share": len(rows) / len(correct) if told else None,
         "name": name,
         "accuracy": float(correct.mean()),
-        "accuracy_without": float(rest.mean()) if len(rest) else None,
+        "accuracy_without": float(rest.mean()) if told and len(rest) else None,
     }
 
 
@@ -461,8 +526,13 @@ def _configuration(run: Run) -> str:
     return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))
 
 
+def _correct(run: Run) -> NDArray[np.bool_]:
+    """Which test images a run has right, (n,)."""
+    return np.asarray(run.test_proba.argmax(axis=1) == run.test_labels)
+
+
 def _accuracy(run: Run) -> float:
-    return float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
+    return float(_correct(run).mean())
 
 
 def _reached(run: Run, runs: Sequence[Run]) -> float:

@@ -18,7 +18,7 @@ from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
-BLOCK5 = {"layers": "block5", "preprocess": "unit", "image_size": 32, "mirror": 0}
+BLOCK5 = {"layers": "block5", "preprocess": "unit", "image_size": 32}
 QUICK = (
     Rung("floor", BLOCK5, "centroid"),
     Rung("more penalty", BLOCK5, "ridge", {"alpha": 1e5}, sibling=True),

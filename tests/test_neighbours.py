@@ -16,7 +16,7 @@ from reports import kept
 from reports.neighbours import NEAR_DUPLICATE, K, Neighbours, crowded, near_duplicates, neighbours
 from tests.test_heads import blobs
 
-WIDTHS = {"block3": 6, "block4@2": 9, "block5": 9}
+WIDTHS = {"block3": 6, "block4": 9, "block5": 9}
 
 
 class Cache:
@@ -63,6 +63,12 @@ def test_they_are_scikit_learns_in_the_later_of_the_widest_layers(cache: Cache) 
     distances, rows = NearestNeighbors(n_neighbors=K, metric="cosine").fit(train).kneighbors(test)
     np.testing.assert_allclose(1 - found.similarities, distances, atol=1e-5)
     assert (found.rows == rows).mean() > 0.95
+
+
+def test_the_layer_the_threshold_was_chosen_for_goes_first(cache: Cache) -> None:
+    cache.layers = ("block3", "block4@2", "block5")
+    cache._X["block4@2"] = cache._X["block3"]
+    assert cache.find().layer == "block4@2"
 
 
 def test_the_width_of_a_layer_is_read_from_a_real_cache(real_embeddings: Embeddings) -> None:
