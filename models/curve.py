@@ -133,7 +133,6 @@ def _estimator(run: Run) -> Any:
     settings = {
         name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
     }
-    settings.pop("warm_start", None)
     return head(run.head).make(run.seed).set_params(**settings)
 
 

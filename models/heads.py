@@ -70,7 +70,7 @@ def _lda(seed: int) -> Any:
 def _logistic(seed: int) -> Any:
     from models.lbfgs import LogisticHead
 
-    return LogisticHead(warm_start=True)  # each step of the sweep is a short one
+    return LogisticHead(warm_start=True)  # the refit starts where the sweep ended
 
 
 def _svm(seed: int) -> Any:

@@ -24,7 +24,7 @@ from models import looks, saved
 from models.heads import head
 from models.temperature import scaled
 
-FORMAT = 2
+FORMAT = 3
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
 
@@ -158,6 +158,7 @@ class Run:
         target = root / self.folder
         temporary = root / f".{self.folder}.{os.getpid()}.tmp"
         old = root / f".{self.folder}.{os.getpid()}.old"
+        _recover(root)
         try:
             temporary.mkdir(parents=True)
             for name, content in files.items():
@@ -251,11 +252,27 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
 
 
 def _recover(root: Path) -> None:
-    """Give back its name to a run whose replacement never came: killed between two renames."""
+    """Clear up after a process that was killed while it saved a run.
+
+    A run whose replacement never came gets its name back; what was half written goes.
+    """
     for old in root.glob(".*.old"):
         target = root / old.name[1:].rsplit(".", 2)[0]
         if not target.exists():
             os.replace(old, target)
+    for left in [*root.glob(".*.old"), *root.glob(".*.tmp")]:
+        if not _alive(int(left.name.rsplit(".", 2)[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _npz(arrays: saved.Arrays) -> bytes:

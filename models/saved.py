@@ -11,19 +11,18 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def parameters(estimator: Any) -> dict[str, Any]:
-    """The estimator's configuration as JSON values, nested ones as ``step__name``."""
+    """The estimator's configuration as JSON values."""
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in sorted(estimator.get_params(deep=True).items())
+        for name, value in sorted(estimator.get_params().items())
         if isinstance(value, None | bool | int | float | str | tuple)
     }
 
 
 def to_data(estimator: Any) -> tuple[dict[str, Any], Arrays]:
-    """What ``fit`` learned, as a JSON tree whose leaves may name arrays, and those arrays.
+    """What ``fit`` learned, by name, as JSON values whose leaves may name arrays, and those arrays.
 
-    A learned attribute ends in ``_``, as everywhere in scikit-learn. A pipeline is the list of
-    its steps.
+    A learned attribute ends in ``_``, as everywhere in scikit-learn.
 
     Raises
     ------
@@ -46,16 +45,10 @@ def to_data(estimator: Any) -> tuple[dict[str, Any], Arrays]:
             return value
         raise TypeError(f"{name} is a {type(value).__name__}, which cannot be kept as data")
 
-    def tree(part: Any, name: str) -> dict[str, Any]:
-        if hasattr(part, "steps"):
-            return {"steps": [tree(step, f"{name}{key}.") for key, step in part.steps]}
-        learned = {key: value for key, value in vars(part).items() if _is_learned(key)}
-        return {"learned": {key: leaf(value, name + key) for key, value in learned.items()}}
-
-    return tree(estimator, ""), arrays
+    return {key: leaf(value, key) for key, value in vars(estimator).items() if _is_learned(key)}, arrays
 
 
-def from_data(estimator: Any, data: dict[str, Any], arrays: Arrays) -> Any:
+def from_data(estimator: Any, learned: dict[str, Any], arrays: Arrays) -> Any:
     """Give an unfitted ``estimator`` what :func:`to_data` took from a fitted one; returns it."""
 
     def value(leaf: Any) -> Any:
@@ -65,11 +58,7 @@ def from_data(estimator: Any, data: dict[str, Any], arrays: Arrays) -> Any:
             return {key: value(item) for key, item in leaf["dict"].items()}
         return [value(item) for item in leaf] if isinstance(leaf, list) else leaf
 
-    if "steps" in data:
-        for (_, step), part in zip(estimator.steps, data["steps"], strict=True):
-            from_data(step, part, arrays)
-        return estimator
-    for key, leaf in data["learned"].items():
+    for key, leaf in learned.items():
         if not _is_learned(key):
             raise ValueError(f"{key} is not a learned attribute")
         setattr(estimator, key, value(leaf))

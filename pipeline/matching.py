@@ -9,7 +9,7 @@ from typing import Any
 from features.embeddings import Embeddings, canonical
 from features.errors import UserError
 from models.runs import Run, load_all
-from pipeline.options import ALL, Options
+from pipeline.options import ALL, EXTRACTOR, Options
 
 
 def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
@@ -70,30 +70,30 @@ def the_runs(options: Options) -> list[Run]:
 
 
 def the_run(options: Options) -> Run:
-    """The run that ``RUN`` names, or else the best on validation of those that fit.
+    """The run that ``RUN`` names among those that fit, or else the best of them on validation.
 
     Raises
     ------
     UserError
         ``RUN`` names none or several, or none fits.
     """
+    # which network made it is not asked of a run that is named: predict compares that in words
+    fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
-        fitting = the_runs(options)
         whole = [run for run in fitting if run.dataset["limit"] is None or "limit" in options.said] or fitting
         if len({run.dataset["digest"] for run in whole}) > 1:
             names = ", ".join(sorted({run.dataset["name"] for run in whole}))
             raise UserError(f"runs of several datasets fit ({names}); name one, DATASET= or RUN=")
         return max(whole, key=lambda run: run.val_accuracy)
-    runs = load_all(options.runs)
     name = Path(options.run.rstrip("/")).name
-    named = [run for run in runs if run.folder == name] or [
-        run for run in runs if name and name in run.folder
+    named = [run for run in fitting if run.folder == name] or [
+        run for run in fitting if name and name in run.folder
     ]
     if len(named) == 1:
         return named[0]
-    known = ", ".join(run.folder for run in (named or runs)[:8]) or "none"
+    known = ", ".join(run.folder for run in (named or fitting)[:8])
     what = "several runs" if named else "no run"
-    raise UserError(f"RUN={options.run}: {what} of that name under {options.runs}; there is: {known}")
+    raise UserError(f"RUN={options.run}: {what} of that name among those that fit; there is: {known}")
 
 
 @cache

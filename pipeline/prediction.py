@@ -41,12 +41,10 @@ def predict_images(options: Options, run: Run) -> int:
     predictor = Predictor(run, options.runs)
     extractor = _extractor(options, run, predictor.layers)
     say(f"{run.head} of {run.folder}: validation accuracy {run.val_accuracy:.4f}")
-    unreadable = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
-    for reason in unreadable[:20]:
-        say(f"skipped: {reason}")
-    if len(unreadable) > 20:
-        say(f"skipped: {len(unreadable) - 20} more")
-    return 1 if unreadable else 0
+    skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
+    if skipped > 1:
+        say(f"{skipped:,} images skipped")
+    return 1 if skipped else 0
 
 
 def _paths(image: str) -> Iterator[Path]:
@@ -137,11 +135,11 @@ def _predictions(
                     yield str(path), names[first], float(row[first]), names[second], float(row[second])
 
 
-def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
-    """Print rows as they come (JSON: one object a line); returns the reasons that came between."""
+def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
+    """Print rows as they come (JSON: one object a line) and name what is skipped; returns how many."""
     from reports.spreadsheet import cell
 
-    unreadable = []
+    skipped = 0
     for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
@@ -152,7 +150,8 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
         print(f"{'class':<20} {'probability':>11}  {'runner-up':<20} {'probability':>11}  image")
     for row in rows:
         if isinstance(row, str):
-            unreadable.append(row)
+            skipped += 1
+            say(f"skipped: {row}")
         elif form == "csv":
             sheet.writerow(map(cell, row))
         elif form == "json":
@@ -162,7 +161,7 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> list[str]:
                 _visible(cell) if isinstance(cell, str) else cell for cell in row
             )
             print(f"{first:<20} {sure:>11.3f}  {second:<20} {less:>11.3f}  {path}")
-    return unreadable
+    return skipped
 
 
 def _visible(text: str) -> str:

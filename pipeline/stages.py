@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from models.runs import Run
     from models.selection import Material
 
-FAILURES = (UserError, ValueError, MemoryError, RuntimeError)  # of one run among several
-
 
 def features(options: Options) -> int:
     """Stage one: the finished cache for these options, computed if there is none; prints its path."""
@@ -79,10 +77,10 @@ def ladder(options: Options) -> int:
             layers = asked.extractor("weights").layers
             for job, reason in _train(asked, caches[key], layers, desk).items():
                 failed[f"{rung.title}: {job}"] = reason
-        except FAILURES as error:
+        except Exception as error:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
-            failed[rung.title] = str(error) or type(error).__name__
+            failed[rung.title] = _reason(error)
     return _told(failed)
 
 
@@ -111,8 +109,8 @@ def curve(options: Options) -> int:
         try:
             grow(material, run, options.runs)
             print(path_of(options.runs, run.folder), flush=True)
-        except FAILURES as error:
-            failed[name] = str(error) or type(error).__name__
+        except Exception as error:
+            failed[name] = _reason(error)
     return _told(failed)
 
 
@@ -233,12 +231,18 @@ def _train(options: Options, embeddings: Embeddings, layers: tuple[str, ...], de
                 if folder is None:
                     folder = _train_one(options, desk.get(embeddings, layers), name, seed)
                 print(folder, flush=True)
-            except FAILURES as error:
+            except Exception as error:
                 if len(jobs) == 1:
                     raise
-                failed[f"{name} with seed {seed}"] = str(error) or type(error).__name__
+                failed[f"{name} with seed {seed}"] = _reason(error)
             bar.update()
     return failed
+
+
+def _reason(error: Exception) -> str:
+    """Why one of several jobs failed, in a line; what nobody foresaw has the name of its kind before it."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
 
 
 def _told(failed: dict[str, str]) -> int:

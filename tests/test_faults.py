@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from models.runs import load_all
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,7 +25,7 @@ class Stage:
     def __init__(self, images: Path, weights: str, root: Path) -> None:
         self.root = root
         self._given = ["--dataset", str(images), "--weights", weights, "--layers", "block3,block5"]
-        self._given += ["--precision", "float32"]
+        self._given += ["--precision", "float32", "--head", "ridge"]
 
     def start(self, plan: str, out: str = "out", stage: str = "features") -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.stand_in", plan, stage, *self._given]
@@ -117,3 +120,32 @@ def test_a_folder_nobody_may_write_is_told(stage: Stage) -> None:
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: cannot write")
     assert "choose another OUT=" in err
+
+
+def test_a_train_killed_at_every_durable_step_leaves_no_half_run(stage: Stage) -> None:
+    def runs() -> dict[str, Any]:
+        """Every run, and that nothing else lies beside the runs."""
+        root = stage.root / "out" / "runs"
+        assert {path.name for path in root.iterdir()} <= {
+            "looks.jsonl",
+            *(run.folder for run in load_all(root)),
+        }
+        return {run.folder: run.test_proba for run in load_all(root)}
+
+    assert stage.run()[0] == 0
+    steps = 0
+    while True:
+        code, _, err = stage.run(f"kill={steps}", stage="train")
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, err
+        load_all(stage.root / "out" / "runs")
+        assert len(runs()) <= 1
+        steps += 1
+        for folder in runs():  # the last step comes after the run stands
+            shutil.rmtree(stage.root / "out" / "runs" / folder)
+    assert steps >= 4, "three files and a rename are places to die"
+    (proba,) = runs().values()
+    shutil.rmtree(stage.root / "out" / "runs")
+    assert stage.run(stage="train")[0] == 0
+    assert np.array_equal(runs().popitem()[1], proba)

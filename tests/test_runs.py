@@ -117,7 +117,7 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
     elif damage == "half a json":
         path.write_text(text[: len(text) // 2])
     elif damage == "a newer format":
-        path.write_text(text.replace('"format": 2', '"format": 9'))
+        path.write_text(text.replace('"format": 3', '"format": 9'))
     else:
         (folder / "predictions.npz").unlink()
     with pytest.raises(UserError, match=r"not a whole run|of format 9"):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from features.errors import UserError
 from models import heads, selection
 from models.heads import HEADS
+from models.linear import LinearHead
 from models.runs import Run
 from models.selection import validation_rows
 from models.temperature import temperature_of
@@ -110,9 +111,19 @@ def test_test_images_and_labels_do_not_change_what_is_chosen_or_fitted(fake: Fak
         np.testing.assert_allclose(one.val_proba, two.val_proba, atol=1e-6)
 
 
-def test_test_arrays_are_read_after_the_last_fit(fake: Fake) -> None:
+def test_test_arrays_are_read_after_the_last_fit(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = LinearHead._checked
+
+    def noted(self: LinearHead, X: Any, y: Any) -> Any:
+        fake.asked.append(f"fit {type(self).__name__}")
+        return checked(self, X, y)
+
+    monkeypatch.setattr(LinearHead, "_checked", noted)
     train(fake)
-    assert [name.split()[1] for name in fake.asked] == ["train", "train", "test", "test"]
+    fits = [place for place, name in enumerate(fake.asked) if name.startswith("fit")]
+    assert {fake.asked[place] for place in fits} == {"fit LogisticHead", "fit PriorHead", "fit CentroidHead"}
+    assert fake.asked[max(fits) + 1 :] == ["X test", "y test"]
+    assert sorted(name for name in fake.asked if "test" in name) == ["X test", "y test"]
 
 
 def test_a_neural_head_refits_as_long_as_validation_chose(fake: Fake) -> None:
@@ -129,14 +140,25 @@ def test_embeddings_that_are_no_numbers_are_refused(fake: Fake) -> None:
         train(fake)
 
 
-def test_nothing_else_knows_the_validation_split() -> None:
-    """``validation_rows`` is called in selection.py alone."""
-    callers = set()
+@pytest.mark.parametrize(
+    ("name", "readers"),
+    [
+        ("validation_rows", {"selection.py"}),  # splits off
+        ("X_val", {"selection.py", "curve.py", "dense.py", "knn.py", "lbfgs.py", "moments.py"}),
+        ("y_val", {"selection.py", "curve.py"}),  # chooses; measures what was chosen
+        ("val_labels", {"vote.py", "runs.py"}),  # of a run that is done; weighs votes
+    ],
+)
+def test_who_knows_the_validation_split(name: str, readers: set[str]) -> None:
+    found = set()
     for path in Path(selection.__file__).parents[1].glob("*/*.py"):
         if path.parent.name in ("features", "models", "reports", "pipeline"):
-            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-            callers |= {path.name} if "validation_rows" in names else set()
-    assert callers == {"selection.py"}
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            used = {node.id for node in nodes if isinstance(node, ast.Name)}
+            used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+            used |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+            found |= {path.name} if name in used else set()
+    assert found == readers
 
 
 def test_one_function_hands_out_test_labels_and_the_final_prediction_alone_calls_it() -> None:
