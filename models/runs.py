@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -256,23 +257,24 @@ def _recover(root: Path) -> None:
 
     A run whose replacement never came gets its name back; what was half written goes.
     """
-    for old in root.glob(".*.old"):
-        target = root / old.name[1:].rsplit(".", 2)[0]
-        if not target.exists():
-            os.replace(old, target)
-    for left in [*root.glob(".*.old"), *root.glob(".*.tmp")]:
-        if not _alive(int(left.name.rsplit(".", 2)[1])):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in root.glob(".*.*.*"):
+        match = re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", left.name)
+        if match is None or _is_anothers(int(match[2])):
+            continue
+        if match[3] == "old" and not (root / match[1]).exists():
+            os.replace(left, root / match[1])
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def _is_anothers(process: int) -> bool:
+    """Whether this is a process that lives, and not this one."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return process != os.getpid()
 
 
 def _npz(arrays: saved.Arrays) -> bytes:

@@ -126,11 +126,9 @@ def test_a_train_killed_at_every_durable_step_leaves_no_half_run(stage: Stage) -
     def runs() -> dict[str, Any]:
         """Every run, and that nothing else lies beside the runs."""
         root = stage.root / "out" / "runs"
-        assert {path.name for path in root.iterdir()} <= {
-            "looks.jsonl",
-            *(run.folder for run in load_all(root)),
-        }
-        return {run.folder: run.test_proba for run in load_all(root)}
+        found = {run.folder: run.test_proba for run in load_all(root)}
+        assert {path.name for path in root.iterdir()} <= {"looks.jsonl", *found}
+        return found
 
     assert stage.run()[0] == 0
     steps = 0
