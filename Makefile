@@ -25,6 +25,8 @@ export $(VARIABLES)
 option = --$(subst _,-,$(shell echo $(1) | tr A-Z a-z))="$$$(1)"
 said = $(foreach name,$(1),$(if $(call GIVES,$(name)),$(call option,$(name))))
 fixed = $(foreach name,$(1),$(if $(call GIVES,$(name)),$(error make $@ sets $(name) itself: leave it out)))
+only = $(if $(filter-out $(1) PYTHON,$(GIVEN)),$(error make $@ does not read \
+  $(filter-out $(1) PYTHON,$(GIVEN)): leave it out; expected some of $(1)))
 OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
@@ -93,8 +95,10 @@ browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium;
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROUNDS sets how many)
 	@$(BIN)/python -m pytest tests/torture.py
 
+PEER = $(if $(call GIVES,PEERS),$(PEERS))
 bench: setup ## images a second against the bare network (PEERS=1: against OpenVINO too)
-	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(PEERS),--peers)
+	$(call only,DATASET WEIGHTS PEERS)$(if $(filter-out 0 1,$(PEER)),$(error PEERS=$(PEERS): expected 0 or 1))
+	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(filter 1,$(PEER)),--peers)
 
 lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/ruff check .

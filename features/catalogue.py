@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from features.embeddings import Embeddings
+from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
 from features.store import owner_of
 
@@ -32,9 +32,10 @@ def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
     have = fields(embeddings)
     phrases = []
     for name, value in asked.items():
-        fits = set(value) <= set(have[name]) if name == "layers" else have[name] == value
+        held = have.get(name)
+        fits = set(value) <= set(held) if name == "layers" and held else held == value
         if not fits:
-            phrases.append(f"cached: {name}={_show(have[name])}, asked: {_show(value)}")
+            phrases.append(f"cached: {name}={_show(held)}, asked: {_show(value)}")
     return phrases
 
 
@@ -59,6 +60,19 @@ def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tupl
     exact = [item for item in fitting if set(item.layers) == set(asked.get("layers", item.layers))]
     others.sort(key=lambda other: len(other[1]))
     return (exact if len(exact) == 1 else fitting), others
+
+
+def damaged(root: Path) -> list[tuple[Path, str]]:
+    """The finished files below ``root`` that do not even open, with the reason."""
+    found = []
+    for path in sorted(root.glob("*.h5")):
+        try:
+            Embeddings(path)
+        except Damaged as error:
+            found.append((path, str(error)))
+        except UserError:
+            continue
+    return found
 
 
 def _show(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from features.filedigests import FileDigests
+from features.filedigests import FileDigests, stamp
 from features.pictures import array_squares, read_square
 from features.splits import pick, stratified
 
@@ -143,6 +143,8 @@ class Digits(Dataset):
 class Folder(Dataset):
     """JPEG and PNG files in ``train/<class>/`` and ``test/<class>/``, or in ``<class>/`` alone.
 
+    Once its digest has been taken, a file that has changed since is refused and named.
+
     Without a ``test`` folder, one in five of each class is held out by a fixed rule that depends
     on the sorted file names alone. Other files are left out and counted in ``note``.
 
@@ -183,20 +185,25 @@ class Folder(Dataset):
             return self._digest
         proof = hashlib.sha256()
         paths = [self._id(split, row) for split in SPLITS for row in range(len(self._files[split]))]
+        stamps = np.empty((len(paths), 2), dtype=np.int64)
         with FileDigests(self._root, fresh) as known:
-            for path, digest in zip(paths, known.digests(paths), strict=True):
-                proof.update(f"{path}\0{digest}\n".encode())
+            for row, (digest, found) in enumerate(known.digests(paths)):
+                proof.update(f"{paths[row]}\0{digest}\n".encode())
+                stamps[row] = found
         for split in SPLITS:
             proof.update(self._labels[split].tobytes())
         self._digest = proof.hexdigest()
+        self._stamps = dict(zip(SPLITS, np.split(stamps, [len(self._files["train"])]), strict=True))
         return self._digest
 
     def _read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         paths = [self._root / self._id(split, int(row)) for row in rows]
         out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
 
-        def read(row: int) -> None:
-            out[row] = read_square(paths[row], size)
+        def read(place: int) -> None:
+            out[place] = read_square(paths[place], size)
+            if self._digest is not None and stamp(paths[place]) != tuple(self._stamps[split][rows[place]]):
+                raise UserError(f"{paths[place]} has changed since its digest was taken; run this again")
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
             for _ in pool.map(read, range(len(rows))):
@@ -273,16 +280,17 @@ def source_of(dataset: str) -> str:
     Raises
     ------
     UserError
-        It is neither a known name nor a folder that exists.
+        It is empty, or neither a known name nor a folder that exists.
     """
     if dataset in NAMED:
         return dataset
     path = Path(dataset).expanduser()
-    if path.is_dir():
+    if dataset and path.is_dir():  # an empty path would be the current folder
         return str(path.resolve())
     raise UserError(
-        f"unknown dataset {dataset!r}: expected {', '.join(NAMED)}, or the path of a folder with "
-        "train/<class>/ and test/<class>/ (or <class>/ alone)"
+        f"{f'unknown dataset {dataset!r}' if dataset else 'DATASET= is empty'}: expected "
+        f"{', '.join(NAMED)}, or the path of a folder with train/<class>/ and test/<class>/ "
+        "(or <class>/ alone)"
     )
 
 

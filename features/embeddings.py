@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from features.datasets import SPLITS
 from features.errors import UserError
 
-FORMAT = 1  # of the file's layout; part of every fingerprint
+FORMAT = 2  # of the file's layout; part of every fingerprint
 BLOCK_BYTES = 16 << 20  # how much is read and hashed at a time
 HEADER = ("headroom_format", "fingerprint", "spec", "dataset", "class_names", "provenance")
 
@@ -33,7 +34,8 @@ def canonical(value: Any) -> str:
 
 def slug(name: str) -> str:
     """A name from data as part of a file's name: letters, digits, ``_.-``, visible and short."""
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:80] or "dataset"
+    short = re.sub(r"[^\w.-]+", "_", name).lstrip(".").encode()[:80]  # bytes: file systems count those
+    return short.decode(errors="ignore") or "dataset"
 
 
 class Embeddings:
@@ -68,8 +70,9 @@ class Embeddings:
                     f"{path} has format {version}, this Headroom reads {FORMAT}: use the Headroom that "
                     "wrote it, or move the file away and run: make features"
                 )
-            self._digests = {name: str(item.attrs["sha256"]) for name, item in _arrays(file)}
-            if file.attrs["sha256"] != header_digest(file.attrs, self._digests):
+            held = dict(arrays(file))
+            self._digests = {name: str(item.attrs["sha256"]) for name, item in held.items()}
+            if file.attrs["sha256"] != header_digest(file.attrs, held):
                 raise Damaged(f"{path} is damaged in its header; run: make features")
             self.fingerprint = str(file.attrs["fingerprint"])
             self.spec: dict[str, Any] = json.loads(file.attrs["spec"])
@@ -176,20 +179,31 @@ class Embeddings:
             raise UserError(f"{self.path} is gone; run: make features") from None
         except PermissionError:
             raise UserError(f"{self.path} may not be read: permission denied") from None
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Damaged(f"{self.path} is damaged or cut short ({reason}); run: make features") from None
+        except OSError as error:
+            if error.errno is not None:  # the operating system's word, not the file's
+                raise UserError(
+                    f"{self.path} cannot be read now ({os.strerror(error.errno)}): is it open elsewhere? "
+                    "Close it there, then run this again"
+                ) from None
+            raise self._unreadable(error) from None
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> Damaged:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Damaged(f"{self.path} is damaged or cut short ({reason}); run: make features")
 
 
-def header_digest(attributes: Any, digests: dict[str, str]) -> str:
-    """SHA-256 over the header and the digests of all arrays, so that neither changes unnoticed."""
+def header_digest(attributes: Any, held: dict[str, h5py.Dataset]) -> str:
+    """SHA-256 over the header and each array's digest, type and shape, so that none changes unnoticed."""
     header = {
         name: list(attributes[name]) if name == "class_names" else str(attributes[name]) for name in HEADER
     }
-    return hashlib.sha256(canonical([header, digests]).encode()).hexdigest()
+    shapes = {name: [str(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
+    return hashlib.sha256(canonical([header, shapes]).encode()).hexdigest()
 
 
-def _arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every array of both splits, refusing any that is not stored in this very file."""
     for split in SPLITS:
         for name in file[split]:

@@ -2,58 +2,91 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.datasets import Dataset
+from features.errors import UserError
 from features.extractor import VGG16
 from features.progress import progress
-from features.store import Assembly, EmbeddingStore, Shard, Vectors
+from features.store import Assembly, EmbeddingStore, Kept, Shard
 
+READ = 25  # images read between two looks at whether to stop
 T = TypeVar("T")
 
 
 def extract(
     dataset: Dataset, extractor: VGG16, store: EmbeddingStore, assembly: Assembly, todo: list[Shard]
-) -> None:
+) -> float:
     """Embed every row of ``todo``, keep each as a shard, and pass all shards on to ``assembly``.
 
     The caller holds the store's lock. While the network works on one shard, another thread reads
     the next one's images and a third writes the last one's vectors. An interruption leaves the
-    finished shards.
+    finished shards, and does not wait for images that are only being read.
+
+    Returns
+    -------
+    float
+        Seconds that the network took for all shards, those of earlier passes included.
+
+    Raises
+    ------
+    UserError
+        An image cannot be read, the disk is full, or a shard has been damaged meanwhile.
     """
+    stop = threading.Event()
 
     def read(shard: Shard) -> NDArray[np.uint8]:
-        return dataset.images(shard.split, shard.start, shard.stop, extractor.image_size)
+        size = extractor.image_size
+        pixels = np.empty((shard.stop - shard.start, size, size, 3), np.uint8)
+        for start in range(shard.start, shard.stop, READ):
+            if stop.is_set():
+                raise CancelledError
+            end = min(start + READ, shard.stop)
+            pixels[start - shard.start : end - shard.start] = dataset.images(shard.split, start, end, size)
+        return pixels
 
-    def write(shard: Shard, vectors: Vectors | None) -> None:
-        if vectors is not None:
-            store.put(shard, vectors)
-        kept = store.read(shard) if vectors is None else vectors
-        assert kept is not None, "missing() has just verified it, under the lock"
-        assembly.add(shard, kept)
+    def write(shard: Shard, new: Kept | None) -> float:
+        if new is not None:
+            store.put(shard, new.vectors, new.seconds)
+        kept = store.read(shard) if new is None else new
+        if kept is None:
+            raise UserError(f"the shard {shard.name} has been damaged meanwhile; run this again")
+        assembly.add(shard, kept.vectors)
+        return kept.seconds
 
-    rows = sum(shard.stop - shard.start for shard in store.shards)
-    left = sum(shard.stop - shard.start for shard in todo)
+    shards, network = store.shards, 0.0
+    rows, left = (sum(shard.stop - shard.start for shard in some) for some in (shards, todo))
     with (
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
         progress(rows, "embed", "img", done=rows - left, delay=0 if todo else 1) as bar,
     ):
-        images = _ahead(reader, read, todo)
-        written: Future[None] | None = None
-        for shard in store.shards:
-            vectors = extractor.embed(next(images), bar.update) if shard in todo else None
+        try:
+            images = _ahead(reader, read, todo)
+            written: Future[float] | None = None
+            for number, shard in enumerate(shards, start=1):
+                bar.set_postfix_str(f"shard {number} of {len(shards)}", refresh=False)
+                new = None
+                if shard in todo:
+                    pixels, started = next(images), time.perf_counter()
+                    new = Kept(extractor.embed(pixels, bar.update), time.perf_counter() - started)
+                if written is not None:
+                    network += written.result()
+                written = writer.submit(write, shard, new)
             if written is not None:
-                written.result()
-            written = writer.submit(write, shard, vectors)
-        if written is not None:
-            written.result()
+                network += written.result()
+        finally:
+            stop.set()
+            reader.shutdown(wait=False, cancel_futures=True)
+    return network
 
 
 def _ahead(pool: Executor, read: Callable[[Shard], T], shards: list[Shard]) -> Iterator[T]:

@@ -21,7 +21,7 @@ PREPROCESS = ("imagenet", "unit")
 PRECISIONS = ("float32", "bfloat16", "float16")
 AUTO = "auto"  # a precision that is measured, and never part of a spec
 MIN_SIZE = 32  # px: five halvings leave one cell
-BATCHES = (1000, 500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
+BATCHES = (500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
 BATCH_PIXELS = 500 * 32**2  # in one call: throughput is flat from about here on, memory is not
 # The largest distance between two embeddings of one image, relative to the vector's length: other
 # batch boundaries or thread counts add up the same products in another order.

@@ -17,6 +17,15 @@ from features.progress import progress, say
 BATCH = 2_000  # files hashed between two commits: what a kill can cost
 
 
+Stamp = tuple[int, int]  # size in bytes and time of change in nanoseconds, by which a file is known again
+
+
+def stamp(path: Path) -> Stamp:
+    """The stamp of a file that is there."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 class FileDigests:
     """Digests of the files below one folder; a context manager over a small SQLite table.
 
@@ -51,8 +60,8 @@ class FileDigests:
     ) -> None:
         self._db.close()
 
-    def digests(self, paths: list[str]) -> Iterator[str]:
-        """The hex SHA-256 of each file, in order; ``paths`` are relative to the root.
+    def digests(self, paths: list[str]) -> Iterator[tuple[str, Stamp]]:
+        """The hex SHA-256 and the stamp of each file, in order; ``paths`` are relative to the root.
 
         Raises
         ------
@@ -80,15 +89,13 @@ class FileDigests:
                     added = [(str(self._root), *entry) for entry in news]
                     self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
                 bar.update(len(group))
-                yield from (known[path][2] for path in group)
+                yield from ((known[path][2], stamps[path]) for path in group)
 
-    def _stamp(self, path: str) -> tuple[int, int]:
-        """Size and time of change, by which a file is known again."""
+    def _stamp(self, path: str) -> Stamp:
         try:
-            stat = (self._root / path).stat()
+            return stamp(self._root / path)
         except OSError as error:
             raise self._unreadable(path, error) from None
-        return stat.st_size, stat.st_mtime_ns
 
     def _sha256(self, path: str) -> str:
         try:

@@ -51,7 +51,7 @@ def read_square(path: Path, size: int) -> NDArray[np.uint8]:
     Raises
     ------
     UserError
-        The file is missing, damaged, cut short, or of a forbidding size; it is named.
+        The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size; it is named.
     """
     from PIL import Image
 
@@ -59,8 +59,12 @@ def read_square(path: Path, size: int) -> NDArray[np.uint8]:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             image.draft("RGB", (2 * size, 2 * size))
             return square(image, size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
+    except MemoryError:  # the machine's, not the picture's
+        raise
+    except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
+        reason = " ".join(str(error).replace(repr(str(path)), "it").split())
+        if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
+            reason = f"{type(error).__name__} {reason}".rstrip()
         raise UserError(
             f"cannot read the image {path}: expected a whole JPEG or PNG, came: {reason}; "
             "replace or remove it, then run the command again"

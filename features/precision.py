@@ -46,7 +46,7 @@ def choose(extractor: VGG16, images: NDArray[np.uint8]) -> tuple[VGG16, str]:
             continue
         rough = extractor.at(precision)
         agreement = _agreement(exact, rough, images[:SAMPLE])
-        if agreement < AGREEMENT:
+        if not agreement >= AGREEMENT:  # which NaN is not
             reasons.append(f"{precision} disagrees with float32 (cosine {agreement:.5f})")
             continue
         speeds = [_images_per_second(network, images) for network in (exact, rough)]

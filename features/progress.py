@@ -45,7 +45,7 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
     }
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **common)
-    layout = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_fmt}, {elapsed} elapsed, {remaining} left"
+    layout = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
     return tqdm(
         file=_Lines(sys.stderr),
         mininterval=LOG_SECONDS,

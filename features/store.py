@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,15 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from features.datasets import SPLITS, Dataset
-from features.embeddings import FORMAT, Embeddings, canonical, header_digest, slug
+from features.embeddings import FORMAT, Embeddings, arrays, canonical, header_digest, slug
 from features.errors import UserError
 from features.progress import say
 
-SHARD = 1_000  # rows: about a second or two of work, and all that a kill can cost
-CHUNK = 250  # rows of an HDF5 chunk; divides a shard
+SHARDS = (1_000, 500, 250, 125, 50, 25, 10, 5)  # rows of a shard, so many that
+SHARD_BYTES = 64 << 20  # its images take no more: a kill costs this shard and one that waits to be written
+CHUNK = 250  # rows of an HDF5 chunk
 DISK_MARGIN = 64 << 20  # bytes that are left free
+ATTEMPTS = 5  # at a lock whose folder its last owner is just removing
 Vectors = dict[str, NDArray[np.float32]]
 
 
@@ -39,7 +44,15 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.start:09d}.h5"
+        return f"{self.split}-{self.start:09d}.shard"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a shard holds: ``{layer: (rows, d)}`` float32, and the seconds that the network took."""
+
+    vectors: Vectors
+    seconds: float
 
 
 class EmbeddingStore:
@@ -66,49 +79,28 @@ class EmbeddingStore:
         name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}"
         name += f"{'-mirror' if spec['mirror'] else ''}-{self.fingerprint[:12]}"
         self.path = root / f"{name}.h5"
-        self._parts = root / f"{name}.parts"
+        self._parts = parts_of(self.path)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Be the only writer; the lock of a process that died is free.
-
-        Raises
-        ------
-        UserError
-            Another process holds it, or the folder cannot be written.
-        """
-        owner = self._parts / "owner"
-        lock = FileLock(self._parts / "lock", timeout=0)
-        try:
-            self._parts.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            owner.write_text(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        except Timeout:
-            raise UserError(
-                f"{self.path.name} is being written by {owner_of(self._parts)}; wait for "
-                "it, then run this again"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot write {self._parts}: {error.strerror}; choose another OUT=") from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the only writer: see :func:`writing`."""
+        return writing(self.path)
 
     @property
     def shards(self) -> list[Shard]:
         """All shards, in row order."""
+        pixels = 3 * self._spec["image_size"] ** 2
+        size = next((rows for rows in SHARDS if rows * pixels <= SHARD_BYTES), SHARDS[-1])
         return [
-            Shard(split, start, min(start + SHARD, rows))
+            Shard(split, start, min(start + size, rows))
             for split in SPLITS
             for rows in [len(self._dataset.labels(split))]
-            for start in range(0, rows, SHARD)
+            for start in range(0, rows, size)
         ]
 
     @property
     def begun(self) -> bool:
-        """Whether an interrupted pass has left shards."""
-        return any((self._parts / shard.name).exists() for shard in self.shards)
+        """Whether a pass is under way, or an interrupted one has left its folder."""
+        return self._parts.is_dir()
 
     def missing(self) -> list[Shard]:
         """The shards still to do, in row order; damaged ones among them (and deleted)."""
@@ -134,43 +126,48 @@ class EmbeddingStore:
                 f"{self.path.parent}; free some, choose another OUT=, or fewer LAYERS="
             )
 
-    def put(self, shard: Shard, vectors: Vectors) -> None:
+    def put(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
         """Keep one shard's vectors, ``{layer: (rows, d)}`` float32, whole or not at all.
 
-        The shard is built in memory, so that HDF5 never meets a full disk.
+        The file is the SHA-256 of all that follows, a line of JSON that says which shard it is, and
+        the layers' numbers in the order of their names: proved before it is parsed.
         """
-        with h5py.File.in_memory() as file:
-            file.attrs["fingerprint"] = self.fingerprint
-            for layer in self._widths:
-                item = file.create_dataset(layer, data=vectors[layer])
-                item.attrs["sha256"] = hashlib.sha256(vectors[layer].data).hexdigest()
-            file.flush()
-            content = file.id.get_file_image()
+        about = {"fingerprint": self.fingerprint, "shard": shard.name, "seconds": seconds}
+        parts: list[Any] = [canonical(about).encode(), b"\n"]
+        parts += [np.ascontiguousarray(vectors[layer]).data.cast("B") for layer in sorted(self._widths)]
+        proof = hashlib.sha256()
+        for part in parts:
+            proof.update(part)
         target = self._parts / shard.name
         temporary = target.with_suffix(".tmp")
         with _told(temporary):
             with open(temporary, "wb") as out:
-                out.write(content)
+                out.write(proof.hexdigest().encode())
+                for part in parts:
+                    out.write(part)
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(temporary, target)
             _sync_folder(self._parts)
 
-    def read(self, shard: Shard) -> Vectors | None:
-        """A shard's vectors, or None if there is none, or not as :meth:`put` wrote it."""
+    def read(self, shard: Shard) -> Kept | None:
+        """A shard as :meth:`put` wrote it, or None if there is none, or it is another or damaged."""
         try:
-            with h5py.File(self._parts / shard.name, "r") as file:
-                if file.attrs["fingerprint"] != self.fingerprint:
-                    return None
-                vectors = {layer: file[layer][...] for layer in self._widths}
-                good = all(
-                    vectors[layer].shape == (shard.stop - shard.start, width)
-                    and hashlib.sha256(vectors[layer].data).hexdigest() == file[layer].attrs["sha256"]
-                    for layer, width in self._widths.items()
-                )
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+            content = (self._parts / shard.name).read_bytes()
+        except OSError:
             return None
-        return vectors if good else None
+        proof, body = content[:64], memoryview(content)[64:]
+        if hashlib.sha256(body).hexdigest().encode() != proof:
+            return None
+        start = content.index(b"\n") + 1
+        about = json.loads(content[64:start])
+        if (about["fingerprint"], about["shard"]) != (self.fingerprint, shard.name):
+            return None
+        vectors, rows = {}, shard.stop - shard.start
+        for layer, width in sorted(self._widths.items()):
+            vectors[layer] = np.frombuffer(content, np.float32, rows * width, start).reshape(rows, width)
+            start += vectors[layer].nbytes
+        return Kept(vectors, about["seconds"])
 
     @contextmanager
     def assembly(self) -> Iterator[Assembly]:
@@ -205,7 +202,7 @@ class EmbeddingStore:
                 raise UserError(f"the disk did not keep what was written: {problem}")
         os.replace(assembly.path, self.path)
         _sync_folder(self.path.parent)
-        sweep(self.path)
+        shutil.rmtree(self._parts, ignore_errors=True)
         return Embeddings(self.path)
 
 
@@ -216,10 +213,13 @@ class Assembly:
     """
 
     def __init__(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+        with _uninterrupted():
+            self._begin(path, dataset, widths)
+
+    def _begin(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
         self.path = path
         self._disk = _Disk(path, "w+b")
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
-        self._digests: dict[str, str] = {}
         self._proofs = {f"{split}/{layer}": hashlib.sha256() for split in SPLITS for layer in widths}
         for split in SPLITS:
             labels = dataset.labels(split)
@@ -238,8 +238,9 @@ class Assembly:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._disk.close()
+        with _uninterrupted():
+            self._file.close()
+            self._disk.close()
 
     def add(self, shard: Shard, vectors: Vectors) -> None:
         """Write the next shard's rows."""
@@ -251,16 +252,17 @@ class Assembly:
 
     def finish(self, header: dict[str, Any]) -> None:
         """Write digests and header, and bring all to the disk."""
-        for name, proof in self._proofs.items():
-            self._close(self._file[name], proof.hexdigest())
-        self._file.attrs.update(header)
-        self._file.attrs["sha256"] = header_digest(self._file.attrs, self._digests)
-        self._file.close()
+        with _uninterrupted():
+            for name, proof in self._proofs.items():
+                self._close(self._file[name], proof.hexdigest())
+            self._file.attrs.update(header)
+            self._file.attrs["sha256"] = header_digest(self._file.attrs, dict(arrays(self._file)))
+            self._file.close()
         self._disk.check()
         os.fsync(self._disk.fileno())
 
     def _close(self, item: h5py.Dataset, digest: str) -> None:
-        item.attrs["sha256"] = self._digests[item.name.removeprefix("/")] = digest
+        item.attrs["sha256"] = digest
 
 
 class _Disk(io.FileIO):
@@ -305,25 +307,92 @@ def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) ->
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Be the only writer of a finished file and its shards; the lock of a process that died is free.
+
+    What a dead writer has left half written goes; the folder of shards goes too where it holds none.
+
+    Raises
+    ------
+    UserError
+        Another process holds the lock, or the folder cannot be written.
+    """
+    parts = parts_of(path)
+    lock = FileLock(parts / "lock", timeout=1)  # a reader that asks who writes holds it for a moment
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            parts.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            (parts / "owner").write_text(f"process {os.getpid()} since {since}")
+            for left in (path.with_suffix(".tmp"), *parts.glob("*.tmp")):
+                left.unlink(missing_ok=True)
+            break
+        except Timeout:
+            raise UserError(
+                f"{path.name} is being written by {owner_of(parts)}; wait for it, then run this again"
+            ) from None
+        except OSError as error:
+            lock.release()
+            if attempt == ATTEMPTS or not isinstance(error, FileNotFoundError | FileExistsError):
+                raise UserError(f"cannot write {parts}: {error.strerror}; choose another OUT=") from None
+    try:
+        yield
+    finally:
+        if not any(parts.glob("*.shard")):
+            shutil.rmtree(parts, ignore_errors=True)
+        lock.release()
+
+
+def parts_of(path: Path) -> Path:
+    """The folder of the shards of a finished file, and of its lock."""
+    return path.with_suffix(".parts")
+
+
 def owner_of(parts: Path) -> str:
     """Who holds the lock in a folder of shards."""
-    owner = parts / "owner"
-    return owner.read_text() if owner.exists() else "another process"
+    try:
+        return (parts / "owner").read_text() or "another process"
+    except OSError:
+        return "another process"
 
 
 def sweep(path: Path) -> None:
-    """Remove what a finished file leaves beside it: its shards, and a copy that was cut short."""
-    path.with_suffix(".tmp").unlink(missing_ok=True)
-    shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+    """Remove what a kill may have left beside a finished file: its shards, and a copy cut short."""
+    if parts_of(path).exists() or path.with_suffix(".tmp").exists():
+        with suppress(UserError), writing(path):  # it stands whole, whoever else is at work
+            for shard in parts_of(path).glob("*.shard"):
+                shard.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nothing reads it and nothing is lost."""
+    """Rename a damaged file, so that nothing reads it and nothing is lost; the caller is its writer."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    os.replace(path, aside)
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise UserError(f"cannot set {path} aside: {error.strerror}; remove it yourself") from None
     return aside
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done: HDF5 crashes where Python raises while it calls back."""
+    came: list[Any] = []
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *signalled: came.append(signalled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(*came[0])
 
 
 def _sync_folder(folder: Path) -> None:

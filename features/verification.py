@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.datasets import SPLITS, Dataset
-from features.embeddings import Embeddings
+from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
 from features.extractor import TOLERANCE, VGG16
 
@@ -22,25 +23,50 @@ DOUBLED = 0.01  # share of rows that may equal another: datasets do hold a few i
 Check = tuple[str, str | None]
 
 
+def unopened(folder: Path) -> Iterator[Check]:
+    """A failed check for each finished cache in ``folder`` that is too damaged to be opened."""
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            Embeddings(path)
+        except Damaged as error:
+            yield f"header of {path.name}", str(error)
+        except UserError:  # it may not be read, or is a newer Headroom's: no damage
+            continue
+
+
 def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None) -> Iterator[Check]:
     """Yield ``(what, None)`` for each check that holds and ``(what, problem)`` for each other.
 
     Digests first (of the file, then of the images), then labels and ids row by row, the silent
     disasters, then a random sample of rows embedded again and compared within the precision's tolerance.
+    A damaged file is not compared with the images, and of other images nothing further is asked.
     """
-    damaged = False
-    for name, problem in embeddings.problems():
-        damaged = damaged or problem is not None
-        yield f"digest of {name}", problem
-    if damaged:
-        return
-    yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
-    for split in SPLITS:
-        rows = dataset.ids(split) == embeddings.ids(split)
-        labels = _digest(dataset.labels(split)) == embeddings.digest(f"{split}/labels")
-        yield f"rows of {split}", None if rows and labels else "ids or labels differ from the dataset's"
+    digests = ((f"digest of {name}", problem) for name, problem in embeddings.problems())
+    for group in (digests, _same_images(embeddings, dataset)):
+        well = True
+        for name, problem in group:
+            well = well and problem is None
+            yield name, problem
+        if not well:
+            return
     yield from _disasters(embeddings, dataset)
     yield from _embed_again(embeddings, dataset, weights)
+
+
+def _same_images(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
+    """Whether the dataset still has the images, and the rows, that were embedded."""
+    yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
+    for split in SPLITS:
+        kept, came = embeddings.ids(split), dataset.ids(split)
+        moved = [f"{name!r} is gone" for name in sorted(set(kept) - set(came))]
+        moved += [f"{name!r} is new" for name in sorted(set(came) - set(kept))]
+        if kept != came:
+            problem = f"expected {len(kept)} images, came {len(came)}: {_first(moved) or 'in another order'}"
+        elif _digest(dataset.labels(split)) != embeddings.digest(f"{split}/labels"):
+            problem = "the labels differ from the dataset's"
+        else:
+            problem = None
+        yield f"rows of {split}", problem
 
 
 def _disasters(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
@@ -104,11 +130,20 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
         fresh = extractor.embed(np.concatenate(images))
         for layer in embeddings.layers:
             kept = embeddings.rows_of(split, layer, rows)
-            away = np.linalg.norm(fresh[layer] - kept, axis=1) / np.linalg.norm(kept, axis=1)
-            worst = int(np.nanargmax(away))
-            far = f"row {rows[worst]} is {away[worst]:.1e} of its length away, expected {tolerance:g}"
+            away = _distance(fresh[layer], kept)
+            worst = int(away.argmax())
+            far = f"row {rows[worst]} is {away[worst]:.1e} of its length away, expected at most {tolerance:g}"
             name = f"{len(rows)} rows of {split}/{layer} embedded again"
             yield name, None if away[worst] <= tolerance else far
+
+
+def _distance(fresh: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far each row is from its kept one, in lengths of that: zero from zero is 0, NaN is infinity."""
+    stored = kept.astype(np.float64)  # whose squares do not overflow
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.linalg.norm(fresh - stored, axis=1)
+        away = np.where(moved == 0, 0.0, moved / np.linalg.norm(stored, axis=1))
+    return np.where(np.isnan(away), np.inf, away)
 
 
 def _digest(labels: NDArray[np.int64]) -> str:

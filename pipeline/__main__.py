@@ -125,7 +125,7 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
     }
     for name, (kind, text) in texts.items():
         default = defaults.get(name)
-        shown = "" if default is None else f" (default: {default})"
+        shown = "" if default is None else f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
         if name in ("force", "mirror"):
             more |= {"nargs": "?", "const": 1}

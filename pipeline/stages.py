@@ -141,17 +141,28 @@ def report(options: Options) -> int:
 
 
 def verify(options: Options) -> int:
-    """Check every digest of a cache and embed a sample again; 0 if all is well, else 1."""
+    """Check every digest of a cache and embed a sample again; 0 if all is well, else 1.
+
+    Every cache that is too damaged to tell whether it is the one that is asked for fails by name.
+    """
     from features.datasets import open_dataset
-    from features.verification import checks
+    from features.verification import checks, unopened
     from pipeline.matching import the_cache
 
-    embeddings, _ = the_cache(options)
-    dataset = open_dataset(options.dataset, options.archive, embeddings.dataset["limit"])
+    found = list(unopened(options.embeddings))
+    try:
+        embeddings, _ = the_cache(options)
+        dataset = open_dataset(options.dataset, options.archive, embeddings.dataset["limit"])
+        rest = checks(embeddings, dataset, options.weights)
+    except UserError as error:
+        if not found:
+            raise
+        rest = iter([("the cache that is asked for", str(error))])
     well = True
-    for name, problem in checks(embeddings, dataset, options.weights):
-        well = well and problem is None
-        print(f"{'ok    ' if problem is None else 'FAILED'} {name}{f': {problem}' if problem else ''}")
+    for group in (found, rest):
+        for name, problem in group:
+            well = well and problem is None
+            print(f"{'ok    ' if problem is None else 'FAILED'} {name}{f': {problem}' if problem else ''}")
     return 0 if well else 1
 
 
@@ -300,17 +311,23 @@ def _saved(options: Options, run: Run) -> Path:
 
 def _cache(options: Options) -> Path:
     """The finished cache for these options, computed if there is none."""
+    from features.catalogue import damaged
     from features.datasets import open_dataset
     from features.store import sweep
 
     extractor = options.extractor()
     dataset = open_dataset(options.dataset, options.archive, options.limit)
     started = time.perf_counter()
+    for path, _ in damaged(options.embeddings):
+        _put_aside(path)
     hit = _hit(options, extractor, dataset.digest())
     if hit is None:
         extractor.weights  # noqa: B018  the spec below is of what was really found
-        hit = _hit(options, extractor, dataset.digest())
-    if hit is None or not _is_whole(hit.path):
+        hit = _hit(options, extractor, dataset.digest(), tell=True)
+    if hit is not None and _problem(hit.path):
+        _put_aside(hit.path)
+        hit = None
+    if hit is None:
         return _compute(options, _settled(options, extractor, dataset), dataset)
     sweep(hit.path)
     say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
@@ -338,13 +355,12 @@ def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:
 
 def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
     from features.extraction import extract
-    from features.store import EmbeddingStore, sweep
+    from features.store import EmbeddingStore
     from models.runs import processor, versions
 
     store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
     with store.lock():
-        if store.path.exists() and _is_whole(store.path):  # finished while this process looked
-            sweep(store.path)
+        if store.path.exists():  # finished while this process looked
             return store.path
         todo = store.missing()
         store.check_disk(todo)
@@ -353,11 +369,12 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
             extractor.prepare()
         started = time.perf_counter()
         with store.assembly() as assembly:
-            extract(dataset, extractor, store, assembly, todo)
+            network = extract(dataset, extractor, store, assembly, todo)
             provenance = {
                 "weights_source": extractor.weights.source,
                 "startup_seconds": round(started - begun, 1),
                 "seconds": round(time.perf_counter() - started, 1),
+                "network_seconds": round(network, 1),
                 "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
                 "versions": versions(),
                 "processor": processor(),
@@ -368,27 +385,34 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
     return store.path
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a finished file holds what was written; if not, it is set aside."""
+def _problem(path: Path) -> str | None:
+    """What is wrong with a finished file; None if it holds what was written."""
     from features.embeddings import Damaged, Embeddings
-    from features.store import set_aside
 
     try:
-        for _, problem in Embeddings(path).problems():
-            if problem:
-                raise Damaged(problem)
+        return next((problem for _, problem in Embeddings(path).problems() if problem), None)
     except Damaged as error:
-        say(f"{error}\n{path.name} is set aside as {set_aside(path).name}")
-        return False
-    return True
+        return str(error)
 
 
-def _hit(options: Options, extractor: VGG16, dataset_digest: str) -> Embeddings | None:
-    """The finished cache that has what is asked, by content; says how near the others come."""
+def _put_aside(path: Path) -> None:
+    """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
+    from features.store import set_aside, writing
+
+    with writing(path):
+        if path.exists() and (problem := _problem(path)):
+            say(f"{problem}\n{path.name} is set aside as {set_aside(path).name}")
+
+
+def _hit(options: Options, extractor: VGG16, dataset_digest: str, tell: bool = False) -> Embeddings | None:
+    """The finished cache that has what is asked, by content; ``tell``: in what the nearest other differs."""
     from features.catalogue import find
 
     asked = {**extractor.spec(), "dataset_sha256": dataset_digest, "limit": options.limit}
-    fitting, _ = find(options.embeddings, asked)
+    fitting, others = find(options.embeddings, asked)
+    if tell and others and not fitting:
+        path, phrases = others[0]
+        say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
     return fitting[0] if fitting else None
 
 

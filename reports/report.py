@@ -455,12 +455,10 @@ def _confused(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[s
 
 
 def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
-    """Seconds and bytes: ``extract`` all images, ``cache`` on disk, ``predict`` 1,000 images' vectors."""
+    """Seconds and bytes: the network on all images, the cache on disk, predictions of 1,000 vectors."""
     extract, size = None, None
     if cache is not None:
-        made = cache.provenance
-        if made.get("images_in_this_pass"):
-            extract = made["seconds"] * sum(cache.rows.values()) / made["images_in_this_pass"]
+        extract = float(cache.provenance["network_seconds"])
         size = float(cache.path.stat().st_size)
     return {
         "extract_seconds": extract,

@@ -1,8 +1,14 @@
 """The real command line with a stand-in for the network, for tests that kill it.
 
-``python -m tests.stand_in PLAN ARGUMENT...`` where PLAN is ``-``, ``kill=N`` (SIGKILL instead of the
-Nth operation that makes something durable or visible), ``size=N`` (no file may grow beyond N bytes,
-as on a full disk) or ``pause=S`` (sleep after every shard). Prints the name of each shard it writes.
+``python -m tests.stand_in PLAN ARGUMENT...`` where PLAN is ``-`` or one of
+
+- ``kill=N``: SIGKILL instead of the Nth operation that makes something durable or visible;
+- ``full=N``: from the Nth write, flush, fsync or close of a shard on, the disk is full;
+- ``size=N``: no file may grow beyond N bytes;
+- ``pause=S``, ``slow=S``: sleep after every shard, before every image;
+- ``interrupt=N``: Ctrl-C within the Nth write of the finished file.
+
+Prints the name of each shard it writes.
 """
 
 from __future__ import annotations
@@ -18,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from features import extractor, store
+from features import datasets, extractor, store
 from pipeline.__main__ import main
 
-SHARD = 20
+SHARDS = (20,)
 
 
 def embed(self: Any, images: Any, advance: Any = None) -> dict[str, Any]:
@@ -51,20 +57,91 @@ def killing(count: int) -> None:
     shutil.rmtree = counted(shutil.rmtree)
 
 
+def full(count: int) -> None:
+    """A disk that is full from its ``count``-th operation on a shard on."""
+    left = [count]
+
+    def may() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+
+    class Full:
+        def __init__(self, path: Any, mode: str) -> None:
+            self._file = open(path, mode)  # noqa: SIM115
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+            may()
+
+        def write(self, part: Any) -> None:
+            may()
+            self._file.write(part)
+
+        def flush(self) -> None:
+            may()
+            self._file.flush()
+
+        def fileno(self) -> int:
+            return self._file.fileno()
+
+    fsync = os.fsync
+
+    def synced(handle: int) -> None:
+        may()
+        fsync(handle)
+
+    store.open = Full  # type: ignore[attr-defined]
+    os.fsync = synced
+
+
+def interrupting(count: int) -> None:
+    """Ctrl-C while HDF5 is writing, for the ``count``-th time."""
+    left, write = [count], store._Disk.write
+
+    def written(self: Any, data: Any) -> int:
+        left[0] -= 1
+        if left[0] == -1:
+            signal.raise_signal(signal.SIGINT)
+        return write(self, data)
+
+    store._Disk.write = written  # type: ignore[method-assign]
+
+
+def slow(seconds: float) -> None:
+    """Pictures that take long to decode."""
+    read = datasets.read_square
+
+    def waited(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return read(*arguments)
+
+    datasets.read_square = waited
+
+
 if __name__ == "__main__":
     plan, _, value = sys.argv[1].partition("=")
     extractor.VGG16.embed = embed  # type: ignore[method-assign]
-    store.SHARD = SHARD
+    store.SHARDS = SHARDS
     put = store.EmbeddingStore.put
 
-    def telling(self: Any, shard: Any, vectors: Any) -> None:
-        put(self, shard, vectors)
+    def telling(self: Any, shard: Any, vectors: Any, seconds: float) -> None:
+        put(self, shard, vectors, seconds)
         print(shard.name, flush=True)
         time.sleep(float(value) if plan == "pause" else 0)
 
     store.EmbeddingStore.put = telling  # type: ignore[method-assign]
     if plan == "kill":
         killing(int(value))
+    if plan == "full":
+        full(int(value))
+    if plan == "slow":
+        slow(float(value))
+    if plan == "interrupt":
+        interrupting(int(value))
     if plan == "size":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(value), int(value)))
     sys.exit(main(sys.argv[2:]))

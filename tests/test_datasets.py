@@ -14,6 +14,7 @@ from features.cifar10 import Cifar10
 from features.datasets import MIN_TRAIN, SPLITS, Dataset, Digits, Folder, open_dataset
 from features.download import file_digest
 from features.errors import UserError
+from pipeline.__main__ import main
 
 Open = Callable[..., Dataset]
 
@@ -185,6 +186,22 @@ class TestOpen:
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(UserError, match="unknown dataset 'mnist': expected cifar10, digits, or the path"):
             open_dataset("mnist")
+
+    def test_an_empty_name_is_not_the_current_folder(
+        self,
+        make_folder: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(make_folder(8))
+        assert open_dataset(".").source == str(Path.cwd())
+        with pytest.raises(UserError, match=r"^DATASET= is empty: expected cifar10, digits, or the path"):
+            open_dataset("")
+        for stage in ("features", "train", "verify"):
+            assert main([stage, "--dataset", "", "--out", str(tmp_path / "out")]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith("error: DATASET= is empty: expected cifar10")
 
     def test_an_archive_belongs_to_cifar10(self) -> None:
         with pytest.raises(UserError, match="ARCHIVE= belongs to DATASET=cifar10"):

@@ -38,7 +38,7 @@ def test_readme_explains_every_variable_with_its_default() -> None:
         defaults = [known[name].default for known in constructors if name in known]
         default = next((value for value in defaults if value is not None), None)
         if default is not None:
-            assert rows[name.upper()] == f"`{default}`"
+            assert rows[name.upper()] == f"`{int(default) if isinstance(default, bool) else default}`"
 
 
 def test_readme_lists_every_head_and_dependency() -> None:
@@ -109,6 +109,18 @@ def test_values_reach_the_command_as_they_were_typed(value: str, tmp_path: Path)
 def test_a_chain_refuses_what_it_sets_itself() -> None:
     done = make("--dry-run", "--assume-old=setup", "demo", "DATASET=x")
     assert "make demo sets DATASET itself: leave it out" in done.stderr
+
+
+def test_bench_refuses_what_it_does_not_read() -> None:
+    done = make("--dry-run", "--assume-old=setup", "bench", "DATASET=x", "BATCH=3")
+    assert "make bench does not read BATCH: leave it out" in done.stderr
+
+
+@pytest.mark.parametrize(("value", "asked"), [("1", True), ("0", False), ("", False)])
+def test_peers_1_is_the_only_yes(value: str, asked: bool) -> None:
+    done = make("--dry-run", "--assume-old=setup", "bench", f"PEERS={value}")
+    assert "benchmarks/extraction.py" in done.stdout
+    assert ("--peers" in done.stdout) is asked
 
 
 def test_a_variable_of_the_environment_is_not_an_option() -> None:

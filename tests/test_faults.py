@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ class Stage:
     """``features`` with the stand-in network, in processes of its own."""
 
     def __init__(self, images: Path, weights: str, root: Path) -> None:
-        self.root = root
+        self.images, self.root = images, root
         self._given = ["--dataset", str(images), "--weights", weights, "--layers", "block3,block5"]
         self._given += ["--precision", "float32", "--head", "ridge"]
 
-    def start(self, plan: str, out: str = "out", stage: str = "features") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.stand_in", plan, stage, *self._given]
+    def start(
+        self, plan: str, out: str = "out", stage: str = "features", before: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
+        command = [*before, sys.executable, "-m", "tests.stand_in", plan, stage, *self._given]
         return subprocess.Popen(
             [*command, "--out", str(self.root / out)],
             cwd=ROOT,
@@ -37,9 +41,11 @@ class Stage:
             text=True,
         )
 
-    def run(self, plan: str = "-", out: str = "out", stage: str = "features") -> tuple[int, list[str], str]:
+    def run(
+        self, plan: str = "-", out: str = "out", stage: str = "features", before: tuple[str, ...] = ()
+    ) -> tuple[int, list[str], str]:
         """Exit code, shards written, standard error."""
-        child = self.start(plan, out, stage)
+        child = self.start(plan, out, stage, before)
         printed, err = child.communicate(timeout=60)
         shards = [line for line in printed.splitlines() if line.startswith(("train-", "test-"))]
         return child.returncode, shards, err
@@ -82,19 +88,67 @@ def test_killed_at_every_durable_step_it_resumes_to_the_same_file(stage: Stage) 
     assert steps >= 3 * len(shards) + 3, "every fsync and rename was a place to die"
 
 
-@pytest.mark.parametrize("size", [4_000, 40_000, 130_000])
-def test_a_disk_full_at_any_stage_is_told_and_resumed(stage: Stage, size: int) -> None:
-    """The limits stop it in its first shard, in a later one, and in the finished file."""
-    code, before, err = stage.run(f"size={size}")
+def test_a_disk_full_at_any_operation_on_a_shard_is_told_and_resumed(stage: Stage) -> None:
+    stage.run(out="whole")
+    whole, operations, kept = stage.content("whole"), 0, set()
+    while True:
+        out = f"out{operations}"
+        code, before, err = stage.run(f"full={operations}", out)
+        if code == 0:
+            break
+        assert code == 2, err
+        assert err.strip().splitlines()[-1].startswith("error: cannot write")
+        assert "No space left on device" in err
+        assert not list((stage.root / out / "embeddings").glob("**/*.tmp"))
+        kept.add(len(before))
+        if operations % 5 == 0:
+            code, after, err = stage.run(out=out)
+            assert code == 0, err
+            assert not set(before) & set(after), "a finished shard is done twice"
+            assert_equal(stage.content(out), whole)
+        operations += 1
+    assert kept == {0, 1, 2, 3}, "it was full in each of the three shards, and after them"
+
+
+def test_a_disk_full_in_the_finished_file_is_told_and_resumed(stage: Stage) -> None:
+    """No shard is larger than 61 kB; the finished file is."""
+    code, before, err = stage.run("size=130000")
     assert code == 2, err
     assert err.strip().splitlines()[-1].startswith("error: cannot write")
     assert "File too large" in err
+    assert before
     assert not list((stage.root / "out" / "embeddings").glob("**/*.tmp"))
     code, after, err = stage.run()
     assert code == 0, err
     assert not set(before) & set(after)
     stage.run(out="whole")
     assert_equal(stage.content(), stage.content("whole"))
+
+
+@pytest.mark.parametrize("write", [0, 1, 3, 10])
+def test_ctrl_c_while_hdf5_writes_is_no_crash(stage: Stage, write: int) -> None:
+    code, before, err = stage.run(f"interrupt={write}")
+    assert code == 130, err
+    assert "interrupted; finished work is kept. To go on: make features" in err
+    code, after, err = stage.run()
+    assert code == 0, err
+    assert not set(before) & set(after)
+    stage.run(out="whole")
+    assert_equal(stage.content(), stage.content("whole"))
+
+
+def test_ctrl_c_does_not_wait_for_images_that_are_only_being_read(stage: Stage) -> None:
+    child = stage.start("slow=0.4")  # 20 images a shard: 4 s on two cores
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("train-")
+    child.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert time.monotonic() - pressed < 12, "one slice of images, not all shards"
+    code, shards, err = stage.run()
+    assert code == 0, err
+    assert "train-000000000.shard" not in shards
 
 
 def test_of_two_at_once_one_works_and_one_is_told(stage: Stage) -> None:
@@ -114,12 +168,66 @@ def test_of_two_at_once_one_works_and_one_is_told(stage: Stage) -> None:
     assert code == 0, "the lock of a dead process is free: " + err
 
 
-def test_a_folder_nobody_may_write_is_told(stage: Stage) -> None:
+def test_a_file_in_the_way_is_told(stage: Stage) -> None:
     (stage.root / "out").write_text("a file in the way")
     code, _, err = stage.run()
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: cannot write")
     assert "choose another OUT=" in err
+
+
+class TestReadOnly:
+    """As a user whom permissions bind: where the tests run as root, without root's power over files."""
+
+    BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+    def test_a_folder_that_may_not_be_written_is_told(self, stage: Stage) -> None:
+        (stage.root / "out").mkdir(mode=0o555)
+        code, shards, err = stage.run(before=self.BOUND)
+        assert (code, shards) == (2, [])
+        assert err.strip().splitlines()[-1].startswith("error: cannot write")
+        assert "Permission denied; choose another OUT=" in err
+
+    def test_a_hit_needs_no_permission_to_write(self, stage: Stage) -> None:
+        assert stage.run()[0] == 0
+        folder = stage.root / "out" / "embeddings"
+        (path,) = folder.iterdir()
+        path.with_suffix(".tmp").write_bytes(b"left by a kill")
+        folder.chmod(0o555)
+        code, shards, err = stage.run(before=self.BOUND)
+        assert (code, shards) == (0, []), err
+        assert "cached and verified" in err
+
+    def test_a_file_that_may_not_be_read_is_not_called_damaged(self, stage: Stage) -> None:
+        assert stage.run()[0] == 0
+        (path,) = (stage.root / "out" / "embeddings").iterdir()
+        path.chmod(0)
+        code, _, err = stage.run(stage="train", before=self.BOUND)
+        assert code == 2
+        assert "permission denied" in err
+        assert "damaged" not in err
+
+
+def test_a_file_open_elsewhere_for_writing_is_not_called_damaged(stage: Stage) -> None:
+    assert stage.run()[0] == 0
+    (path,) = (stage.root / "out" / "embeddings").iterdir()
+    with h5py.File(path, "r+"):
+        code, _, err = stage.run()
+    assert path.exists()
+    assert "damaged" not in err
+    assert code == 0 or "cannot be read now" in err
+
+
+def test_an_image_that_changes_during_the_pass_is_told(stage: Stage) -> None:
+    child = stage.start("slow=0.2")
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("train-")
+    picture = stage.images / "test" / "dog" / "005.jpg"
+    os.utime(picture, ns=(1, 1))
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 2
+    assert f"{picture} has changed since its digest was taken; run this again" in err
+    assert stage.run()[0] == 0
 
 
 def test_a_train_killed_at_every_durable_step_leaves_no_half_run(stage: Stage) -> None:

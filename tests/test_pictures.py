@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,39 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes({"cut short": whole[: len(whole) // 2], "not an image": b"no", "empty": b""}[damage])
     with pytest.raises(UserError, match=r"cannot read the image .*bad\.jpg"):
         read_square(path, 32)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(
+    ("tag", "value", "kind"),
+    [
+        ((0x0128, 2, 4), b"abc\0", "error"),  # the unit of the resolution as text: struct.error
+        ((0x011A, 2, 4), b"abc\0", "TypeError"),  # the resolution as text
+    ],
+)
+def test_damaged_metadata_is_named_in_a_line(
+    tmp_path: Path, tag: tuple[int, int, int], value: bytes, kind: str, suffix: str
+) -> None:
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # only a picture that is turned has its EXIF rewritten
+    broken = struct.pack("<HHI4s", *tag, value)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + broken + bytes(4)
+    path = tmp_path / f"bad.{suffix}"
+    gradient(64, 64).save(path, exif=exif)
+    with pytest.raises(UserError, match=rf"^cannot read the image .*bad\.{suffix}: .* came: {kind} .+$"):
+        read_square(path, 32)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_is_not_the_picture_s_fault_is_not_put_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    gradient(64, 64).save(tmp_path / "good.png")
+    monkeypatch.setattr(Image.Image, "convert", stopped)
+    with pytest.raises(stop):
+        read_square(tmp_path / "good.png", 32)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import h5py
 import pytest
 
+from features.embeddings import arrays, canonical, header_digest
+from pipeline import stages
 from pipeline.__main__ import STAGES, main, parser
 from tests.conftest import Project
 
@@ -292,7 +294,7 @@ class TestHelp:
     def test_every_option_tells_its_default_and_an_example(self, stage: str) -> None:
         text = parser([stage])._subparsers._group_actions[0].choices[stage].format_help()  # type: ignore[union-attr, index]
         assert f"python -m pipeline {stage}" in " ".join(text.split()).partition("example: ")[2]
-        assert text.count("default:") == 16
+        assert text.count("default:") == 17
 
 
 def test_imports_run_one_way() -> None:
@@ -321,3 +323,71 @@ def test_importing_any_module_loads_no_tensorflow() -> None:
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout == run.stderr == "", f"importing prints nothing ({time.monotonic() - started:.1f} s)"
+
+
+class TestWhatIsThere:
+    """Of stage one: what a command goes on with, sets aside, or calls near."""
+
+    @pytest.fixture(autouse=True)
+    def _no_choice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def choose(*_: object) -> None:
+            raise AssertionError("nothing is measured where something is there")
+
+        monkeypatch.setattr("features.precision.choose", choose)
+
+    def test_auto_goes_on_with_a_finished_cache_of_any_precision(self, project: Project) -> None:
+        assert project("features", "--precision", "bfloat16")[0] == 0
+        code, _, err = project("features", "--precision", "auto")
+        assert code == 0
+        assert "cached and verified" in err
+
+    def test_auto_goes_on_with_a_pass_that_was_begun(self, project: Project) -> None:
+        assert project("features", "--precision", "bfloat16")[0] == 0
+        project.cache.rename(project.cache.with_suffix(".parts"))  # the name that a pass under way has
+        parts = next((project.out / "embeddings").iterdir())
+        parts.unlink()
+        parts.mkdir()
+        code, _, err = project("features", "--precision", "auto")
+        assert code == 0, err
+        assert "precision bfloat16: a pass was begun with it, and goes on" in err
+
+    @pytest.mark.parametrize("more", [["--precision", "auto"], ["--layers", "block5"], []])
+    def test_a_damaged_header_is_set_aside_whatever_was_asked(
+        self, project: Project, more: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert project("features")[0] == 0
+        path = project.cache
+        path.write_bytes(path.read_bytes()[:5000])
+        monkeypatch.setattr("features.precision.choose", lambda it, _: (it.at("float32"), "float32"))
+        code, _, err = project("features", *more)
+        assert code == 0
+        assert f"{path} is damaged or cut short" in err
+        assert f"{path.name} is set aside as {path.name}.damaged-1" in err
+        assert path.with_name(f"{path.name}.damaged-1").exists()
+
+    def test_another_process_may_have_set_it_aside(self, project: Project) -> None:
+        assert project("features")[0] == 0
+        path = project.cache
+        stages._put_aside(path)  # it is whole by now
+        assert path.exists()
+        path.unlink()
+        stages._put_aside(path)
+        assert not list((project.out / "embeddings").iterdir())
+
+    def test_a_miss_names_the_nearest_and_the_field(self, project: Project) -> None:
+        assert project("features")[0] == 0
+        name = project.cache.name
+        code, _, err = project("features", "--layers", "block2")
+        assert code == 0
+        assert f"not cached yet; the nearest is {name} (cached: layers=block4,block5, asked: block2)" in err
+
+    def test_a_cache_without_a_field_is_a_miss_that_names_it(self, project: Project) -> None:
+        assert project("features")[0] == 0
+        with h5py.File(project.cache, "r+") as file:
+            spec = json.loads(file.attrs["spec"])
+            del spec["mirror"]
+            file.attrs["spec"] = canonical(spec)
+            file.attrs["sha256"] = header_digest(file.attrs, dict(arrays(file)))
+        code, _, err = project("train", "--head", "prior")
+        assert code == 2
+        assert "cached: mirror=null, asked: false" in err

@@ -81,8 +81,10 @@ def test_a_network_that_gains_nothing_is_not_taken(monkeypatch: pytest.MonkeyPat
     assert "not faster" in reason
 
 
-def test_one_row_that_disagrees_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, reason = decide(monkeypatch, convolution=3, network=2, error=0.5)
+@pytest.mark.parametrize("error", [0.5, np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_one_row_that_disagrees_is_enough(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+    chosen, reason = decide(monkeypatch, convolution=3, network=2, error=error)
     assert chosen == "float32"
     assert "disagrees" in reason
 

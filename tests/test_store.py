@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def dataset(make_folder: Callable[..., Path]) -> Folder:
 
 @pytest.fixture
 def store(dataset: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddingStore:
-    monkeypatch.setattr(store_module, "SHARD", 10)
+    monkeypatch.setattr(store_module, "SHARDS", (10,))
     return EmbeddingStore(tmp_path / "embeddings", dataset, SPEC, WIDTHS)
 
 
@@ -53,7 +53,7 @@ def fill(store: EmbeddingStore, dataset: Folder) -> Embeddings:
         for shard in store.shards:
             kept = store.read(shard)
             assert kept is not None
-            assembly.add(shard, kept)
+            assembly.add(shard, kept.vectors)
         return store.commit(assembly, {"weights_source": "test"})
 
 
@@ -104,27 +104,62 @@ def test_only_missing_shards_are_done_again(store: EmbeddingStore, dataset: Fold
         assert store.missing() == todo[3:]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "zeros", "exchange"])
-def test_a_damaged_shard_is_done_again(store: EmbeddingStore, dataset: Folder, damage: str) -> None:
+@pytest.fixture
+def filled(store: EmbeddingStore) -> Iterator[tuple[EmbeddingStore, Path]]:
+    """All shards are there: the store, locked, and the folder of its shards."""
     with store.lock():
-        todo = store.missing()
-        for shard in todo:
+        for shard in store.missing():
             store.put(shard, vectors(shard.split, shard.start, shard.stop))
-        parts = store.path.with_suffix(".parts")
-        victim = parts / todo[3].name
-        content = victim.read_bytes()
-        values = vectors("train", 30, 36)["block3"].tobytes()
-        if damage == "flip":
-            at = content.index(values) + 9
-            content = content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
-        elif damage == "cut":
-            content = content[:-300]
-        elif damage == "zeros":
-            content = bytes(len(content))
-        else:
-            content = (parts / todo[0].name).read_bytes()
-        victim.write_bytes(content)
-        assert store.missing() == [todo[3]]
+        yield store, store.path.with_suffix(".parts")
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "longer", "nothing", "text"])
+def test_a_damaged_shard_is_done_again(filled: tuple[EmbeddingStore, Path], damage: str) -> None:
+    store, parts = filled
+    victim = store.shards[3]
+    content = (parts / victim.name).read_bytes()
+    damaged = {"cut": content[:-300], "zeros": bytes(len(content)), "longer": content + b"x"}
+    (parts / victim.name).write_bytes(damaged.get(damage, b"" if damage == "nothing" else b"text" * 50))
+    assert store.missing() == [victim]
+
+
+def test_a_flipped_bit_anywhere_in_a_shard_is_noticed(filled: tuple[EmbeddingStore, Path]) -> None:
+    store, parts = filled
+    path = parts / store.shards[0].name
+    content = path.read_bytes()
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        assert store.read(store.shards[0]) is None, f"byte {place} of {len(content)}"
+
+
+@pytest.mark.parametrize("other", [1, 4])
+def test_two_exchanged_shards_are_done_again(filled: tuple[EmbeddingStore, Path], other: int) -> None:
+    """Of the same split, and one of train with one of test: all have ten rows."""
+    store, parts = filled
+    one, two = (parts / store.shards[place].name for place in (0, other))
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    assert store.missing() == [store.shards[0], store.shards[other]]
+
+
+def test_a_shard_of_another_spec_is_done_again(filled: tuple[EmbeddingStore, Path], dataset: Folder) -> None:
+    store, parts = filled
+    other = EmbeddingStore(store.path.parent, dataset, SPEC | {"preprocess": "unit"}, WIDTHS)
+    shutil.copytree(parts, other.path.with_suffix(".parts"))
+    assert other.missing() == other.shards
+
+
+def test_shards_of_larger_images_hold_fewer(dataset: Folder, tmp_path: Path) -> None:
+    rows = {
+        size: next(size_ for size_ in store_module.SHARDS if size_ * 3 * size**2 <= store_module.SHARD_BYTES)
+        for size in (32, 128, 224, 512, 1024)
+    }
+    assert rows == {32: 1000, 128: 1000, 224: 250, 512: 50, 1024: 10}
+    large = EmbeddingStore(tmp_path, dataset, SPEC | {"image_size": 1024}, WIDTHS)
+    assert [shard.stop - shard.start for shard in large.shards] == [10, 10, 10, 6, 10, 5]
 
 
 def test_every_flipped_bit_in_the_finished_file_is_noticed_or_harmless(
@@ -165,7 +200,8 @@ def test_every_flipped_bit_in_the_finished_file_is_noticed_or_harmless(
 def test_a_file_cut_short_is_damaged(store: EmbeddingStore, dataset: Folder) -> None:
     fill(store, dataset)
     content = store.path.read_bytes()
-    for length in (0, 100, len(content) // 2, len(content) - 1):
+    rng = np.random.default_rng(1)
+    for length in (0, 100, len(content) // 2, len(content) - 1, *rng.integers(0, len(content), 40)):
         store.path.write_bytes(content[:length])
         with pytest.raises(Damaged, match="run: make features"):
             Embeddings(store.path).matrix("test", ("block3",))
@@ -201,7 +237,7 @@ def test_another_format_is_refused_in_words(store: EmbeddingStore, dataset: Fold
     fill(store, dataset)
     with h5py.File(store.path, "r+") as file:
         file.attrs["headroom_format"] = version
-    with pytest.raises(UserError, match=f"has format {version}, this Headroom reads 1: use the Headroom"):
+    with pytest.raises(UserError, match=f"has format {version}, this Headroom reads 2: use the Headroom"):
         Embeddings(store.path)
 
 

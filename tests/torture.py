@@ -2,7 +2,8 @@
 
 Not collected by ``make test``; ``make torture`` runs it. Each round starts ``python -m pipeline features``
 in a process of its own, kills it at a random moment between its start and past its usual end, and starts it
-again until it finishes; the file must equal an uninterrupted one's, with nothing left beside it.
+again until it finishes; no finished shard may be done twice, and the file must equal an uninterrupted one's, with
+nothing left beside it.
 ``HEADROOM_ROUNDS`` sets the number of kills.
 """
 
@@ -44,6 +45,7 @@ def test_random_kills(make_folder: Callable[..., Path], weights_path: str, tmp_p
     while kills < ROUNDS:
         number += 1
         out = tmp_path / f"out{number}"
+        finished: dict[str, tuple[int, int]] = {}
         while True:
             child = start(out)
             try:
@@ -52,6 +54,14 @@ def test_random_kills(make_folder: Callable[..., Path], weights_path: str, tmp_p
                 os.kill(child.pid, signal.SIGKILL)
                 child.communicate()
                 kills += 1
+                shards = {
+                    path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+                    for path in out.glob("*/*/*.shard")
+                }
+                again = [name for name in shards if name in finished and shards[name] != finished[name]]
+                assert not again, "a finished shard is done twice"
+                assert len(finished) <= len(shards) or not shards, "a finished shard is lost"
+                finished = shards
                 continue
             assert child.returncode == 0, err.decode()
             break
