@@ -2,8 +2,8 @@
 
 Not collected by ``make test``; ``make torture`` runs it. Each round starts ``python -m pipeline features``
 in a process of its own, kills it at a random moment between its start and past its usual end, and starts it
-again until it finishes; no finished shard may be done twice, and the file must equal an uninterrupted one's, with
-nothing left beside it.
+again until it finishes; no finished shard may be done twice, and the file must equal an uninterrupted one's,
+with nothing left beside it.
 ``HEADROOM_ROUNDS`` sets the number of kills.
 """
 
