@@ -44,14 +44,15 @@ class Beside:
         from reports.neighbours import neighbours
 
         try:
-            self.neighbours[run.fingerprint] = neighbours(cache)
+            found = neighbours(cache)
             layers = [layer for layer in run.layers if layer in cache.layers]
             drawn = embedding_map(cache, layers, run.test_labels)
-            cache.ids("train"), cache.labels()  # for the galleries: both are whole
+            cache.ids("train"), cache.ids("test"), cache.labels()  # for the galleries: all are whole
         except UserError as error:
             say(f"note: {error}; the report goes without neighbours and map")
             del self.caches[run.fingerprint]
             return
+        self.neighbours[run.fingerprint] = found
         said = run.test_proba[drawn.rows].argmax(axis=1)
         labels = run.test_labels[drawn.rows]
         self.maps[run.id] = {
@@ -96,7 +97,7 @@ def state_of(runs: Sequence[Run], beside: Beside) -> str:
         [(run.folder, run.seconds, run.command) for run in runs],
         beside.looks,
         {name: [found.points, sorted(found.rows)] for name, found in beside.curves.items()},
-        sorted(beside.caches),
+        sorted((name, cache.provenance) for name, cache in beside.caches.items()),
         sorted({(run.dataset["source"], Path(run.dataset["source"]).exists()) for run in runs}),
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
     ]

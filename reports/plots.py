@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from reports.report import Entry, Group
 
@@ -80,7 +81,7 @@ def curves(entry: Entry) -> Figure:
     history = entry.history
     epochs = np.arange(1, len(history["accuracy"]) + 1)
     kept = entry.kept_epoch or len(epochs)
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(6.8, 3.0), layout="constrained")
     for axes, name, unit in zip(
         figure.subplots(1, 2), ("accuracy", "loss"), ("accuracy", "cross-entropy (nats)"), strict=True
     ):
@@ -156,7 +157,7 @@ def learning(group: Group) -> Figure:
 
 def reliability(entry: Entry) -> Figure:
     """Accuracy against confidence in bins of equally many images, before and after scaling."""
-    figure = Figure(figsize=(5.4, 2.9), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
     pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
     for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
         bins = [row for row in numbers["bins"] if row["count"]]
@@ -247,9 +248,12 @@ def pareto(group: Group) -> Figure:
                 front.append((cost, entry.accuracy["value"]))
         if len(front) > 1:
             axes.plot(*zip(*front, strict=True), color="0.6", lw=1, zorder=0)
-        if known:
-            axes.set_xscale("log" if min(cost for cost, _ in known) > 0 else "linear")
-        else:
+        if known and min(cost for cost, _ in known) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.minorticks_off()
+        elif not known:
             axes.text(0.5, 0.5, "the caches are gone", ha="center", transform=axes.transAxes, color="0.4")
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy")

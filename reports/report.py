@@ -359,11 +359,12 @@ def _answer(
         text += f" On this test set it is not distinguishable from {_listed(by_chance)}."
     if not worse and not by_chance:
         next_best = against[0]
+        compared, drawn = {best.id, next_best.second}, {each.ids[0] for each in seeds}
         others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)}"
         text += (
             f" It is better than {others}; than the next, {names[next_best.second]}, by "
             f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
-            f"{100 * next_best.high:.1f}{', first seeds' if seeds else ''})."
+            f"{100 * next_best.high:.1f}{', first seeds' if compared & drawn else ''})."
         )
     if chosen == best.id:
         return f"{text} Validation alone chooses it too."
@@ -539,6 +540,7 @@ def _reached(run: Run, runs: Sequence[Run]) -> float:
         other.val_accuracy
         for other in runs
         if other.head != run.head
+        and not other.members
         and other.fingerprint == run.fingerprint
         and set(other.layers) == set(run.layers)
     ]
