@@ -10,8 +10,8 @@ the dataset to the committed HDF5 file; the network is built before the clock st
 apart: building, tracing and the first batch. *predict* is Keras' own loop over a float array in memory, with
 the same pooled outputs; on two cores it falls into one of two speeds a round, so it is compared by its best
 round too. What network and decoding allow is both one after the other on all cores: the best round of
-predict, and decoding as Headroom does it (*reduced*) or of every pixel (*whole*). bfloat16 runs where
-``PRECISION=auto`` would take it. Prints a table, then JSON.
+either loop over the array, and decoding as Headroom does it (*reduced*) or of every pixel (*whole*).
+bfloat16 runs where ``PRECISION=auto`` would take it. Prints a table, then JSON.
 """
 
 from __future__ import annotations
@@ -262,7 +262,8 @@ def rates(base: Dataset, weights: str | None, count: int, peers: bool) -> dict[s
         ratios["array bfloat16 / predict float32"] = median["array bfloat16"] / median["predict float32"]
     cores = os.cpu_count() or 1
     for kind, cost in decode.items():
-        allowed = cores / (cost + cores / best[f"predict {fast.precision}"])
+        network = max(best[f"{loop} {fast.precision}"] for loop in ("predict", "array"))
+        allowed = cores / (cost + cores / network)
         large_rate = median[f"JPEG 1024 x 768 {fast.precision}"]
         ratios[f"large JPEGs / what network and {kind} decoding allow"] = large_rate / allowed
     return {

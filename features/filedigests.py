@@ -68,12 +68,6 @@ class FileDigests:
         UserError
             A file cannot be read; it is named.
         """
-        rows = self._db.execute(
-            "select path, size, changed, sha256 from digest where root = ?", (str(self._root),)
-        )
-        known: dict[str, tuple[int, int, str]] = {}
-        if not self._fresh:
-            known = {path: (size, changed, sha) for path, size, changed, sha in rows}
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress(len(paths), "digest of the images", "file", delay=1) as bar,
@@ -81,6 +75,7 @@ class FileDigests:
             for start in range(0, len(paths), BATCH):
                 group = paths[start : start + BATCH]
                 stamps = {path: self._stamp(path) for path in group}
+                known = {} if self._fresh else self._known(group)
                 unknown = [path for path in group if path not in known or known[path][:2] != stamps[path]]
                 fresh = pool.map(self._sha256, unknown)
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
@@ -90,6 +85,15 @@ class FileDigests:
                     self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
+
+    def _known(self, group: list[str]) -> dict[str, tuple[int, int, str]]:
+        """Size, time of change and digest of those files of a group that were seen before."""
+        marks = ",".join("?" * len(group))
+        rows = self._db.execute(
+            f"select path, size, changed, sha256 from digest where root = ? and path in ({marks})",
+            (str(self._root), *group),
+        )
+        return {path: (size, changed, sha) for path, size, changed, sha in rows}
 
     def _stamp(self, path: str) -> Stamp:
         try:

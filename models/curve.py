@@ -24,6 +24,7 @@ from models.selection import Material
 
 SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images a class; after them: all
 FOLDER = "curves"  # beside the runs
+LEAST_STEPS = 500  # of a head with epochs: the epochs of a full run are next to nothing on few images
 
 
 def draws(shots: int) -> int:
@@ -97,6 +98,7 @@ def load(root: Path, run: str) -> Curve | None:
 def grow(material: Material, run: Run, root: Path) -> Curve:
     """Fit the run's head, as validation chose it, on ever more images; what is there is kept.
 
+    A head with epochs gets as many as the full run, but no fewer than ``LEAST_STEPS`` steps.
     Each draw is nested in the next larger one. The rows depend on the dataset and the draw's
     number alone, so that every head at every resolution sees the same images.
     """
@@ -114,7 +116,7 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
             else:
                 rows = np.arange(len(labels))
-            estimator = _estimator(run)
+            estimator = _estimator(run, len(rows))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
                 estimator.fit(material.X_fit[rows], labels[rows])
@@ -129,10 +131,16 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
     return curve
 
 
-def _estimator(run: Run) -> Any:
-    settings = {
+def _estimator(run: Run, images: int) -> Any:
+    """The run's head, unfitted, with its epochs stretched to ``LEAST_STEPS`` where images are few."""
+    settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
     }
+    if "epochs" in settings:
+        kept = settings["stop_epoch"] or settings["epochs"]
+        steps = kept * max(images // settings["batch_size"], 1)
+        stretch = max(-(-LEAST_STEPS // steps), 1)
+        settings |= {"epochs": stretch * settings["epochs"], "stop_epoch": stretch * kept}
     return head(run.head).make(run.seed).set_params(**settings)
 
 

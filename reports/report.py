@@ -322,14 +322,18 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
 
 
 def _answer(
-    entries: Sequence[Entry], pairs: Sequence[Pair], seeds: Sequence[Seeds], chosen: str, images: int
+    entries: Sequence[Entry],
+    pairs: Sequence[Pair],
+    seeds: Sequence[Seeds],
+    chosen: Sequence[str],
+    images: int,
 ) -> str:
     """Which head, how good, how sure: a few sentences.
 
     Parameters
     ----------
-    chosen : the id of what validation alone would choose: the highest of several test accuracies is
-        somewhat too high, the accuracy of this one is not.
+    chosen : the ids of what validation alone would choose (several where it is level): the highest of
+        several test accuracies is somewhat too high, the accuracy of this one is not.
     images : of the test split.
     """
     names = {entry.id: entry.name for entry in entries}
@@ -366,19 +370,25 @@ def _answer(
             f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
             f"{100 * next_best.high:.1f}{', first seeds' if compared & drawn else ''})."
         )
-    if chosen == best.id:
-        return f"{text} Validation alone chooses it too."
-    return f"{text} Validation alone would choose {names[chosen]}, at {means[chosen]:.1%} on test."
+    level = [names[id] for id in chosen if id != best.id]
+    if best.id not in chosen:
+        return f"{text} Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test."
+    return f"{text} Validation alone chooses it too{f', level with {_listed(level)}' if level else ''}."
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _chosen(runs: Sequence[Run]) -> str:
-    """What validation alone would choose: the first seed of the highest mean validation accuracy."""
-    same = max(_by_configuration(runs).values(), key=lambda same: np.mean([run.val_accuracy for run in same]))
-    return min(same, key=lambda run: run.seed).id
+def _chosen(runs: Sequence[Run]) -> list[str]:
+    """What validation alone would choose: the first seeds of the highest mean validation accuracy.
+
+    Several where it is level; by name, as ``predict`` takes the first: test accuracy has no say.
+    """
+    by_name = _by_configuration(sorted(runs, key=lambda run: run.folder)).values()
+    means = [float(np.mean([run.val_accuracy for run in same])) for same in by_name]
+    best = [same for same, mean in zip(by_name, means, strict=True) if mean == max(means)]
+    return [min(same, key=lambda run: run.seed).id for same in best]
 
 
 def _first_seeds(runs: Sequence[Run]) -> list[Run]:

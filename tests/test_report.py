@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, sem, t
 
+from features.errors import UserError
 from models.curve import Curve
 from models.heads import HEADS, head
 from models.ladder import Rung
@@ -216,7 +217,8 @@ class TestAnswer:
         group = group_of(run("ridge", range(160)), run("lda", range(157)), run("centroid", range(40)))
         assert group.answer == (
             "ridge has the highest test accuracy: 80.0% (95% interval 73.9% to 85.0%). "
-            "On this test set it is not distinguishable from lda. Validation alone chooses it too."
+            "On this test set it is not distinguishable from lda. "
+            "Validation alone chooses it too, level with centroid, lda."
         )
 
     @pytest.mark.parametrize(
@@ -251,7 +253,12 @@ class TestAnswer:
         assert [low, high] == pytest.approx(drawn_again(range(190), range(120)), abs=0.011)
         assert answer.startswith("dense has the highest test accuracy: 90.0%, the mean of 2 seeds (")
         assert f"95% interval {wilson(180)})" in answer, "of the mean"
-        assert answer.endswith("Validation alone chooses it too.")
+        assert answer.endswith("Validation alone chooses it too, level with ridge.")
+
+    def test_first_seeds_are_spoken_of_only_where_one_of_the_two_has_several(self) -> None:
+        ridge, dense = run("ridge", range(190)), [run("dense", range(40), seed) for seed in (0, 1)]
+        assert ", first seeds)" in group_of(ridge, *dense).answer
+        assert "first seeds" not in group_of(ridge, run("lda", range(100)), *dense).answer
 
     def test_validation_chooses_by_the_mean_of_seeds_too(self) -> None:
         """0.70 and 0.86 are 0.78 in the mean, less than 0.80; 0.74 and 0.90 are more."""
@@ -633,6 +640,23 @@ class TestLookingCloser:
         )
         assert np.array_equal(found.rows[:, 0], (test @ train.T).argmax(axis=1))
 
+    @pytest.mark.parametrize("damaged", ["train", "test"])
+    def test_of_a_damaged_cache_nothing_is_told(
+        self, cache: Cache, damaged: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def ids(split: str) -> list[str]:
+            if split == damaged:
+                raise UserError(f"{split}/ids is damaged")
+            return []
+
+        monkeypatch.setattr(embedding_map, "POINTS", 8)
+        monkeypatch.setattr(cache, "ids", ids)
+        beside = Beside(looks={DIGEST: 1}, caches={FINGERPRINT: cache})  # type: ignore[dict-item]
+        beside.look_closer(run("ridge", range(100)))
+        assert beside == Beside(looks={DIGEST: 1})
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"note: {damaged}/ids is damaged; the report goes without neighbours and map"
+
     def test_without_a_cache_nothing_is_looked_at(self) -> None:
         beside = Beside()
         beside.look_closer(run("ridge", range(100)))
@@ -653,6 +677,8 @@ class TestState:
         again = replace(one, seconds=one.seconds | {"refit": 5.0})
         more = [*self.points, {"shots": 2, "images": 8, "accuracy": [0.6]}]
         rows = {"1.0": np.arange(4)}
+        remade = Cache(cache.path.parent)
+        remade.provenance["seconds"] = 29.0
         states = [
             state_of([one], Beside(looks={DIGEST: 1})),
             state_of([one], Beside(looks={DIGEST: 2})),
@@ -663,6 +689,7 @@ class TestState:
             state_of([one], Beside(looks={DIGEST: 1}, curves={one.folder: Curve(one.folder, more)})),
             state_of([one], Beside(looks={DIGEST: 1}, curves={one.folder: Curve(one.folder, more, rows)})),
             state_of([one], Beside(looks={DIGEST: 1}, caches={FINGERPRINT: cache})),  # type: ignore[dict-item]
+            state_of([one], Beside(looks={DIGEST: 1}, caches={FINGERPRINT: remade})),  # type: ignore[dict-item]
         ]
         assert len(set(states)) == len(states)
 
@@ -739,7 +766,7 @@ class TestEntries:
         assert [pair["images"] for pair in entry.confused] == [12, 11, 10, 9, 8, 7, 6, 5]
 
     def test_a_head_is_judged_by_what_another_reaches_with_the_same_vectors(self) -> None:
-        """Not by the same head, other layers or other embeddings, though they reach more."""
+        """Not by the same head, other layers, other embeddings or a vote, though they reach more."""
         ridge = run("ridge", range(90), validation=0.5)
         others = [
             run("lda", range(80), validation=0.90),
@@ -747,6 +774,7 @@ class TestEntries:
             run("ridge", range(80), validation=0.99, settings={"alpha": 10.0}),
             run("logistic", range(80), validation=0.98, layers=("block3", "block5")),
             run("logistic", range(80), validation=0.97, fingerprint="0" * 64),
+            run("vote", range(80), validation=0.96, members={"a": 0.5, "b": 0.5}, sweep=[]),
         ]
         found = group_of(ridge, *others).entry(ridge.id).diagnosis
         assert found["verdict"] == "underfit"

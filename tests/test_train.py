@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class TestSet:
         _, curves, err = trained("curve", *given)
         assert Path(curves.strip()).stem == folder
         run = load(trained.out / "runs" / folder)
-        assert curve._estimator(run).get_params() == {"k": run.chosen["k"], "temperature": 0.3}
+        assert curve._estimator(run, 100).get_params() == {"k": run.chosen["k"], "temperature": 0.3}
         _, curves, _ = trained("curve", "--head", "knn")
         assert Path(curves.strip()).stem != folder, "without SET: the head as it is"
         code, _, err = trained("curve", "--head", "knn", "--set", "k=2")
@@ -222,6 +223,16 @@ class TestVote:
 
 
 class TestCurve:
+    def test_a_head_with_epochs_gets_enough_steps_on_few_images(self) -> None:
+        parameters = {"epochs": 12, "stop_epoch": 10, "batch_size": 256}
+        run: Any = SimpleNamespace(head="dense", seed=0, parameters=parameters)
+        steps = {}
+        for images in (10, 1_000, 45_000):
+            estimator = curve._estimator(run, images)
+            assert estimator.stop_epoch / estimator.epochs == 10 / 12, "the schedule keeps its shape"
+            steps[images] = estimator.stop_epoch * max(images // 256, 1)
+        assert steps == {10: 500, 1_000: 510, 45_000: 1750}
+
     def test_it_grows_and_is_kept(self, trained: Project) -> None:
         trained("train", "--head", "all")
         code, out, err = trained("curve", "--head", "all")
