@@ -248,9 +248,10 @@ def pareto(group: Group) -> Figure:
                 front.append((cost, entry.accuracy["value"]))
         if len(front) > 1:
             axes.plot(*zip(*front, strict=True), color="0.6", lw=1, zorder=0)
-        if known and min(cost for cost, _ in known) > 0:
+        least, most = (end((cost for cost, _ in known), default=0.0) for end in (min, max))
+        if least > 0:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
             axes.xaxis.set_major_formatter("{x:,g}")
             axes.minorticks_off()
         elif not known:
