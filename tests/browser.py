@@ -97,6 +97,37 @@ def test_a_click_sorts_and_another_turns_round(browser: Browser, page_path: Path
     page.close()
 
 
+def test_sorting_is_in_sight_on_a_phone_and_tables_are_still_tables(
+    browser: Browser, page_path: Path
+) -> None:
+    page, _ = opened(browser, page_path, 375)
+    table = page.locator("table.sortable").first
+    button = table.locator("thead button").nth(1)
+    box = button.bounding_box()
+    assert button.is_visible()
+    assert box is not None and box["height"] > 10 and box["x"] + box["width"] <= 375
+    assert page.get_by_role("columnheader").count() and page.get_by_role("rowheader").count()
+    page.close()
+
+
+def test_no_id_comes_twice(browser: Browser, page_path: Path) -> None:
+    page, _ = opened(browser, page_path, 1024)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((item) => item.id)")
+    assert len(ids) == len(set(ids)) > 0
+    page.close()
+
+
+def test_printing_unfolds_everything(browser: Browser, page_path: Path) -> None:
+    page, _ = opened(browser, page_path, 1024)
+    folded = "document.querySelectorAll('details:not([open])').length"
+    page.evaluate("document.querySelectorAll('details').forEach((part) => part.open = false)")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(folded) == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(folded) > 0
+    page.close()
+
+
 def test_names_from_data_are_text(browser: Browser, page_path: Path) -> None:
     page, troubles = opened(browser, page_path, 1024)
     assert page.locator("script").count() == 1
