@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
-from features.store import owner_of
+from features.lock import owner_of
 
 
 def fields(embeddings: Embeddings) -> dict[str, Any]:

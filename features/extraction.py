@@ -12,11 +12,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from features.assembly import Assembly, Shard
 from features.datasets import Dataset
 from features.errors import UserError
 from features.extractor import VGG16
 from features.progress import progress
-from features.store import Assembly, EmbeddingStore, Kept, Shard
+from features.store import EmbeddingStore, Kept
 
 READ = 25  # images read between two looks at whether to stop
 T = TypeVar("T")

@@ -117,10 +117,11 @@ def curve(options: Options) -> int:
 def report(options: Options) -> int:
     """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
     from pipeline.matching import the_runs
+    from reports.configurations import best_first
     from reports.gathering import gather, state_of
     from reports.pictures import Pictures
     from reports.render import current, write
-    from reports.report import best_first, build
+    from reports.report import build
 
     runs = the_runs(options)
     beside = gather(runs, options.runs, options.embeddings)
@@ -313,7 +314,7 @@ def _cache(options: Options) -> Path:
     """The finished cache for these options, computed if there is none."""
     from features.catalogue import damaged
     from features.datasets import open_dataset
-    from features.store import sweep
+    from features.lock import sweep
 
     extractor = options.extractor()
     dataset = open_dataset(options.dataset, options.archive, options.limit)
@@ -397,7 +398,7 @@ def _problem(path: Path) -> str | None:
 
 def _put_aside(path: Path) -> None:
     """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
-    from features.store import set_aside, writing
+    from features.lock import set_aside, writing
 
     with writing(path):
         if path.exists() and (problem := _problem(path)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +16,21 @@ from features.embeddings import Embeddings
 from models.heads import HEADS
 from models.ladder import RUNGS, matches
 from models.runs import Run
+from reports.answer import COMPARED, answer
 from reports.calibration import calibration, coverage
+from reports.configurations import (
+    Seeds,
+    best_first,
+    chosen_on_validation,
+    first_seeds,
+    is_right,
+    names_of,
+    seeds_of,
+)
 from reports.diagnosis import diagnosis
 from reports.galleries import Gallery, galleries
 from reports.gathering import Beside
-from reports.metrics import DRAWS, LEVEL, scores, wilson
+from reports.metrics import DRAWS, LEVEL, scores
 from reports.neighbours import (
     CALIBRATED,
     CALIBRATED_SIZE,
@@ -31,8 +41,7 @@ from reports.neighbours import (
 )
 from reports.paired import Pair, bootstrap_difference, compare, discordant
 
-SCHEMA = 2  # of report.json; docs/report.schema.json describes it
-COMPARED = 12  # configurations that are compared pair by pair, best first
+SCHEMA = 3  # of report.json; docs/report.schema.json describes it
 CONFUSED = 8  # pairs of classes named
 
 
@@ -100,18 +109,6 @@ class Entry:
     def extreme(self, metric: str, best: bool) -> dict[str, Any]:
         """The class with the highest or lowest ``precision``, ``recall`` or ``f1``."""
         return (max if best else min)(self.per_class, key=lambda row: row[metric])
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy."""
-
-    name: str
-    ids: tuple[str, ...]
-    mean: float
-    deviation: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -209,31 +206,6 @@ def build(runs: Sequence[Run], beside: Beside | None = None) -> Report:
     return Report(SCHEMA, time.strftime("%Y-%m-%d %H:%M %Z"), LEVEL, DRAWS, tuple(groups))
 
 
-def best_first(runs: Sequence[Run]) -> list[Run]:
-    """Runs by test accuracy, highest first; of several seeds their mean counts, never the best."""
-    means = {
-        key: float(np.mean([_accuracy(run) for run in same])) for key, same in _by_configuration(runs).items()
-    }
-    return sorted(runs, key=lambda run: (-means[_configuration(run)], _configuration(run), run.seed))
-
-
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: the head, and of the rest what tells equal heads apart."""
-    names = []
-    for run in runs:
-        same = [_traits(other) for other in runs if other.head == run.head]
-        telling = [
-            trait
-            for place, trait in enumerate(_traits(run))
-            if trait and len({other[place] for other in same}) > 1
-        ]
-        names.append(f"{run.head} ({', '.join(telling)})" if telling else run.head)
-    doubled = {name for name, count in Counter(names).items() if count > 1}
-    return [
-        f"{name} {run.id[:6]}" if name in doubled else name for name, run in zip(names, runs, strict=True)
-    ]
-
-
 def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
     runs = best_first(runs)
     names = names_of(runs)
@@ -241,11 +213,11 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         delayed(_entry)(run, name, runs, beside) for run, name in zip(runs, names, strict=True)
     )
     first, best = runs[0], entries[0]
-    firsts = _first_seeds(runs)
-    correct = {run.id: _correct(run) for run in firsts[:COMPARED]}
+    firsts = first_seeds(runs)
+    correct = {run.id: is_right(run) for run in firsts[:COMPARED]}
     pairs = tuple(compare(correct))
     by_id = dict(zip((run.id for run in runs), names, strict=True))
-    seeds = tuple(_seeds(runs, by_id))
+    seeds = tuple(seeds_of(runs, by_id))
     found = beside.neighbours.get(first.fingerprint)
     return Group(
         test_digest=digest,
@@ -256,7 +228,7 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         class_names=first.class_names,
         test_images=len(first.test_labels),
         looks=beside.looks.get(digest, 0),
-        answer=_answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
+        answer=answer(entries, pairs, seeds, chosen_on_validation(runs), len(first.test_labels)),
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,
@@ -321,101 +293,6 @@ def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
     )
 
 
-def _answer(
-    entries: Sequence[Entry],
-    pairs: Sequence[Pair],
-    seeds: Sequence[Seeds],
-    chosen: Sequence[str],
-    images: int,
-) -> str:
-    """Which head, how good, how sure: a few sentences.
-
-    Parameters
-    ----------
-    chosen : the ids of what validation alone would choose (several where it is level): the highest of
-        several test accuracies is somewhat too high, the accuracy of this one is not.
-    images : of the test split.
-    """
-    names = {entry.id: entry.name for entry in entries}
-    names |= {each.ids[0]: each.name for each in seeds}
-    means = {entry.id: entry.accuracy["value"] for entry in entries}
-    means |= {each.ids[0]: each.mean for each in seeds}
-    best = entries[0]
-    several = next((each for each in seeds if best.id in each.ids), None)
-    low, high = wilson(round(means[best.id] * images), images)
-    spread = (
-        f", the mean of {len(several.ids)} seeds (standard deviation {100 * several.deviation:.1f} points; "
-        if several
-        else " ("
-    )
-    text = (
-        f"{names[best.id]} has the highest test accuracy: {means[best.id]:.1%}{spread}95% interval "
-        f"{low:.1%} to {high:.1%})."
-    )
-    against = [pair for pair in pairs if pair.first == best.id]
-    if not against:
-        return text
-    by_chance = [names[pair.second] for pair in against if not pair.distinguishable]
-    worse = [names[pair.second] for pair in against if pair.distinguishable and pair.difference < 0]
-    if worse:
-        text += f" Its first seed, which paired tests take, is worse than {_listed(worse)}."
-    if by_chance:
-        text += f" On this test set it is not distinguishable from {_listed(by_chance)}."
-    if not worse and not by_chance:
-        next_best = against[0]
-        compared, drawn = {best.id, next_best.second}, {each.ids[0] for each in seeds}
-        others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)}"
-        text += (
-            f" It is better than {others}; than the next, {names[next_best.second]}, by "
-            f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
-            f"{100 * next_best.high:.1f}{', first seeds' if compared & drawn else ''})."
-        )
-    level = [names[id] for id in chosen if id != best.id]
-    if best.id not in chosen:
-        return f"{text} Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test."
-    return f"{text} Validation alone chooses it too{f', level with {_listed(level)}' if level else ''}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _chosen(runs: Sequence[Run]) -> list[str]:
-    """What validation alone would choose: the first seeds of the highest mean validation accuracy.
-
-    Several where it is level; by name, as ``predict`` takes the first: test accuracy has no say.
-    """
-    by_name = _by_configuration(sorted(runs, key=lambda run: run.folder)).values()
-    means = [float(np.mean([run.val_accuracy for run in same])) for same in by_name]
-    best = [same for same, mean in zip(by_name, means, strict=True) if mean == max(means)]
-    return [min(same, key=lambda run: run.seed).id for same in best]
-
-
-def _first_seeds(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that differ in their seed alone, the one with the lowest; in the given order."""
-    lowest = {key: min(same, key=lambda run: run.seed) for key, same in _by_configuration(runs).items()}
-    return [run for run in runs if lowest[_configuration(run)] is run]
-
-
-def _seeds(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
-    from scipy.stats import t
-
-    found = []
-    for same in _by_configuration(runs).values():
-        if len(same) < 2:
-            continue
-        same = sorted(same, key=lambda run: run.seed)
-        values = np.array([_accuracy(run) for run in same])
-        deviation = float(values.std(ddof=1))
-        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
-        mean = float(values.mean())
-        name = (
-            names[same[0].id].replace(f", seed {same[0].seed})", ")").replace(f" (seed {same[0].seed})", "")
-        )
-        found.append(Seeds(name, tuple(run.id for run in same), mean, deviation, mean - half, mean + half))
-    return sorted(found, key=lambda seeds: -seeds.mean)
-
-
 def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
     """The rungs that were climbed, all in one precision and with one set of weights.
 
@@ -444,7 +321,7 @@ def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
 
 def _gain(run: Run, below: Run) -> tuple[float, float, float]:
     """Accuracy over another run's on the same images, and its paired interval."""
-    only = discordant(_correct(run), _correct(below))
+    only = discordant(is_right(run), is_right(below))
     images = len(run.test_labels)
     return ((only[0] - only[1]) / images, *bootstrap_difference(*only, images))
 
@@ -482,7 +359,7 @@ def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
     """How many test images all but stand in the training split; None where that cannot be told."""
     rows, told = near_duplicates(found), not crowded(found)
-    correct = _correct(run)
+    correct = is_right(run)
     rest = np.delete(correct, rows)
     return {
         "layer": found.layer,
@@ -494,54 +371,6 @@ def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
         "accuracy": float(correct.mean()),
         "accuracy_without": float(rest.mean()) if told and len(rest) else None,
     }
-
-
-def _traits(run: Run) -> tuple[str, ...]:
-    """What can tell two runs of one head apart, in words."""
-    settings = HEADS[run.head].make(run.seed).get_params() if run.head in HEADS else {}
-    changed = [
-        f"{name.replace('_', ' ')} {_short(value)}"
-        for name, value in run.asked.items()
-        if name in settings and name != "random_state" and _short(settings[name]) != _short(value)
-    ]
-    return (
-        " + ".join(run.layers),
-        f"{run.spec['image_size']} px",
-        run.spec["preprocess"],
-        run.spec["precision"],
-        "mirror" if run.spec["mirror"] else "",
-        run.spec["weights"],
-        f"{run.train_rows:,} images",
-        ", ".join(changed),
-        f"seed {run.seed}",
-    )
-
-
-def _short(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    same: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        same[_configuration(run)].append(run)
-    return same
-
-
-def _configuration(run: Run) -> str:
-    """Equal for runs that differ in their seed alone."""
-    asked = {name: value for name, value in run.asked.items() if name != "random_state"}
-    members = sorted(run.members.items())
-    return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))
-
-
-def _correct(run: Run) -> NDArray[np.bool_]:
-    """Which test images a run has right, (n,)."""
-    return np.asarray(run.test_proba.argmax(axis=1) == run.test_labels)
-
-
-def _accuracy(run: Run) -> float:
-    return float(_correct(run).mean())
 
 
 def _reached(run: Run, runs: Sequence[Run]) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from features import datasets, extractor, store
+from features import assembly, datasets, extractor, store
 from pipeline.__main__ import main
 
 SHARDS = (20,)
@@ -100,7 +100,7 @@ def full(count: int) -> None:
 
 def interrupting(count: int) -> None:
     """Ctrl-C while HDF5 is writing, for the ``count``-th time."""
-    left, write = [count], store._Disk.write
+    left, write = [count], assembly._Disk.write
 
     def written(self: Any, data: Any) -> int:
         left[0] -= 1
@@ -108,7 +108,7 @@ def interrupting(count: int) -> None:
             signal.raise_signal(signal.SIGINT)
         return write(self, data)
 
-    store._Disk.write = written  # type: ignore[method-assign]
+    assembly._Disk.write = written  # type: ignore[method-assign]
 
 
 def slow(seconds: float) -> None:

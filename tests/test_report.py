@@ -24,10 +24,11 @@ from models.heads import HEADS, head
 from models.ladder import Rung
 from models.runs import Run
 from reports import embedding_map, gathering, report
+from reports.configurations import best_first
 from reports.galleries import Gallery
 from reports.gathering import Beside, state_of
 from reports.neighbours import K, Neighbours
-from reports.report import Group, best_first, build
+from reports.report import Group, build
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("ant", "bee", "cat", "dog")

@@ -17,9 +17,10 @@ import pytest
 from models.curve import Curve
 from models.runs import Run
 from reports import plots
+from reports.configurations import names_of
 from reports.gathering import Beside
 from reports.render import cell, current, draw, markdown, write
-from reports.report import Report, build, names_of
+from reports.report import Report, build
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 

@@ -22,7 +22,8 @@ from features.datasets import SPLITS, Folder
 from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
 from features.extractor import VGG16
-from features.store import EmbeddingStore, fingerprint, set_aside
+from features.lock import set_aside
+from features.store import EmbeddingStore, fingerprint
 
 WIDTHS = {"block3": 6, "block5": 3}
 SPEC: dict[str, Any] = VGG16("block3,block5", precision="float32").spec()

@@ -1,0 +1,74 @@
+"""The answer on top of a report: which head, how good, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reports.configurations import Seeds
+from reports.metrics import wilson
+from reports.paired import Pair
+
+if TYPE_CHECKING:
+    from reports.report import Entry
+
+COMPARED = 12  # configurations that are compared pair by pair, best first
+
+
+def answer(
+    entries: Sequence[Entry],
+    pairs: Sequence[Pair],
+    seeds: Sequence[Seeds],
+    chosen: Sequence[str],
+    images: int,
+) -> str:
+    """Which head, how good, how sure: a few sentences.
+
+    Parameters
+    ----------
+    chosen : the ids of what validation alone would choose (several where it is level): the highest of
+        several test accuracies is somewhat too high, the accuracy of this one is not.
+    images : of the test split.
+    """
+    names = {entry.id: entry.name for entry in entries}
+    names |= {each.ids[0]: each.name for each in seeds}
+    means = {entry.id: entry.accuracy["value"] for entry in entries}
+    means |= {each.ids[0]: each.mean for each in seeds}
+    best = entries[0]
+    several = next((each for each in seeds if best.id in each.ids), None)
+    low, high = wilson(round(means[best.id] * images), images)
+    spread = (
+        f", the mean of {len(several.ids)} seeds (standard deviation {100 * several.deviation:.1f} points; "
+        if several
+        else " ("
+    )
+    text = (
+        f"{names[best.id]} has the highest test accuracy: {means[best.id]:.1%}{spread}95% interval "
+        f"{low:.1%} to {high:.1%})."
+    )
+    against = [pair for pair in pairs if pair.first == best.id]
+    if not against:
+        return text
+    by_chance = [names[pair.second] for pair in against if not pair.distinguishable]
+    worse = [names[pair.second] for pair in against if pair.distinguishable and pair.difference < 0]
+    if worse:
+        text += f" Its first seed, which paired tests take, is worse than {_listed(worse)}."
+    if by_chance:
+        text += f" On this test set it is not distinguishable from {_listed(by_chance)}."
+    if not worse and not by_chance:
+        next_best = against[0]
+        compared, drawn = {best.id, next_best.second}, {each.ids[0] for each in seeds}
+        others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)}"
+        text += (
+            f" It is better than {others}; than the next, {names[next_best.second]}, by "
+            f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
+            f"{100 * next_best.high:.1f}{', first seeds' if compared & drawn else ''})."
+        )
+    level = [names[id] for id in chosen if id != best.id]
+    if best.id not in chosen:
+        return f"{text} Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test."
+    return f"{text} Validation alone chooses it too{f', level with {_listed(level)}' if level else ''}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
