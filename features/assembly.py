@@ -58,7 +58,7 @@ class Assembly:
             utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
             for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
                 item = self._file.create_dataset(f"{split}/{name}", data=array, fletcher32=True, chunks=True)
-                self._close(item, _digest(array))
+                item.attrs["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
             for layer, width in widths.items():
                 shape, chunk = (len(labels), width), (min(CHUNK, len(labels)), width)
                 self._file.create_dataset(
@@ -85,15 +85,12 @@ class Assembly:
         """Write digests and header, and bring all to the disk."""
         with _uninterrupted():
             for name, proof in self._proofs.items():
-                self._close(self._file[name], proof.hexdigest())
+                self._file[name].attrs["sha256"] = proof.hexdigest()
             self._file.attrs.update(header)
             self._file.attrs["sha256"] = header_digest(self._file.attrs, dict(arrays(self._file)))
             self._file.close()
         self._disk.check()
         os.fsync(self._disk.fileno())
-
-    def _close(self, item: h5py.Dataset, digest: str) -> None:
-        item.attrs["sha256"] = digest
 
 
 class _Disk(io.FileIO):
@@ -126,10 +123,6 @@ class _Disk(io.FileIO):
         """Raise the error that was kept, if any."""
         if self.error is not None:
             raise self.error
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 @contextmanager
