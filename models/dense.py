@@ -270,8 +270,9 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     ) -> Callable[[NDArray[np.int64]], None]:
         """A function that trains one epoch in a given order of rows.
 
-        One graph call is many steps, as at small widths a call costs more than a step; and TensorFlow
-        is given the rows of one call at a time, not a copy of them all.
+        One graph call is many steps, as at small widths a call costs more than a step; what comes before
+        the first weights is done for all their rows at once; and TensorFlow is given the rows of one
+        call at a time, not a copy of them all.
         """
         tf = tensorflow()
         import keras
@@ -287,18 +288,19 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         else:
             optimizer = keras.optimizers.SGD(rate)
         cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
-        network, classes = self._network, len(self.classes_)
+        network, classes, width = self._network, len(self.classes_), X.shape[1]
         optimizer.build(network.trainable_variables)
-
-        width = X.shape[1]
+        first = [isinstance(layer, keras.layers.Dense) for layer in network.layers].index(True)
+        on_rows, in_steps = network.layers[:first], network.layers[first:]
         given = [tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None,), tf.int64)]
 
         @tf.function(input_signature=given)
         def train(inputs: Any, targets: Any) -> None:
-            for start in tf.range(0, tf.shape(targets)[0], size):
-                truth = tf.one_hot(targets[start : start + size], classes)
+            batches = tf.reshape(_forward(on_rows, inputs), (-1, size, width))
+            truths = tf.reshape(tf.one_hot(targets, classes), (-1, size, classes))
+            for step in tf.range(tf.shape(truths)[0]):
                 with tf.GradientTape() as tape:
-                    loss = cost(truth, network(inputs[start : start + size], training=True))
+                    loss = cost(truths[step], _forward(in_steps, batches[step]))
                 variables = network.trainable_variables
                 optimizer.apply(tape.gradient(loss, variables), variables)
 
@@ -310,3 +312,28 @@ class DenseHead(ClassifierMixin, BaseEstimator):
                 train(tf.constant(X[rows]), tf.constant(codes[rows]))
 
         return epoch
+
+
+def _forward(layers: list[Any], inputs: Any) -> Any:
+    """What the layers make of the inputs in training."""
+    import keras
+
+    for layer in layers:
+        if isinstance(layer, keras.layers.Dropout):
+            inputs = _drop(inputs, layer.rate, layer.seed_generator.next())
+        else:
+            inputs = layer(inputs, training=True)
+    return inputs
+
+
+def _drop(inputs: Any, rate: float, seed: Any) -> Any:
+    """Dropout that decides by 16 random bits, where Keras' draws a float32 by 32: random numbers are dear.
+
+    The rate is met to 2**-17, and the inputs that stay are scaled by the share that really does.
+    """
+    tf = tensorflow()
+    levels = 2**16
+    rest, count = min(round(rate * levels), levels - 1), tf.size(inputs)
+    words = tf.random.stateless_uniform(((count + 1) // 2,), tf.cast(seed, tf.int32), None, None, tf.uint32)
+    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), (-1,))[:count], tf.shape(inputs))
+    return tf.where(bits < tf.cast(rest, tf.uint16), 0.0, inputs * (levels / (levels - rest)))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import validate_data
 
 from models.linear import BLOCK, LinearHead, sample
 from models.parameters import check, positive, share
+from models.temperature import softmax
 
 TINY = 1e-9  # variance of a column that has none, against 1 of the others
 
@@ -76,11 +78,12 @@ class _MomentsHead(LinearHead):
     ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
         """Each value of the grid with the probabilities it gives ``X_val``; one pass for all."""
         X, codes = self._checked(X, y)
+        X_val = validate_data(self, X_val, dtype=np.float32, order="C", reset=False)
         moments, own = self._moments(X, codes), sample(X, codes)
         for value in grid[self._swept]:
             self.set_params(**{self._swept: value}).check()
             self._finish(moments, own)
-            yield {self._swept: value}, self.predict_proba(X_val)
+            yield {self._swept: value}, softmax(self._scores(X_val) / self.temperature_)
 
     def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
         self._fold(*self._solve(moments))

@@ -33,12 +33,12 @@ def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     from scipy.optimize import minimize_scalar
 
     rows = len(logits)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    truth = (rows * shifted[np.arange(rows), codes] + shifted.mean(axis=1)) / (rows + 1)
+    shifted = np.ascontiguousarray((logits - logits.max(axis=1, keepdims=True)).T)  # (k, n): quicker sums
+    truth = (rows * shifted[codes, np.arange(rows)] + shifted.mean(axis=0)) / (rows + 1)
 
     def loss(log_inverse: float) -> float:
         inverse = np.exp(log_inverse)
-        return float((np.log(np.exp(shifted * inverse).sum(axis=1)) - truth * inverse).mean())
+        return float((np.log(np.exp(shifted * inverse).sum(axis=0)) - truth * inverse).mean())
 
     low, high = np.log(1 / BOUNDS[1]), np.log(1 / BOUNDS[0])
     return float(np.exp(-minimize_scalar(loss, bounds=(low, high), method="bounded").x))

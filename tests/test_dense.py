@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from models.dense import DenseHead
+from models.dense import DenseHead, _drop
 from models.heads import head
 from tests.test_heads import blobs
 
@@ -32,6 +32,34 @@ def test_curves_are_measured_without_dropout_or_smoothing() -> None:
     kept = fitted.best_epoch_ - 1
     loss = -np.log(proba[np.arange(300), y]).mean()
     assert fitted.history_["val_loss"][kept] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.2, 0.5, 0.999999])
+@pytest.mark.parametrize("shape", [(2000, 100), (2001, 101)])
+def test_the_share_that_rests_is_the_rate_and_the_mean_stays(rate: float, shape: tuple[int, int]) -> None:
+    dropped = np.asarray(_drop(np.ones(shape, np.float32), rate, [1, 2]))
+    assert dropped.shape == shape
+    error = 5 * (rate * (1 - rate) / dropped.size) ** 0.5  # standard deviations of a share
+    assert (dropped == 0).mean() == pytest.approx(rate, abs=error + 2**-16)
+    kept = dropped[dropped > 0]
+    np.testing.assert_allclose(kept, 1 / (1 - min(rate, 1 - 2**-16)), rtol=2e-5)
+
+
+def test_neighbours_and_seeds_rest_independently() -> None:
+    ones = np.ones((1000, 101), np.float32)
+    rests = np.asarray(_drop(ones, 0.5, [1, 2])) == 0
+    for moved in (np.roll(rests, 1, axis=1), np.roll(rests, 1, axis=0)):
+        assert (rests == moved).mean() == pytest.approx(0.5, abs=0.01)
+    again, other = (np.asarray(_drop(ones, 0.5, seed)) == 0 for seed in ([1, 2], [1, 3]))
+    assert (rests == again).all() and (rests == other).mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_each_step_rests_other_units() -> None:
+    X, y = blobs(rows=300)
+    head = small(epochs=2, patience=None, input_dropout=0.0).fit(X, y)
+    (layer,) = (layer for layer in head._network.layers if hasattr(layer, "rate"))
+    drawn = np.asarray(layer.seed_generator.state)[1]
+    assert drawn == 2 * (300 // 32), "one seed a step, of both epochs"
 
 
 def test_it_stops_early_and_keeps_the_best_epoch() -> None:
