@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from features.errors import UserError
-from features.progress import progress, say
+from features.progress import say
+from pipeline.caching import describe, finished_cache
 from pipeline.options import ALL, Options
-
-if TYPE_CHECKING:
-    from features.datasets import Dataset
-    from features.embeddings import Embeddings
-    from features.extractor import VGG16
-    from models.runs import Run
-    from models.selection import Material
+from pipeline.training import Desk, reason, take_vote, told, train_heads
 
 
 def features(options: Options) -> int:
     """Stage one: the finished cache for these options, computed if there is none; prints its path."""
-    print(_cache(options))
+    print(finished_cache(options))
     return 0
 
 
@@ -41,9 +34,9 @@ def train(options: Options) -> int:
         raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
-        return _vote(options, embeddings)
-    say(f"{options.head} on {_describe(embeddings)}")
-    return _told(_train(options, embeddings, layers, _Desk()))
+        return take_vote(options, embeddings)
+    say(f"{options.head} on {describe(embeddings)}")
+    return told(train_heads(options, embeddings, layers, Desk()))
 
 
 def ladder(options: Options) -> int:
@@ -63,7 +56,7 @@ def ladder(options: Options) -> int:
             )
     if options.seeds < 1:
         raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
-    desk, caches, failed = _Desk(), dict[str, Embeddings](), {}
+    desk, caches, failed = Desk(), dict[str, Embeddings](), {}
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
         asked = options.but(**rung.features, head=rung.head)
@@ -73,15 +66,15 @@ def ladder(options: Options) -> int:
         try:
             key = through.command("features")
             if key not in caches:
-                caches[key] = Embeddings(_cache(through))
+                caches[key] = Embeddings(finished_cache(through))
             layers = asked.extractor("weights").layers
-            for job, reason in _train(asked, caches[key], layers, desk).items():
-                failed[f"{rung.title}: {job}"] = reason
+            for job, why in train_heads(asked, caches[key], layers, desk).items():
+                failed[f"{rung.title}: {job}"] = why
         except Exception as error:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
-            failed[rung.title] = _reason(error)
-    return _told(failed)
+            failed[rung.title] = reason(error)
+    return told(failed)
 
 
 def curve(options: Options) -> int:
@@ -110,8 +103,8 @@ def curve(options: Options) -> int:
             grow(material, run, options.runs)
             print(path_of(options.runs, run.folder), flush=True)
         except Exception as error:
-            failed[name] = _reason(error)
-    return _told(failed)
+            failed[name] = reason(error)
+    return told(failed)
 
 
 def report(options: Options) -> int:
@@ -194,23 +187,6 @@ def export(options: Options) -> int:
     return 0
 
 
-@dataclass
-class _Desk:
-    """Where the train split lies that was read last; the next head on the same layers finds it there."""
-
-    material: Material | None = None
-
-    def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> Material:
-        """The train split of these layers; another one goes first, as two would fill the memory."""
-        from models.selection import Material
-
-        there = self.material
-        if there is None or (there.embeddings.path, there.layers) != (embeddings.path, layers):
-            there = self.material = None
-            self.material = Material(embeddings, layers)
-        return self.material  # type: ignore[return-value]
-
-
 def _settings(options: Options) -> dict[str, Any]:
     """What ``SET`` sets, for the one head it can be meant for."""
     from models.vote import VOTE
@@ -221,206 +197,3 @@ def _settings(options: Options) -> dict[str, Any]:
             f"SET={options.set}: parameters of one head, came HEAD={options.head}; name that head"
         )
     return settings
-
-
-def _train(options: Options, embeddings: Embeddings, layers: tuple[str, ...], desk: _Desk) -> dict[str, str]:
-    """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
-    from models.heads import HEADS
-
-    names = list(HEADS) if options.head == ALL else [options.head]
-    jobs = [
-        (name, options.seed + step)
-        for name in names
-        for step in range(options.seeds if HEADS[name].draws else 1)
-    ]
-    if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
-        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
-    failed = {}
-    with progress(len(jobs), "train", "run") as bar:
-        for name, seed in jobs:
-            try:
-                folder = _trained(options, embeddings, layers, name, seed)
-                if folder is None:
-                    folder = _train_one(options, desk.get(embeddings, layers), name, seed)
-                print(folder, flush=True)
-            except Exception as error:
-                if len(jobs) == 1:
-                    raise
-                failed[f"{name} with seed {seed}"] = _reason(error)
-            bar.update()
-    return failed
-
-
-def _reason(error: Exception) -> str:
-    """Why one of several jobs failed, in a line; what nobody foresaw has the name of its kind before it."""
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-
-
-def _told(failed: dict[str, str]) -> int:
-    """Name what failed; the exit code."""
-    for job, reason in failed.items():
-        say(f"failed: {job}: {reason}")
-    return 1 if failed else 0
-
-
-def _trained(
-    options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
-) -> Path | None:
-    """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
-    from models.runs import find
-    from models.selection import identity
-
-    asked = identity(embeddings, layers, name, seed, options.settings)
-    found = None if options.force else find(options.runs, asked)
-    if found is not None:
-        say(f"{name}: there already, not trained again (FORCE=1 would)")
-    return found
-
-
-def _train_one(options: Options, material: Material, name: str, seed: int) -> Path:
-    from models.selection import train as train_head
-
-    run = train_head(material, name, seed, options.settings)
-    cached = options.but(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
-    said = cached.command("train", "force", "seeds", "seed", "head")
-    run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
-    return _saved(options, run)
-
-
-def _vote(options: Options, embeddings: Embeddings) -> int:
-    from models.runs import load_all
-    from models.vote import eligible, vote
-
-    run = vote(eligible(load_all(options.runs), embeddings))
-    run.width = sum(embeddings.width(layer) for layer in run.layers)
-    run.command = options.command("train", "force")
-    if not options.force and (options.runs / run.folder / "run.json").exists():
-        say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
-        print(options.runs / run.folder)
-    else:
-        print(_saved(options, run))
-    return 0
-
-
-def _saved(options: Options, run: Run) -> Path:
-    folder = run.save(options.runs)
-    accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
-    say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
-    return folder
-
-
-def _cache(options: Options) -> Path:
-    """The finished cache for these options, computed if there is none."""
-    from features.catalogue import damaged
-    from features.datasets import open_dataset
-    from features.lock import sweep
-
-    extractor = options.extractor()
-    dataset = open_dataset(options.dataset, options.archive, options.limit)
-    started = time.perf_counter()
-    for path, _ in damaged(options.embeddings):
-        _put_aside(path)
-    hit = _hit(options, extractor, dataset.digest())
-    if hit is None:
-        extractor.weights  # noqa: B018  the spec below is of what was really found
-        hit = _hit(options, extractor, dataset.digest(), tell=True)
-    if hit is not None and _problem(hit.path):
-        _put_aside(hit.path)
-        hit = None
-    if hit is None:
-        return _compute(options, _settled(options, extractor, dataset), dataset)
-    sweep(hit.path)
-    say(f"cached and verified in {time.perf_counter() - started:.1f} s: {_describe(hit)}")
-    return hit.path
-
-
-def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:
-    """The extractor with its precision decided: asked for, begun with, or measured to be faster."""
-    from features.extractor import AUTO, PRECISIONS
-    from features.precision import choose
-    from features.store import EmbeddingStore
-
-    if extractor.precision != AUTO:
-        return extractor
-    for precision in PRECISIONS:
-        begun = extractor.at(precision)
-        if EmbeddingStore(options.embeddings, dataset, begun.spec(), begun.widths).begun:
-            say(f"precision {precision}: a pass was begun with it, and goes on")
-            return begun
-    count = min(extractor.batch, len(dataset.labels("train")))
-    settled, reason = choose(extractor, dataset.images("train", 0, count, extractor.image_size))
-    say(f"precision {reason}")
-    return settled
-
-
-def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
-    from features.extraction import extract
-    from features.store import EmbeddingStore
-    from models.runs import processor, versions
-
-    store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
-    with store.lock():
-        if store.path.exists():  # finished while this process looked
-            return store.path
-        todo = store.missing()
-        store.check_disk(todo)
-        begun = time.perf_counter()
-        if todo:
-            extractor.prepare()
-        started = time.perf_counter()
-        with store.assembly() as assembly:
-            network = extract(dataset, extractor, store, assembly, todo)
-            provenance = {
-                "weights_source": extractor.weights.source,
-                "startup_seconds": round(started - begun, 1),
-                "seconds": round(time.perf_counter() - started, 1),
-                "network_seconds": round(network, 1),
-                "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
-                "versions": versions(),
-                "processor": processor(),
-                "command": options.command("features"),
-            }
-            embeddings = store.commit(assembly, provenance)
-    say(f"written: {_describe(embeddings)}")
-    return store.path
-
-
-def _problem(path: Path) -> str | None:
-    """What is wrong with a finished file; None if it holds what was written."""
-    from features.embeddings import Damaged, Embeddings
-
-    try:
-        return next((problem for _, problem in Embeddings(path).problems() if problem), None)
-    except Damaged as error:
-        return str(error)
-
-
-def _put_aside(path: Path) -> None:
-    """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
-    from features.lock import set_aside, writing
-
-    with writing(path):
-        if path.exists() and (problem := _problem(path)):
-            say(f"{problem}\n{path.name} is set aside as {set_aside(path).name}")
-
-
-def _hit(options: Options, extractor: VGG16, dataset_digest: str, tell: bool = False) -> Embeddings | None:
-    """The finished cache that has what is asked, by content; ``tell``: in what the nearest other differs."""
-    from features.catalogue import find
-
-    asked = {**extractor.spec(), "dataset_sha256": dataset_digest, "limit": options.limit}
-    fitting, others = find(options.embeddings, asked)
-    if tell and others and not fitting:
-        path, phrases = others[0]
-        say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
-    return fitting[0] if fitting else None
-
-
-def _describe(embeddings: Embeddings) -> str:
-    rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
-    return (
-        f"{embeddings.dataset['name']}, {rows} images, "
-        f"{embeddings.spec['image_size']} px, {', '.join(embeddings.layers)}, "
-        f"weights {embeddings.spec['weights']}"
-    )

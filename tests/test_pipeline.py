@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 from features.embeddings import arrays, canonical, header_digest
-from pipeline import stages
+from pipeline import caching
 from pipeline.__main__ import STAGES, main, parser
 from tests.conftest import Project
 
@@ -368,10 +368,10 @@ class TestWhatIsThere:
     def test_another_process_may_have_set_it_aside(self, project: Project) -> None:
         assert project("features")[0] == 0
         path = project.cache
-        stages._put_aside(path)  # it is whole by now
+        caching._put_aside(path)  # it is whole by now
         assert path.exists()
         path.unlink()
-        stages._put_aside(path)
+        caching._put_aside(path)
         assert not list((project.out / "embeddings").iterdir())
 
     def test_a_miss_names_the_nearest_and_the_field(self, project: Project) -> None:

@@ -1,0 +1,132 @@
+"""A finished cache of embeddings: found, or computed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.progress import say
+from pipeline.options import Options
+
+if TYPE_CHECKING:
+    from features.datasets import Dataset
+    from features.embeddings import Embeddings
+    from features.extractor import VGG16
+
+
+def finished_cache(options: Options) -> Path:
+    """The finished cache for these options, computed if there is none."""
+    from features.catalogue import damaged
+    from features.datasets import open_dataset
+    from features.lock import sweep
+
+    extractor = options.extractor()
+    dataset = open_dataset(options.dataset, options.archive, options.limit)
+    started = time.perf_counter()
+    for path, _ in damaged(options.embeddings):
+        _put_aside(path)
+    hit = _hit(options, extractor, dataset.digest())
+    if hit is None:
+        extractor.weights  # noqa: B018  the spec below is of what was really found
+        hit = _hit(options, extractor, dataset.digest(), tell=True)
+    if hit is not None and _problem(hit.path):
+        _put_aside(hit.path)
+        hit = None
+    if hit is None:
+        return _compute(options, _settled(options, extractor, dataset), dataset)
+    sweep(hit.path)
+    say(f"cached and verified in {time.perf_counter() - started:.1f} s: {describe(hit)}")
+    return hit.path
+
+
+def _settled(options: Options, extractor: VGG16, dataset: Dataset) -> VGG16:
+    """The extractor with its precision decided: asked for, begun with, or measured to be faster."""
+    from features.extractor import AUTO, PRECISIONS
+    from features.precision import choose
+    from features.store import EmbeddingStore
+
+    if extractor.precision != AUTO:
+        return extractor
+    for precision in PRECISIONS:
+        begun = extractor.at(precision)
+        if EmbeddingStore(options.embeddings, dataset, begun.spec(), begun.widths).begun:
+            say(f"precision {precision}: a pass was begun with it, and goes on")
+            return begun
+    count = min(extractor.batch, len(dataset.labels("train")))
+    settled, reason = choose(extractor, dataset.images("train", 0, count, extractor.image_size))
+    say(f"precision {reason}")
+    return settled
+
+
+def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
+    from features.extraction import extract
+    from features.store import EmbeddingStore
+    from models.runs import processor, versions
+
+    store = EmbeddingStore(options.embeddings, dataset, extractor.spec(), extractor.widths)
+    with store.lock():
+        if store.path.exists():  # finished while this process looked
+            return store.path
+        todo = store.missing()
+        store.check_disk(todo)
+        begun = time.perf_counter()
+        if todo:
+            extractor.prepare()
+        started = time.perf_counter()
+        with store.assembly() as assembly:
+            network = extract(dataset, extractor, store, assembly, todo)
+            provenance = {
+                "weights_source": extractor.weights.source,
+                "startup_seconds": round(started - begun, 1),
+                "seconds": round(time.perf_counter() - started, 1),
+                "network_seconds": round(network, 1),
+                "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
+                "versions": versions(),
+                "processor": processor(),
+                "command": options.command("features"),
+            }
+            embeddings = store.commit(assembly, provenance)
+    say(f"written: {describe(embeddings)}")
+    return store.path
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a finished file; None if it holds what was written."""
+    from features.embeddings import Damaged, Embeddings
+
+    try:
+        return next((problem for _, problem in Embeddings(path).problems() if problem), None)
+    except Damaged as error:
+        return str(error)
+
+
+def _put_aside(path: Path) -> None:
+    """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
+    from features.lock import set_aside, writing
+
+    with writing(path):
+        if path.exists() and (problem := _problem(path)):
+            say(f"{problem}\n{path.name} is set aside as {set_aside(path).name}")
+
+
+def _hit(options: Options, extractor: VGG16, dataset_digest: str, tell: bool = False) -> Embeddings | None:
+    """The finished cache that has what is asked, by content; ``tell``: in what the nearest other differs."""
+    from features.catalogue import find
+
+    asked = {**extractor.spec(), "dataset_sha256": dataset_digest, "limit": options.limit}
+    fitting, others = find(options.embeddings, asked)
+    if tell and others and not fitting:
+        path, phrases = others[0]
+        say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
+    return fitting[0] if fitting else None
+
+
+def describe(embeddings: Embeddings) -> str:
+    """What a cache holds, in a line."""
+    rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
+    return (
+        f"{embeddings.dataset['name']}, {rows} images, "
+        f"{embeddings.spec['image_size']} px, {', '.join(embeddings.layers)}, "
+        f"weights {embeddings.spec['weights']}"
+    )

@@ -1,0 +1,123 @@
+"""Runs: those that are asked for trained and saved, or found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.errors import UserError
+from features.progress import progress, say
+from pipeline.options import ALL, Options
+
+if TYPE_CHECKING:
+    from features.embeddings import Embeddings
+    from models.runs import Run
+    from models.selection import Material
+
+
+@dataclass
+class Desk:
+    """Where the train split lies that was read last; the next head on the same layers finds it there."""
+
+    material: Material | None = None
+
+    def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> Material:
+        """The train split of these layers; another one goes first, as two would fill the memory."""
+        from models.selection import Material
+
+        there = self.material
+        if there is None or (there.embeddings.path, there.layers) != (embeddings.path, layers):
+            there = self.material = None
+            self.material = Material(embeddings, layers)
+        return self.material  # type: ignore[return-value]
+
+
+def train_heads(
+    options: Options, embeddings: Embeddings, layers: tuple[str, ...], desk: Desk
+) -> dict[str, str]:
+    """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
+    from models.heads import HEADS
+
+    names = list(HEADS) if options.head == ALL else [options.head]
+    jobs = [
+        (name, options.seed + step)
+        for name in names
+        for step in range(options.seeds if HEADS[name].draws else 1)
+    ]
+    if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
+        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
+    failed = {}
+    with progress(len(jobs), "train", "run") as bar:
+        for name, seed in jobs:
+            try:
+                folder = _trained(options, embeddings, layers, name, seed)
+                if folder is None:
+                    folder = _train_one(options, desk.get(embeddings, layers), name, seed)
+                print(folder, flush=True)
+            except Exception as error:
+                if len(jobs) == 1:
+                    raise
+                failed[f"{name} with seed {seed}"] = reason(error)
+            bar.update()
+    return failed
+
+
+def _trained(
+    options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
+) -> Path | None:
+    """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
+    from models.runs import find
+    from models.selection import identity
+
+    asked = identity(embeddings, layers, name, seed, options.settings)
+    found = None if options.force else find(options.runs, asked)
+    if found is not None:
+        say(f"{name}: there already, not trained again (FORCE=1 would)")
+    return found
+
+
+def _train_one(options: Options, material: Material, name: str, seed: int) -> Path:
+    from models.selection import train as train_head
+
+    run = train_head(material, name, seed, options.settings)
+    cached = options.but(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
+    said = cached.command("train", "force", "seeds", "seed", "head")
+    run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
+    return _saved(options, run)
+
+
+def take_vote(options: Options, embeddings: Embeddings) -> int:
+    """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
+    from models.runs import load_all
+    from models.vote import eligible, vote
+
+    run = vote(eligible(load_all(options.runs), embeddings))
+    run.width = sum(embeddings.width(layer) for layer in run.layers)
+    run.command = options.command("train", "force")
+    if not options.force and (options.runs / run.folder / "run.json").exists():
+        say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
+        print(options.runs / run.folder)
+    else:
+        print(_saved(options, run))
+    return 0
+
+
+def _saved(options: Options, run: Run) -> Path:
+    folder = run.save(options.runs)
+    accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
+    say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
+    return folder
+
+
+def reason(error: Exception) -> str:
+    """Why one of several jobs failed, in a line; what nobody foresaw has the name of its kind before it."""
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+
+
+def told(failed: dict[str, str]) -> int:
+    """Name what failed; the exit code."""
+    for job, why in failed.items():
+        say(f"failed: {job}: {why}")
+    return 1 if failed else 0
