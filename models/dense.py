@@ -289,9 +289,15 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             optimizer = keras.optimizers.SGD(rate)
         cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
         network, classes, width = self._network, len(self.classes_), X.shape[1]
-        optimizer.build(network.trainable_variables)
+        variables = network.trainable_variables
+        optimizer.build(variables)
         first = [isinstance(layer, keras.layers.Dense) for layer in network.layers].index(True)
         on_rows, in_steps = network.layers[:first], network.layers[first:]
+
+        @tf.function(jit_compile=True)  # one pass over the weights, where plain TensorFlow makes a dozen
+        def update(gradients: Any) -> None:
+            optimizer.apply(gradients, variables)
+
         given = [tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None,), tf.int64)]
 
         @tf.function(input_signature=given)
@@ -301,8 +307,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             for step in tf.range(tf.shape(truths)[0]):
                 with tf.GradientTape() as tape:
                     loss = cost(truths[step], _forward(in_steps, batches[step]))
-                variables = network.trainable_variables
-                optimizer.apply(tape.gradient(loss, variables), variables)
+                update(tape.gradient(loss, variables))
 
         call = max(CALL_BYTES // (4 * width * size), 1) * size
 
