@@ -54,8 +54,7 @@ from models.runs import processor, versions
 
 ROUNDS = 3
 PREDICT_BATCH = 256
-JPEGS = 2_000  # large pictures, or as many as --images says
-DECODED = 400  # of them, for the core-seconds of decoding
+DECODED = 400  # large pictures, for the core-seconds of decoding
 TOTALS = (4_000, 6_000, 16_000, 60_000)  # images of both splits, for growth; 6,000 for memory against all
 SIZES = (64, 96, 128)  # px, each with the first of these numbers of images
 NARROW = 512  # numbers in the layer that is read alone
@@ -175,11 +174,17 @@ for line in sys.stdin:
 def jpegs(base: Dataset, folder: Path, count: int) -> Dataset:
     """A folder of real pictures enlarged to 1024 x 768 JPEG."""
     labels = base.labels("train")
-    for number, row in enumerate(np.linspace(0, len(labels) - 1, count).astype(int).tolist()):
-        place = folder / base.class_names[labels[row]]
-        place.mkdir(parents=True, exist_ok=True)
+    for name in base.class_names:
+        (folder / name).mkdir(parents=True)
+
+    def enlarge(number: int) -> None:
+        row = number * len(labels) // count
         picture = Image.fromarray(base.images("train", row, row + 1, 32)[0])
-        picture.resize((1024, 768), Image.Resampling.BICUBIC).save(place / f"{number}.jpg", quality=88)
+        large = picture.resize((1024, 768), Image.Resampling.BICUBIC)
+        large.save(folder / base.class_names[labels[row]] / f"{number}.jpg", quality=88)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(enlarge, range(count)))
     return open_dataset(str(folder))
 
 
@@ -240,7 +245,7 @@ def rates(base: Dataset, weights: str | None, count: int, peers: bool) -> dict[s
                 peer = stack.enter_context(contextlib.closing(OpenVino(exact, pixels, precision, folder)))
                 peer()  # the first call compiles
                 runs[f"openvino {precision}"] = peer
-        large = jpegs(base, scratch / "jpegs", min(JPEGS, count))
+        large = jpegs(base, scratch / "jpegs", count)
         runs[f"digits {fast.precision}"] = partial(end_to_end, open_dataset("digits"), fast)
         runs[f"JPEG 1024 x 768 {fast.precision}"] = partial(end_to_end, large, fast)
         seen: dict[str, list[float]] = {name: [] for name in runs}
