@@ -10,7 +10,7 @@ from reports.metrics import wilson
 from reports.paired import Pair
 
 if TYPE_CHECKING:
-    from reports.report import Entry
+    from reports.entry import Entry
 
 COMPARED = 12  # configurations that are compared pair by pair, best first
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.errors import UserError
-from reports.report import Entry, Group, Report
+from reports.entry import Entry
+from reports.report import Group, Report
 from reports.spreadsheet import cell
 
 if TYPE_CHECKING:

@@ -10,14 +10,9 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
 
-from features.embeddings import Embeddings
-from models.heads import HEADS
-from models.ladder import RUNGS, matches
 from models.runs import Run
 from reports.answer import COMPARED, answer
-from reports.calibration import calibration, coverage
 from reports.configurations import (
     Seeds,
     best_first,
@@ -27,10 +22,11 @@ from reports.configurations import (
     names_of,
     seeds_of,
 )
-from reports.diagnosis import diagnosis
+from reports.entry import Entry, entry_of
 from reports.galleries import Gallery, galleries
 from reports.gathering import Beside
-from reports.metrics import DRAWS, LEVEL, scores
+from reports.ladder import Rung, ladder
+from reports.metrics import DRAWS, LEVEL
 from reports.neighbours import (
     CALIBRATED,
     CALIBRATED_SIZE,
@@ -39,94 +35,9 @@ from reports.neighbours import (
     crowded,
     near_duplicates,
 )
-from reports.paired import Pair, bootstrap_difference, compare, discordant
+from reports.paired import Pair, compare
 
 SCHEMA = 3  # of report.json; docs/report.schema.json describes it
-CONFUSED = 8  # pairs of classes named
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run and what its test predictions amount to.
-
-    ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` are ``value``, ``low`` and ``high``;
-    ``raw`` and ``scaled`` are the calibration before and after temperature scaling;
-    ``train_accuracy`` is None for a vote; ``confused`` names the most frequent errors; ``costs`` are
-    seconds and bytes, None if the cache is gone.
-    """
-
-    id: str
-    name: str
-    folder: str
-    head: str
-    about: str
-    seed: int
-    embedding: str
-    layers: tuple[str, ...]
-    width: int
-    image_size: int
-    preprocess: str
-    precision: str
-    mirror: bool
-    weights: str
-    train_images: int
-    accuracy: dict[str, float]
-    balanced_accuracy: dict[str, float]
-    macro_f1: dict[str, float]
-    per_class: list[dict[str, Any]]
-    confusion: list[list[int]]
-    confused: list[dict[str, Any]]
-    text: str
-    train_accuracy: float | None
-    validation_accuracy: float
-    asked: dict[str, Any]
-    chosen: dict[str, Any]
-    sweep: list[dict[str, float]]
-    history: dict[str, list[float]]
-    kept_epoch: int | None
-    diagnosis: dict[str, str]
-    warnings: list[str]
-    temperature: float
-    raw: dict[str, Any]
-    scaled: dict[str, Any]
-    coverage: list[dict[str, float]]
-    curve: list[dict[str, Any]]
-    members: dict[str, float]
-    seconds: dict[str, float]
-    costs: dict[str, float | None]
-    fingerprint: str
-    weights_sha256: str
-    dataset_sha256: str
-    versions: dict[str, str]
-    processor: str
-    command: str
-
-    @property
-    def fit_seconds(self) -> float:
-        """Choosing and refitting together."""
-        return self.seconds["select"] + self.seconds["refit"]
-
-    def extreme(self, metric: str, best: bool) -> dict[str, Any]:
-        """The class with the highest or lowest ``precision``, ``recall`` or ``f1``."""
-        return (max if best else min)(self.per_class, key=lambda row: row[metric])
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One step of the ladder.
-
-    ``gain`` is in accuracy over the rung it stands on, with its paired bootstrap 95% interval; all
-    three are None on the first and where that rung was not climbed.
-    """
-
-    title: str
-    id: str
-    value: float
-    low: float
-    high: float
-    gain: float | None
-    gain_low: float | None
-    gain_high: float | None
 
 
 @dataclass(frozen=True)
@@ -210,7 +121,7 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
     runs = best_first(runs)
     names = names_of(runs)
     entries = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(_entry)(run, name, runs, beside) for run, name in zip(runs, names, strict=True)
+        delayed(entry_of)(run, name, runs, beside) for run, name in zip(runs, names, strict=True)
     )
     first, best = runs[0], entries[0]
     firsts = first_seeds(runs)
@@ -232,128 +143,11 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,
-        ladder=tuple(_ladder(firsts, entries)),
+        ladder=tuple(ladder(firsts, entries)),
         galleries=tuple(galleries(firsts, by_id, beside.caches.get(first.fingerprint), found)),
         duplicates=None if found is None else _duplicates(found, first, best.name),
         map=beside.maps.get(first.id),
     )
-
-
-def _entry(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
-    spec = run.spec
-    weights = "" if spec["weights"] == "imagenet" else f", weights {spec['weights']}"
-    embedding = (
-        f"{' + '.join(run.layers)} at {spec['image_size']} px, {spec['preprocess']} preprocessing, "
-        f"{spec['precision']}{', with mirror images' if spec['mirror'] else ''}{weights}"
-    )
-    curve = beside.curves.get(run.folder)
-    points = curve.points if curve else []
-    numbers = scores(run.test_labels, run.test_proba, run.class_names)
-    return Entry(
-        id=run.id,
-        name=name,
-        folder=run.folder,
-        head=run.head,
-        about=HEADS[run.head].about if run.head in HEADS else "soft vote of saved runs",
-        seed=run.seed,
-        embedding=embedding,
-        layers=run.layers,
-        width=run.width,
-        image_size=spec["image_size"],
-        preprocess=spec["preprocess"],
-        precision=spec["precision"],
-        mirror=spec["mirror"],
-        weights=spec["weights"],
-        train_images=run.train_rows,
-        **numbers,
-        confused=_confused(np.array(numbers["confusion"]), run.class_names),
-        train_accuracy=None if run.members else run.train_accuracy,
-        validation_accuracy=run.val_accuracy,
-        asked=run.asked,
-        chosen=run.chosen,
-        sweep=run.sweep,
-        history=run.history,
-        kept_epoch=run.kept_epoch,
-        diagnosis=diagnosis(run, _reached(run, runs), points),
-        warnings=run.warnings,
-        temperature=run.temperature,
-        raw=calibration(run.test_labels, run.test_proba),
-        scaled=calibration(run.test_labels, run.test_scaled),
-        coverage=coverage(run.test_labels, run.test_scaled),
-        curve=points,
-        members=run.members,
-        seconds=run.seconds,
-        costs=_costs(run, beside.caches.get(run.fingerprint)),
-        fingerprint=run.fingerprint,
-        weights_sha256=spec.get("weights_sha256", ""),
-        dataset_sha256=run.dataset["digest"],
-        versions=run.versions,
-        processor=run.processor,
-        command=run.command,
-    )
-
-
-def _ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Rung]:
-    """The rungs that were climbed, all in one precision and with one set of weights.
-
-    A gain is told only where the rung that it stands on was climbed too.
-    """
-    ways: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
-    for each in sorted(firsts, key=lambda each: each.id):
-        for place, rung in enumerate(RUNGS):
-            if matches(rung, each):
-                ways[each.spec["precision"], each.spec["weights"]].setdefault(place, each)
-    climbed = max(ways.values(), key=len, default={})
-    by_id = {entry.id: entry for entry in entries}
-    found: list[Rung] = []
-    below: Run | None = None
-    for place, rung in enumerate(RUNGS):
-        run = climbed.get(place)
-        if run is not None:
-            gain, low, high = (None, None, None) if below is None else _gain(run, below)
-            found.append(
-                Rung(rung.title, run.id, **by_id[run.id].accuracy, gain=gain, gain_low=low, gain_high=high)
-            )
-        if not rung.sibling:
-            below = run
-    return found if len(found) > 2 else []
-
-
-def _gain(run: Run, below: Run) -> tuple[float, float, float]:
-    """Accuracy over another run's on the same images, and its paired interval."""
-    only = discordant(is_right(run), is_right(below))
-    images = len(run.test_labels)
-    return ((only[0] - only[1]) / images, *bootstrap_difference(*only, images))
-
-
-def _confused(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
-    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
-    pairs = [divmod(int(place), len(names)) for place in order]
-    return [
-        {
-            "true": names[true],
-            "predicted": names[predicted],
-            "images": int(wrong[true, predicted]),
-            "share": float(wrong[true, predicted] / max(1, confusion[true].sum())),
-        }
-        for true, predicted in pairs
-        if wrong[true, predicted]
-    ]
-
-
-def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
-    """Seconds and bytes: the network on all images, the cache on disk, predictions of 1,000 vectors."""
-    extract, size = None, None
-    if cache is not None:
-        extract = float(cache.provenance["network_seconds"])
-        size = float(cache.path.stat().st_size)
-    return {
-        "extract_seconds": extract,
-        "cache_bytes": size,
-        "fit_seconds": run.seconds["select"] + run.seconds["refit"],
-        "predict_seconds_per_1000": 1000 * run.seconds["predict"] / len(run.test_labels),
-    }
 
 
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
@@ -371,16 +165,3 @@ def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
         "accuracy": float(correct.mean()),
         "accuracy_without": float(rest.mean()) if told and len(rest) else None,
     }
-
-
-def _reached(run: Run, runs: Sequence[Run]) -> float:
-    """The best validation accuracy of another head on the same vectors."""
-    others = [
-        other.val_accuracy
-        for other in runs
-        if other.head != run.head
-        and not other.members
-        and other.fingerprint == run.fingerprint
-        and set(other.layers) == set(run.layers)
-    ]
-    return max(others, default=0.0)

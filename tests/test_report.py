@@ -23,7 +23,7 @@ from models.curve import Curve
 from models.heads import HEADS, head
 from models.ladder import Rung
 from models.runs import Run
-from reports import embedding_map, gathering, report
+from reports import embedding_map, gathering, ladder
 from reports.configurations import best_first
 from reports.galleries import Gallery
 from reports.gathering import Beside, state_of
@@ -348,7 +348,7 @@ def layers_of(step: Rung) -> tuple[str, ...]:
 class TestLadder:
     @pytest.fixture(autouse=True)
     def steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(report, "RUNGS", STEPS)
+        monkeypatch.setattr(ladder, "RUNGS", STEPS)
 
     def test_each_gain_is_over_the_rung_it_stands_on_and_no_rung_stands_on_a_sibling(self) -> None:
         """80, 40, 90, 120 and 140 images right: the next three stand on the 80, the last on the 120."""
@@ -800,7 +800,7 @@ class TestEntries:
 def test_a_report_in_which_no_part_is_empty_is_what_the_schema_says(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "RUNGS", STEPS)
+    monkeypatch.setattr(ladder, "RUNGS", STEPS)
     monkeypatch.setattr(embedding_map, "POINTS", 40)
     dense = [run("dense", range(count), seed) for seed, count in enumerate((190, 180))]
     runs = [*climbed(), *dense, run("vote", range(150), members={"a": 0.5, "b": 0.5}, sweep=[])]
