@@ -123,6 +123,7 @@ def slow(seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
     plan, _, value = sys.argv[1].partition("=")
     extractor.VGG16.embed = embed  # type: ignore[method-assign]
     store.SHARDS = SHARDS
