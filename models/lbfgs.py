@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from models.parameters import FLAG, check, positive, whole
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
 
 
-class _IterativeHead(LinearHead):
+class _IterativeHead(LinearHead, ABC):
     """Minimises ``C`` times a sum of losses plus half the squared norm of the coefficients.
 
     The coefficients are those of the standardised inputs; intercepts are free. Three things make
@@ -51,11 +52,11 @@ class _IterativeHead(LinearHead):
         self.max_iter = max_iter
         self.warm_start = warm_start
 
+    @abstractmethod
     def _loss(
         self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
     ) -> tuple[float, NDArray[np.float32]]:
         """The mean loss of logits (n, k), and n times its gradient; ``logits`` may be overwritten."""
-        raise NotImplementedError
 
     def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Moments:
         return float(np.finfo(np.float32).eps * np.trace(self.gram))
 
 
-class _MomentsHead(LinearHead):
+class _MomentsHead(LinearHead, ABC):
     """Fits from one pass over the inputs; every further value of the swept parameter is one solve.
 
     A Cholesky solve for each value: one eigendecomposition, from which all values would follow,
@@ -47,13 +48,13 @@ class _MomentsHead(LinearHead):
 
     _swept: str  # the name of the regularising parameter
 
+    @abstractmethod
     def check(self) -> None:
         """Raise ``ValueError`` if a parameter is not what it may be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights (d, k) and biases (k,) for standardised inputs."""
-        raise NotImplementedError
 
     def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
