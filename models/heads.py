@@ -147,7 +147,7 @@ def head(name: str, settings: Mapping[str, Any] | None = None) -> Head:
         There is no such head, it has no such parameter, or no such value; the known are listed.
     """
     if name not in HEADS:
-        raise UserError(f"unknown head {name!r}: expected one of {', '.join(HEADS)}")
+        raise UserError(f"unknown head {name!r}: expected one of {', '.join(HEADS)}; or all, or vote")
     return with_settings(name, HEADS[name], settings) if settings else HEADS[name]
 
 
