@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.identity import is_set_as
 from models.runs import Run
-from models.selection import is_set_as
 
 FIXED = ("layers", "preprocess", "image_size", "mirror", "head", "set")  # what rungs say, and nobody else
 

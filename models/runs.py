@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import canonical, slug
+from features.embeddings import slug
 from features.errors import UserError
 from features.progress import say
 from models import looks, saved
 from models.heads import head
+from models.identity import PARTS, id_of
 from models.temperature import scaled
 
-FORMAT = 3
+FORMAT = 4
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
 
@@ -128,10 +129,8 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Twelve hex digits over all that a repeat would have in common."""
-        asked = [self.asked, self.grid]
-        same = [self.head, self.seed, self.layers, asked, self.parameters, self.members, self.fingerprint]
-        return hashlib.sha256(canonical(same).encode()).hexdigest()[:12]
+        """Twelve hex digits over all that was decided before training: a repeat has the same."""
+        return id_of({part: getattr(self, part) for part in PARTS})
 
     @property
     def folder(self) -> str:
@@ -238,16 +237,12 @@ def load_all(root: Path) -> list[Run]:
 
 
 def find(root: Path, identity: dict[str, Any]) -> Path | None:
-    """The folder of a run that was trained with this identity (``selection.identity``), if any."""
-    for path in sorted(root.glob("[!.]*/run.json")):
+    """The folder of a whole run that was trained with this identity (``identity.py``), if any."""
+    for path in root.glob(f"[!.]*-{id_of(identity)}/run.json"):
         try:
-            document = json.loads(path.read_text())
-            if document["format"] == FORMAT and all(
-                canonical(document[name]) == canonical(value) for name, value in identity.items()
-            ):
-                load(path.parent)
+            if load(path.parent).folder == path.parent.name:
                 return path.parent
-        except (UserError, OSError, KeyError, ValueError, TypeError):
+        except UserError:
             continue  # not whole: it is trained again
     return None
 

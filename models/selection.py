@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import Embeddings, canonical
+from features.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
 from features.splits import stratified
 from models.heads import HEADS, Head
 from models.heads import head as known_head
+from models.identity import identity, test_digest
 from models.runs import Run
 from models.temperature import FLOOR, temperature_of
 
@@ -108,35 +108,6 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
     return stratified(labels, count, f"validation {dataset_digest}")
 
 
-def identity(
-    embeddings: Embeddings,
-    layers: Sequence[str],
-    head: str,
-    seed: int,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """All that decides a run before it is trained: an equal run need not be trained again."""
-    entry = known_head(head, settings)
-    return {
-        "head": head,
-        "seed": seed if entry.draws else 0,
-        "layers": list(layers),
-        "fingerprint": embeddings.fingerprint,
-        **entry.configuration(seed),
-    }
-
-
-def is_set_as(run: Run, settings: Mapping[str, Any]) -> bool:
-    """Whether a run is of a head as it is but for these settings; whatever the seed and the images."""
-    try:
-        return known_head(run.head, settings).configuration(run.seed) == {
-            "asked": run.asked,
-            "grid": run.grid,
-        }
-    except UserError:  # a vote, or a head that has no such parameter
-        return False
-
-
 def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
 
@@ -176,7 +147,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     test_proba = np.asarray(estimator.predict_proba(test), dtype=np.float64)
     predicted = time.perf_counter()
     return Run(
-        **identity(embeddings, material.layers, head, seed, settings) | {"layers": material.layers},
+        **identity(embeddings, material.layers, head, seed, settings),
         chosen=selection.chosen,
         sweep=selection.sweep,
         history=selection.history,
@@ -203,13 +174,6 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
         test_proba=test_proba,
         estimator=estimator,
     )
-
-
-def test_digest(embeddings: Embeddings) -> str:
-    """Equal for embeddings whose test splits ask the same questions, in the same order."""
-    about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
-    arrays = [embeddings.digest(f"test/{name}") for name in ("ids", "labels")]
-    return hashlib.sha256(canonical([about, embeddings.class_names, arrays]).encode()).hexdigest()
 
 
 def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from features.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
-from models.runs import Run, load
+from models.runs import Run, load, load_all
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"
@@ -88,6 +89,11 @@ def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float
     return np.asarray(sum(weight * proba for proba, weight in parts))
 
 
+def same_predictions(run: Run, test_proba: NDArray[np.float64]) -> bool:
+    """Whether a saved vote is the one that would be taken now; a member trained again changes it."""
+    return bool(np.allclose(run.test_proba, test_proba, rtol=0, atol=1e-9))
+
+
 def eligible(runs: Sequence[Run], embeddings: Embeddings) -> list[Run]:
     """The runs that may vote on these embeddings: heads of their own, not votes, better than the prior."""
     return [
@@ -105,12 +111,29 @@ def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
     Raises
     ------
     UserError
-        One of them has been removed.
+        One of them has been removed, or trained again since.
     """
     missing = [folder for folder in run.members if not (root / folder).is_dir()]
     if missing:
         raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
-    return [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
+    parts = [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
+    if not same_predictions(run, mean([(part.test_scaled, weight) for part, weight in parts])):
+        raise UserError(
+            f"the vote {run.folder} was taken before one of its members was trained again; take it anew: "
+            "make train HEAD=vote"
+        )
+    return parts
+
+
+def drop_outdated(root: Path, folder: str) -> None:
+    """Remove the votes of a run that has been trained again and says something else now."""
+    for run in load_all(root):
+        if folder in run.members:
+            try:
+                members_of(run, root)
+            except UserError as error:
+                say(f"removed: {error}")
+                shutil.rmtree(root / run.folder)
 
 
 def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Counter[int]:

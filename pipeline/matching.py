@@ -109,7 +109,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     from features import weights
     from features.datasets import source_of
     from features.extractor import AUTO, parse_layers
-    from models.selection import is_set_as
+    from models.identity import is_set_as
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     if said.get("head") == ALL:

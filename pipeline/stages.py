@@ -80,7 +80,8 @@ def ladder(options: Options) -> int:
 def curve(options: Options) -> int:
     """Validation accuracy against the number of training images, for runs that are there."""
     from models.curve import grow, path_of
-    from models.selection import Material, is_set_as
+    from models.identity import is_set_as
+    from models.selection import Material
     from models.vote import VOTE
     from pipeline.matching import the_cache, the_runs
 

@@ -67,8 +67,8 @@ def _trained(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
 ) -> Path | None:
     """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
+    from models.identity import identity
     from models.runs import find
-    from models.selection import identity
 
     asked = identity(embeddings, layers, name, seed, options.settings)
     found = None if options.force else find(options.runs, asked)
@@ -89,22 +89,31 @@ def _train_one(options: Options, material: Material, name: str, seed: int) -> Pa
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
     """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
-    from models.runs import load_all
-    from models.vote import eligible, vote
+    from models.runs import find, load, load_all
+    from models.vote import eligible, same_predictions, vote
 
     run = vote(eligible(load_all(options.runs), embeddings))
     run.width = sum(embeddings.width(layer) for layer in run.layers)
     run.command = options.command("train", "force")
-    if not options.force and (options.runs / run.folder / "run.json").exists():
+    there = None if options.force else find(options.runs, vars(run))
+    if there is not None and same_predictions(load(there), run.test_proba):
         say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
-        print(options.runs / run.folder)
+        print(there)
     else:
         print(_saved(options, run))
     return 0
 
 
 def _saved(options: Options, run: Run) -> Path:
+    """The folder of a run, now on disk; what followed from the run that it replaces goes."""
+    from models.curve import path_of
+    from models.vote import drop_outdated
+
+    path_of(options.runs, run.folder).unlink(missing_ok=True)
+    replaces = (options.runs / run.folder).exists()
     folder = run.save(options.runs)
+    if replaces:
+        drop_outdated(options.runs, run.folder)
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
     say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder

@@ -14,8 +14,8 @@ import pytest
 
 from features.errors import UserError
 from models import looks
+from models.identity import identity
 from models.runs import Run, find, load, load_all
-from models.selection import identity
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
@@ -50,6 +50,16 @@ def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) ->
     train(Fake(*blobs(rows=200), train=150), "ridge").save(tmp_path)
     assert len(load_all(tmp_path)) == 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_repeat_that_chose_otherwise_replaces_too(tmp_path: Path) -> None:
+    run = train(Fake(*blobs(rows=200), train=150), "ridge")
+    run.save(tmp_path)
+    run.chosen = {"alpha": 10.0}
+    run.parameters |= run.chosen
+    folder = run.save(tmp_path)
+    assert [each.chosen for each in load_all(tmp_path)] == [run.chosen]
+    assert load(folder).parameters == run.parameters
 
 
 def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
     elif damage == "half a json":
         path.write_text(text[: len(text) // 2])
     elif damage == "a newer format":
-        path.write_text(text.replace('"format": 3', '"format": 9'))
+        path.write_text(text.replace('"format": 4', '"format": 9'))
     else:
         (folder / "predictions.npz").unlink()
     with pytest.raises(UserError, match=r"not a whole run|of format 9"):

@@ -221,6 +221,32 @@ class TestVote:
         assert code == 0
         assert len(out.splitlines()) == 1 + 12
 
+    def test_a_member_trained_again_asks_for_another_vote(self, trained: Project) -> None:
+        trained("train", "--head", "all")
+        _, out, _ = trained("train", "--head", "vote")
+        _, _, err = trained("train", "--head", "vote")
+        assert "there already" in err
+        one = trained.out / "runs" / max(load(Path(out.strip())).members.items(), key=lambda each: each[1])[0]
+        member = load(one, with_head=True)
+        member.test_proba = member.test_proba[:, ::-1]
+        member.save(trained.out / "runs")
+        code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
+        assert code == 2
+        assert "trained again; take it anew: make train HEAD=vote" in err
+        code, out, err = trained("train", "--head", member.head, "--force")
+        assert "trained again" not in err, "as it was: the vote stands"
+        _, _, err = trained("train", "--head", "vote")
+        assert "there already" in err
+        member.save(trained.out / "runs")
+        _, out, err = trained("train", "--head", "vote")
+        assert "there already" not in err
+        _, _, err = trained("train", "--head", member.head, "--force")
+        assert f"removed: the vote {Path(out.strip()).name}" in err
+        assert not Path(out.strip()).exists()
+        trained("train", "--head", "vote")
+        code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
+        assert code == 0, err
+
 
 class TestCurve:
     def test_a_head_with_epochs_gets_enough_steps_on_few_images(self) -> None:
@@ -247,6 +273,8 @@ class TestCurve:
         assert set(curve.rows["1.3"]) < set(curve.rows["5.3"]), "draws are nested"
         code, _, err = trained("curve", "--head", "ridge")
         assert "images a class" not in err, "what is there is not fitted again"
+        trained("train", "--head", "ridge", "--force")
+        assert load_curve(trained.out / "runs", ridge.folder) is None, "it went with the run it is of"
 
     def test_validation_rows_are_never_drawn(self, trained: Project) -> None:
         trained("train", "--head", "ridge")
