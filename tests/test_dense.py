@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from models.dense import DenseHead, _drop
+from models.dense import DenseHead
+from models.epochs import drop
 from models.heads import head
 from tests.test_heads import blobs
 
@@ -37,7 +38,7 @@ def test_curves_are_measured_without_dropout_or_smoothing() -> None:
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.2, 0.5, 0.999999])
 @pytest.mark.parametrize("shape", [(2000, 100), (2001, 101)])
 def test_the_share_that_rests_is_the_rate_and_the_mean_stays(rate: float, shape: tuple[int, int]) -> None:
-    dropped = np.asarray(_drop(np.ones(shape, np.float32), rate, [1, 2]))
+    dropped = np.asarray(drop(np.ones(shape, np.float32), rate, [1, 2]))
     assert dropped.shape == shape
     error = 5 * (rate * (1 - rate) / dropped.size) ** 0.5  # standard deviations of a share
     assert (dropped == 0).mean() == pytest.approx(rate, abs=error + 2**-16)
@@ -47,10 +48,10 @@ def test_the_share_that_rests_is_the_rate_and_the_mean_stays(rate: float, shape:
 
 def test_neighbours_and_seeds_rest_independently() -> None:
     ones = np.ones((1000, 101), np.float32)
-    rests = np.asarray(_drop(ones, 0.5, [1, 2])) == 0
+    rests = np.asarray(drop(ones, 0.5, [1, 2])) == 0
     for moved in (np.roll(rests, 1, axis=1), np.roll(rests, 1, axis=0)):
         assert (rests == moved).mean() == pytest.approx(0.5, abs=0.01)
-    again, other = (np.asarray(_drop(ones, 0.5, seed)) == 0 for seed in ([1, 2], [1, 3]))
+    again, other = (np.asarray(drop(ones, 0.5, seed)) == 0 for seed in ([1, 2], [1, 3]))
     assert (rests == again).all() and (rests == other).mean() == pytest.approx(0.5, abs=0.01)
 
 

@@ -1,0 +1,93 @@
+"""Epochs: a Keras network trained on rows in memory, many steps to a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.backend import tensorflow
+
+CALL_BYTES = 2**24  # of rows that one call trains on
+
+
+def one_epoch(
+    network: Any,
+    X: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    size: int,
+    optimizer: Any,
+    cost: Any,
+) -> Callable[[NDArray[np.int64]], None]:
+    """A function that trains the network one epoch, on the rows in a given order.
+
+    One graph call is many steps, as at small widths a call costs more than a step; what comes before
+    the first weights is done for all their rows at once; and TensorFlow is given the rows of one
+    call at a time, not a copy of them all.
+
+    Parameters
+    ----------
+    network : a ``keras.Sequential`` from inputs to logits.
+    X, codes : (n, d) float32 and (n,) class numbers.
+    size : rows a step, at most n; an epoch leaves out the last n modulo ``size``.
+    optimizer, cost : Keras' optimizer, and its loss of one-hot targets and logits.
+    """
+    tf = tensorflow()
+    import keras
+
+    (_, width), classes = X.shape, network.output_shape[-1]
+    variables = network.trainable_variables
+    optimizer.build(variables)
+    first = [isinstance(layer, keras.layers.Dense) for layer in network.layers].index(True)
+    on_rows, in_steps = network.layers[:first], network.layers[first:]
+
+    @tf.function(jit_compile=True)  # one pass over the weights, where plain TensorFlow makes a dozen
+    def update(gradients: Any) -> None:
+        optimizer.apply(gradients, variables)
+
+    given = [tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None,), tf.int64)]
+
+    @tf.function(input_signature=given)
+    def train(inputs: Any, targets: Any) -> None:
+        batches = tf.reshape(_forward(on_rows, inputs), (-1, size, width))
+        truths = tf.reshape(tf.one_hot(targets, classes), (-1, size, classes))
+        for step in tf.range(tf.shape(truths)[0]):
+            with tf.GradientTape() as tape:
+                loss = cost(truths[step], _forward(in_steps, batches[step]))
+            update(tape.gradient(loss, variables))
+
+    steps, call = len(X) // size, max(CALL_BYTES // (4 * width * size), 1) * size
+
+    def epoch(order: NDArray[np.int64]) -> None:
+        for start in range(0, steps * size, call):
+            rows = order[start : min(start + call, steps * size)]
+            train(tf.constant(X[rows]), tf.constant(codes[rows]))
+
+    return epoch
+
+
+def _forward(layers: list[Any], inputs: Any) -> Any:
+    """What the layers make of the inputs in training."""
+    import keras
+
+    for layer in layers:
+        if isinstance(layer, keras.layers.Dropout):
+            inputs = drop(inputs, layer.rate, layer.seed_generator.next())
+        else:
+            inputs = layer(inputs, training=True)
+    return inputs
+
+
+def drop(inputs: Any, rate: float, seed: Any) -> Any:
+    """Dropout that decides by 16 random bits, where Keras' draws a float32 by 32: random numbers are dear.
+
+    The rate is met to 2**-17, and the inputs that stay are scaled by the share that really does.
+    """
+    tf = tensorflow()
+    levels = 2**16
+    rest, count = min(round(rate * levels), levels - 1), tf.size(inputs)
+    words = tf.random.stateless_uniform(((count + 1) // 2,), tf.cast(seed, tf.int32), None, None, tf.uint32)
+    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), (-1,))[:count], tf.shape(inputs))
+    return tf.where(bits < tf.cast(rest, tf.uint16), 0.0, inputs * (levels / (levels - rest)))
