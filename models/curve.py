@@ -38,7 +38,7 @@ class Curve:
 
     Attributes
     ----------
-    run : folder of the run whose parameters the fits have.
+    run, parameters : folder of the run, and its parameters, which the fits have.
     points : ``shots`` (images a class; of the last point: the mean over classes), ``images`` (all
         together) and ``accuracy``, one value a draw.
     rows : for each point and draw, the stored rows of train that were drawn.
@@ -47,6 +47,7 @@ class Curve:
     run: str
     points: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     def save(self, root: Path) -> Path:
         """Write the curve beside its run, whole or not at all."""
@@ -54,7 +55,9 @@ class Curve:
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         digests = {name: _digest(rows) for name, rows in self.rows.items()}
-        about = canonical({"run": self.run, "points": self.points, "sha256": digests})
+        about = canonical(
+            {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
+        )
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **self.rows)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -73,15 +76,15 @@ def path_of(root: Path, run: str) -> Path:
     return root.parent / FOLDER / f"{run}.npz"
 
 
-def load(root: Path, run: str) -> Curve | None:
-    """The curve of a run, or None where there is none.
+def load(root: Path, run: Run) -> Curve | None:
+    """The curve of a run, or None where there is none, or one of the run that this one replaced.
 
     Raises
     ------
     UserError
         The file is damaged.
     """
-    path = path_of(root, run)
+    path = path_of(root, run.folder)
     if not path.exists():
         return None
     try:
@@ -92,7 +95,9 @@ def load(root: Path, run: str) -> Curve | None:
             raise ValueError("digests differ")
     except Exception as error:
         raise UserError(f"{path} is damaged ({error}); remove it, then run make curve again") from None
-    return Curve(run, about["points"], rows)
+    if canonical(about.get("parameters")) != canonical(run.parameters):
+        return None
+    return Curve(run.folder, about["points"], rows, run.parameters)
 
 
 def grow(material: Material, run: Run, root: Path) -> Curve:
@@ -102,7 +107,7 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
     Each draw is nested in the next larger one. The rows depend on the dataset and the draw's
     number alone, so that every head at every resolution sees the same images.
     """
-    curve = load(root, run.folder) or Curve(run.folder)
+    curve = load(root, run) or Curve(run.folder, parameters=run.parameters)
     labels, digest = material.y_fit, material.embeddings.dataset["digest"]
     sizes = np.bincount(labels)
     done = {point["shots"] for point in curve.points}
@@ -112,23 +117,24 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
             continue
         accuracies: list[float] = []
         for draw in range(draws(int(shots)) if shots in smaller else 1):
+            X, y = material.X_fit, labels  # all of them are not copied
             if shots in smaller:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
-            else:
-                rows = np.arange(len(labels))
-            estimator = _estimator(run, len(rows))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
-                estimator.fit(material.X_fit[rows], labels[rows])
-            predicted = np.asarray(estimator.predict(material.X_val))
-            accuracies.append(float((predicted == material.y_val).mean()))
-            if shots in smaller:
-                curve.rows[f"{shots}.{draw}"] = material.order[rows]
+                X, y, curve.rows[f"{shots}.{draw}"] = X[rows], y[rows], material.order[rows]
+            accuracies.append(_accuracy(_estimator(run, len(y)), X, y, material))
         images = int(shots * len(sizes)) if shots in smaller else len(labels)
         curve.points.append({"shots": shots, "images": images, "accuracy": accuracies})
         say(f"{run.head}: {shots:g} images a class, validation accuracy {np.mean(accuracies):.4f}")
         curve.save(root)
     return curve
+
+
+def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], material: Material) -> float:
+    """On validation, after a fit on these rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
+        estimator.fit(X, y)
+    return float((np.asarray(estimator.predict(material.X_val)) == material.y_val).mean())
 
 
 def _estimator(run: Run, images: int) -> Any:

@@ -13,7 +13,7 @@ from models.heads import head as known_head
 if TYPE_CHECKING:
     from models.runs import Run
 
-PARTS = ("head", "seed", "layers", "fingerprint", "asked", "grid", "members")
+PARTS = ("head", "seed", "layers", "fingerprint", "asked", "grid")
 
 
 def identity(
@@ -37,7 +37,6 @@ def identity(
         "layers": tuple(layers),
         "fingerprint": embeddings.fingerprint,
         **entry.configuration(seed),
-        "members": {},
     }
 
 

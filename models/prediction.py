@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runs import Run, load
+from models.runs import Run, load, mean
 from models.temperature import scaled
-from models.vote import mean, members_of
+from models.vote import members_of
 
 
 class Predictor:

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
@@ -220,24 +221,45 @@ def load(folder: Path, with_head: bool = False) -> Run:
 def load_all(root: Path) -> list[Run]:
     """Every run below ``root``, without the fitted heads, by folder name.
 
-    A folder that holds none is passed over; one that is damaged, or a copy under another name, is
-    passed over in words.
+    A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
+    a vote whose members were trained again and say something else now.
     """
     _recover(root)
-    runs = []
+    runs: dict[str, Run] = {}
+    ids: dict[str, str] = {}
     for path in sorted(root.glob("[!.]*/run.json")):
+        folder = path.parent.name
         try:
             run = load(path.parent)
-            if run.folder != path.parent.name:
+            if run.folder != folder:
                 raise UserError(f"{path.parent} is a copy or renamed, expected the name {run.folder}")
-            runs.append(run)
+            if run.id in ids:  # of one dataset under two names
+                raise UserError(f"{path.parent} is the same run as {ids[run.id]}; remove one of them")
+            runs[folder], ids[run.id] = run, folder
         except UserError as error:
             say(f"note: passed over: {error}")
-    return runs
+    for folder in [folder for folder, run in runs.items() if is_outdated(run, runs)]:
+        say(f"note: passed over: {folder}: a member was trained again; take it anew: make train HEAD=vote")
+        del runs[folder]
+    return list(runs.values())
+
+
+def is_outdated(vote: Run, runs: Mapping[str, Run]) -> bool:
+    """Whether the members of a vote are all among these runs (by folder), but say something else now."""
+    if not vote.members or not set(vote.members) <= set(runs):
+        return False
+    now = mean([(runs[folder].test_scaled, weight) for folder, weight in vote.members.items()])
+    return not np.allclose(now, vote.test_proba, rtol=0, atol=1e-9)
+
+
+def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:
+    """The weighted mean of probabilities ``(n, k)``."""
+    return np.asarray(sum(weight * proba for proba, weight in parts))
 
 
 def find(root: Path, identity: dict[str, Any]) -> Path | None:
     """The folder of a whole run that was trained with this identity (``identity.py``), if any."""
+    _recover(root)
     for path in root.glob(f"[!.]*-{id_of(identity)}/run.json"):
         try:
             if load(path.parent).folder == path.parent.name:

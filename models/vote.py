@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from features.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
-from models.runs import Run, load, load_all
+from models.runs import Run, is_outdated, load, mean
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"
@@ -84,23 +84,17 @@ def vote(runs: Sequence[Run]) -> Run:
     )
 
 
-def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:
-    """The weighted mean of probabilities ``(n, k)``."""
-    return np.asarray(sum(weight * proba for proba, weight in parts))
+def eligible(runs: Sequence[Run], embeddings: Embeddings, layers: Sequence[str] | None = None) -> list[Run]:
+    """The runs that may vote on these embeddings: heads of their own, not votes, better than the prior.
 
-
-def same_predictions(run: Run, test_proba: NDArray[np.float64]) -> bool:
-    """Whether a saved vote is the one that would be taken now; a member trained again changes it."""
-    return bool(np.allclose(run.test_proba, test_proba, rtol=0, atol=1e-9))
-
-
-def eligible(runs: Sequence[Run], embeddings: Embeddings) -> list[Run]:
-    """The runs that may vote on these embeddings: heads of their own, not votes, better than the prior."""
+    With ``layers``: those that read just these.
+    """
     return [
         run
         for run in runs
         if run.fingerprint == embeddings.fingerprint
         and not run.members
+        and (layers is None or set(run.layers) == set(layers))
         and run.val_accuracy > run.floors.get("prior", 0.0)
     ]
 
@@ -117,23 +111,23 @@ def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
     if missing:
         raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
     parts = [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
-    if not same_predictions(run, mean([(part.test_scaled, weight) for part, weight in parts])):
+    if is_outdated(run, {part.folder: part for part, _ in parts}):
         raise UserError(
-            f"the vote {run.folder} was taken before one of its members was trained again; take it anew: "
-            "make train HEAD=vote"
+            f"the vote {run.folder}: a member was trained again; take it anew: make train HEAD=vote"
         )
     return parts
 
 
-def drop_outdated(root: Path, folder: str) -> None:
-    """Remove the votes of a run that has been trained again and says something else now."""
-    for run in load_all(root):
-        if folder in run.members:
-            try:
-                members_of(run, root)
-            except UserError as error:
-                say(f"removed: {error}")
-                shutil.rmtree(root / run.folder)
+def drop_others(root: Path, vote: Run) -> None:
+    """Remove the earlier votes on the same embeddings: the latest stands for what is there."""
+    for folder in root.glob(f"[!.]*-{VOTE}-*"):
+        try:
+            other = load(folder)
+        except UserError:
+            continue
+        if other.members and other.fingerprint == vote.fingerprint and folder.name != vote.folder:
+            shutil.rmtree(folder)
+            say(f"{VOTE}: takes the place of {folder.name}")
 
 
 def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Counter[int]:

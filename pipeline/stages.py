@@ -9,7 +9,7 @@ from features.errors import UserError
 from features.progress import say
 from pipeline.caching import describe, finished_cache
 from pipeline.options import ALL, Options
-from pipeline.training import Desk, reason, take_vote, told, train_heads
+from pipeline.training import Desk, check_seeds, reason, take_vote, told, train_heads
 
 
 def features(options: Options) -> int:
@@ -30,8 +30,7 @@ def train(options: Options) -> int:
     settings = _settings(options)
     if options.head not in (ALL, VOTE):
         head(options.head, settings)  # what is wrong with it is told before anything is read
-    if options.seeds < 1:
-        raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
+    check_seeds(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         return take_vote(options, embeddings)
@@ -54,8 +53,7 @@ def ladder(options: Options) -> int:
             raise UserError(
                 f"{name.upper()}={getattr(options, name)}: the ladder sets it itself; leave it out"
             )
-    if options.seeds < 1:
-        raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
+    check_seeds(options)
     desk, caches, failed = Desk(), dict[str, Embeddings](), {}
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
@@ -70,6 +68,8 @@ def ladder(options: Options) -> int:
             layers = asked.extractor("weights").layers
             for job, why in train_heads(asked, caches[key], layers, desk).items():
                 failed[f"{rung.title}: {job}"] = why
+        except BrokenPipeError:
+            raise
         except Exception as error:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
@@ -103,6 +103,8 @@ def curve(options: Options) -> int:
         try:
             grow(material, run, options.runs)
             print(path_of(options.runs, run.folder), flush=True)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             failed[name] = reason(error)
     return told(failed)

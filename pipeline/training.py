@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from models.runs import Run
     from models.selection import Material
 
+SEEDS = 2**31  # of scikit-learn's and TensorFlow's generators
+
 
 @dataclass
 class Desk:
@@ -55,6 +57,8 @@ def train_heads(
                 if folder is None:
                     folder = _train_one(options, desk.get(embeddings, layers), name, seed)
                 print(folder, flush=True)
+            except BrokenPipeError:  # the run is saved; whoever read the output has seen enough
+                raise
             except Exception as error:
                 if len(jobs) == 1:
                     raise
@@ -89,31 +93,35 @@ def _train_one(options: Options, material: Material, name: str, seed: int) -> Pa
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
     """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
-    from models.runs import find, load, load_all
-    from models.vote import eligible, same_predictions, vote
+    import numpy as np
 
-    run = vote(eligible(load_all(options.runs), embeddings))
+    from models.runs import find, load, load_all
+    from models.vote import drop_others, eligible, vote
+
+    layers = options.extractor("weights").layers if "layers" in options.said else None
+    run = vote(eligible(load_all(options.runs), embeddings, layers))
     run.width = sum(embeddings.width(layer) for layer in run.layers)
     run.command = options.command("train", "force")
     there = None if options.force else find(options.runs, vars(run))
-    if there is not None and same_predictions(load(there), run.test_proba):
+    if there is not None and np.allclose(load(there).test_proba, run.test_proba, rtol=0, atol=1e-9):
         say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
         print(there)
     else:
         print(_saved(options, run))
+    drop_others(options.runs, run)
     return 0
 
 
-def _saved(options: Options, run: Run) -> Path:
-    """The folder of a run, now on disk; what followed from the run that it replaces goes."""
-    from models.curve import path_of
-    from models.vote import drop_outdated
+def check_seeds(options: Options) -> None:
+    """Refuse seeds that no generator takes, and no run at all."""
+    if options.seeds < 1:
+        raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
+    if options.seed < 0 or options.seed + options.seeds > SEEDS:
+        raise UserError(f"SEED={options.seed}: expected 0 or more, with all SEEDS= of them below {SEEDS}")
 
-    path_of(options.runs, run.folder).unlink(missing_ok=True)
-    replaces = (options.runs / run.folder).exists()
+
+def _saved(options: Options, run: Run) -> Path:
     folder = run.save(options.runs)
-    if replaces:
-        drop_outdated(options.runs, run.folder)
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
     say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder

@@ -71,7 +71,7 @@ def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
     found = Beside(looks={run.test_digest: looks.count(root, run.test_digest) for run in runs})
     for run in runs:
         try:
-            points = curve.load(root, run.folder)
+            points = curve.load(root, run)
         except UserError as error:
             say(f"note: {error}")
             continue

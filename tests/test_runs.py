@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_a_repeat_that_chose_otherwise_replaces_too(tmp_path: Path) -> None:
     folder = run.save(tmp_path)
     assert [each.chosen for each in load_all(tmp_path)] == [run.chosen]
     assert load(folder).parameters == run.parameters
+
+
+def test_one_run_under_two_names_of_its_dataset_counts_once(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.save(tmp_path)
+    replace(run, dataset=run.dataset | {"name": "renamed"}).save(tmp_path)
+    assert len(load_all(tmp_path)) == 1
+    assert "is the same run as" in capsys.readouterr().err
 
 
 def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:

@@ -75,11 +75,20 @@ def test_seeds_make_runs_of_what_draws_and_one_of_what_does_not(project: Project
     assert "draws nothing at random" in err
 
 
-@pytest.mark.parametrize("arguments", [("--head", "ridge", "--seeds", "0"), ("--head", "vote")])
-def test_what_cannot_be_trained_is_told_in_a_line(trained: Project, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--head", "ridge", "--seeds", "0"), "SEEDS=0: expected a number of runs"),
+        (("--head", "ridge", "--seed", "-1"), "SEED=-1: expected 0 or more"),
+        (("--head", "ridge", "--seed", "2147483647", "--seeds", "2"), "SEED=2147483647: expected 0 or more"),
+        (("--head", "vote"), "a vote needs at least two runs"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_line(
+    trained: Project, arguments: tuple[str, ...], expected: str
+) -> None:
     code, _, err = trained("train", *arguments)
     assert code == 2
-    expected = {"0": "SEEDS=0: expected", "vote": "a vote needs at least two runs"}[arguments[-1]]
     assert err.strip().splitlines()[-1].startswith(f"error: {expected}")
 
 
@@ -232,19 +241,26 @@ class TestVote:
         member.save(trained.out / "runs")
         code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
         assert code == 2
-        assert "trained again; take it anew: make train HEAD=vote" in err
-        code, out, err = trained("train", "--head", member.head, "--force")
-        assert "trained again" not in err, "as it was: the vote stands"
-        _, _, err = trained("train", "--head", "vote")
-        assert "there already" in err
-        member.save(trained.out / "runs")
-        _, out, err = trained("train", "--head", "vote")
+        assert "a member was trained again; take it anew: make train HEAD=vote" in err
+        _, again, err = trained("train", "--head", "vote")
         assert "there already" not in err
-        _, _, err = trained("train", "--head", member.head, "--force")
-        assert f"removed: the vote {Path(out.strip()).name}" in err
-        assert not Path(out.strip()).exists()
-        trained("train", "--head", "vote")
+        assert again == out
         code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
+        assert code == 0, err
+
+    def test_a_later_vote_takes_the_place_of_an_earlier(self, trained: Project) -> None:
+        trained("train", "--head", "all")
+        trained("train", "--head", "ridge", "--layers", "block5")
+        trained("train", "--head", "lda", "--layers", "block5")
+        trained("train", "--head", "vote")
+        code, out, err = trained("train", "--head", "vote", "--layers", "block5")
+        assert code == 0, err
+        (run,) = [run for run in load_all(trained.out / "runs") if run.members]
+        assert run.folder == Path(out.strip()).name
+        assert run.layers == ("block5",)
+        code, _, err = trained(
+            "predict", "--head", "vote", "--layers", "block5", "--image", str(trained.images / "test")
+        )
         assert code == 0, err
 
 
@@ -265,7 +281,7 @@ class TestCurve:
         assert code == 0, err
         assert len(out.splitlines()) == len(QUICK)
         (ridge,) = [run for run in load_all(trained.out / "runs") if run.head == "ridge"]
-        curve = load_curve(trained.out / "runs", ridge.folder)
+        curve = load_curve(trained.out / "runs", ridge)
         assert curve is not None
         assert [point["shots"] for point in curve.points] == [1, 2, 5, 10, 18]
         assert [len(point["accuracy"]) for point in curve.points] == [10, 10, 10, 10, 1]
@@ -273,14 +289,14 @@ class TestCurve:
         assert set(curve.rows["1.3"]) < set(curve.rows["5.3"]), "draws are nested"
         code, _, err = trained("curve", "--head", "ridge")
         assert "images a class" not in err, "what is there is not fitted again"
-        trained("train", "--head", "ridge", "--force")
-        assert load_curve(trained.out / "runs", ridge.folder) is None, "it went with the run it is of"
+        ridge.parameters["alpha"] = 7.0
+        assert load_curve(trained.out / "runs", ridge) is None, "it is of a run that chose otherwise"
 
     def test_validation_rows_are_never_drawn(self, trained: Project) -> None:
         trained("train", "--head", "ridge")
         trained("curve", "--head", "ridge")
         (ridge,) = load_all(trained.out / "runs")
-        curve = load_curve(trained.out / "runs", ridge.folder)
+        curve = load_curve(trained.out / "runs", ridge)
         assert curve is not None
         assert not set(np.concatenate(list(curve.rows.values()))) & set(ridge.val_rows)
 
