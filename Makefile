@@ -14,7 +14,7 @@ WORDS := $(subst \$(SPACE),_,$(MAKEOVERRIDES))
 GIVEN := $(foreach word,$(WORDS),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
 UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS PAGE,$(GIVEN))
 ifneq ($(UNKNOWN),)
-$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES); see: make help)
+$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES) PYTHON PEERS PAGE; see: make help)
 endif
 
 # Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size=64. The
@@ -41,7 +41,7 @@ help: ## print this help
 	@echo
 	@echo "Variables, by name: make train HEAD=logistic LAYERS=block5"
 	@echo "  $(VARIABLES)"
-	@echo "What each means, with its default: python -m pipeline features --help"
+	@echo "What each means, with its default: README.md, or $(BIN)/python -m pipeline train --help"
 
 setup: $(BIN)/.ready ## bring up .venv from requirements.txt (every other target does it first, once)
 

@@ -57,9 +57,14 @@ def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tupl
             others.append((path, phrases))
         else:
             fitting.append(embeddings)
-    exact = [item for item in fitting if set(item.layers) == set(asked.get("layers", item.layers))]
     others.sort(key=lambda other: len(other[1]))
-    return (exact if len(exact) == 1 else fitting), others
+    return fitting, others
+
+
+def exact(fitting: list[Embeddings], layers: tuple[str, ...]) -> list[Embeddings]:
+    """The one of several that has these layers and no others, if there is one; else all of them."""
+    found = [item for item in fitting if set(item.layers) == set(layers)]
+    return found if len(found) == 1 else fitting
 
 
 def damaged(root: Path) -> list[tuple[Path, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -15,11 +16,28 @@ STAGES = {
     "train": "train a classifier head, or all of them, on cached embeddings",
     "ladder": "train the runs that say where the gain over the baseline comes from",
     "curve": "validation accuracy of trained heads against the number of training images",
-    "report": "compare all trained heads: index.html, report.md, report.json",
+    "report": "compare all trained heads: index.html, report.md, report.json, runs.csv, figures/",
     "verify": "check every digest of a cache and embed a sample of its images again",
     "predict": "say what a trained head sees in new images",
     "export": "write a trained head as a plain scikit-learn or Keras object",
 }
+IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", "out")
+EMBEDDINGS = (*IMAGES, "layers", "image_size", "preprocess", "mirror")
+RUNS = (*EMBEDDINGS, "head", "set", "seed")
+SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
+    "features": EMBEDDINGS,
+    "train": (*RUNS, "seeds", "force"),
+    "ladder": (*IMAGES, "seed", "seeds", "force"),
+    "curve": RUNS,
+    "report": RUNS,
+    "verify": EMBEDDINGS,
+    "predict": (*RUNS, "run", "image", "format"),
+    "export": (*RUNS, "run", "to"),
+}
+AMONG = ("report", "predict", "export")  # among the runs that are there: what is not said is left open
+NARROWED = (
+    " The runs are all those under OUT, or of them those that have what is given: --head, --layers and so on."
+)
 EXAMPLES = {
     "features": "python -m pipeline features --dataset digits --layers block4,block5",
     "train": "python -m pipeline train --head logistic --layers block5",
@@ -40,12 +58,17 @@ def main(argv: list[str] | None = None) -> int:
     130: interrupted; what was finished is kept.
     """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = vars(parser(argv).parse_args(argv))
-    stage = arguments.pop("stage")
-    from pipeline import stages
-    from pipeline.options import Options
+    try:
+        arguments = vars(parser(argv).parse_args(argv))
+        stage = arguments.pop("stage")
+        from pipeline import stages
+        from pipeline.options import Options
 
-    options = Options(**arguments, said=tuple(arguments))
+        options = Options(**arguments, said=tuple(arguments))
+    except ModuleNotFoundError as error:  # by another Python than the one that `make setup` brings up
+        again = f".venv/bin/python -m pipeline {shlex.join(argv)}"
+        print(f"error: {sys.executable} has no {error.name}; run: make setup, then: {again}", file=sys.stderr)
+        return 2
     try:
         return int(getattr(stages, stage)(options))
     except UserError as error:
@@ -74,17 +97,17 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
         sub = stages.add_parser(
             stage,
             help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {EXAMPLES[stage]}",
+            description=about[0].upper() + about[1:] + "." + NARROWED * (stage in AMONG),
+            epilog=f"Options of the other stages are accepted and not read. Example: {EXAMPLES[stage]}",
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
         if stage in argv:
-            _add_options(sub)
+            _add_options(sub, stage)
     return top
 
 
-def _add_options(sub: argparse.ArgumentParser) -> None:
+def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
     from features.extractor import PRECISIONS, PREPROCESS, VGG16
     from models.heads import HEADS
     from pipeline.options import Options
@@ -107,8 +130,11 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
         ),
         "mirror": (int, "1: embed each image and its mirror image and average the two; costs two passes"),
         "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
-        "batch": (int, "images in one call of the network; changes no result; default: by image size"),
-        "limit": (int, "only this many images of each split, stratified; default: all"),
+        "batch": (
+            int,
+            "images in one call of the network; changes no result beyond rounding; default: by image size",
+        ),
+        "limit": (int, "only this many images of each split, stratified"),
         "head": (
             str,
             f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there",
@@ -121,19 +147,20 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
         "image": (str, "what to predict: an image, a folder, or - for a list on standard input"),
         "format": (str, "of predictions: table, json (an object a line) or csv"),
         "to": (str, "the file to export to, .joblib or for a Keras head .keras"),
-        "out": (str, "folder of everything generated: embeddings/, runs/, report/"),
+        "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/"),
     }
     for name, (kind, text) in texts.items():
         default = defaults.get(name)
-        shown = "" if default is None else f" (default: {int(default) if kind is int else default})"
+        if default is not None and not (stage in AMONG and name in RUNS and name != "out"):
+            text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
         if name in ("force", "mirror"):
             more |= {"nargs": "?", "const": 1}
-        sub.add_argument("--" + name.replace("_", "-"), type=kind, help=text + shown, **more)
+        more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
+        sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)
     for form in ("json", "csv"):
-        sub.add_argument(
-            f"--{form}", dest="format", action="store_const", const=form, help=f"--format {form}"
-        )
+        help_ = f"--format {form}" if "format" in SHOWN[stage] else argparse.SUPPRESS
+        sub.add_argument(f"--{form}", dest="format", action="store_const", const=form, help=help_)
 
 
 def _defaults(callable_: Any) -> dict[str, Any]:

@@ -112,14 +112,14 @@ def _put_aside(path: Path) -> None:
 
 def _hit(options: Options, extractor: VGG16, dataset_digest: str, tell: bool = False) -> Embeddings | None:
     """The finished cache that has what is asked, by content; ``tell``: in what the nearest other differs."""
-    from features.catalogue import find
+    from features.catalogue import exact, find
 
     asked = {**extractor.spec(), "dataset_sha256": dataset_digest, "limit": options.limit}
     fitting, others = find(options.embeddings, asked)
     if tell and others and not fitting:
         path, phrases = others[0]
         say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
-    return fitting[0] if fitting else None
+    return exact(fitting, extractor.layers)[0] if fitting else None
 
 
 def describe(embeddings: Embeddings) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     has moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
     from features import weights
-    from features.catalogue import find, writers
+    from features.catalogue import exact, find, writers
     from features.datasets import open_dataset, source_of
 
     extractor = options.extractor("weights")
@@ -29,7 +31,8 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
         del asked["weights"]
         asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
     fitting, others = find(options.embeddings, asked)
-    if len(fitting) != 1 and (others or fitting):
+    states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
+    if len(states) != 1 and (others or fitting):
         if Path(asked["dataset"]).is_dir():
             del asked["dataset"]
             asked["dataset_sha256"] = open_dataset(options.dataset).digest()
@@ -37,7 +40,9 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
             del asked["weights_source"]
             asked["weights_sha256"] = weights.load(options.weights).digest
         by_content, differing = find(options.embeddings, asked)
-        fitting, others = (by_content, differing) if by_content else (fitting, others)
+        if by_content or fitting:  # where several fit by path, and none is of what lies there now: none
+            fitting, others = by_content, differing
+    fitting = exact(fitting, extractor.layers)
     if fitting and len({canonical(item.spec | {"layers": 0}) for item in fitting}) == 1:
         best = min(fitting, key=lambda item: (len(item.layers), item.path.name))
         return best, extractor.layers  # the others differ in layers that are not asked for
@@ -80,11 +85,15 @@ def the_run(options: Options) -> Run:
     # which network made it is not asked of a run that is named: predict compares that in words
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
-        whole = [run for run in fitting if run.dataset["limit"] is None or "limit" in options.said] or fitting
-        if len({run.dataset["digest"] for run in whole}) > 1:
-            names = ", ".join(sorted({run.dataset["name"] for run in whole}))
-            raise UserError(f"runs of several datasets fit ({names}); name one, DATASET= or RUN=")
-        return max(whole, key=lambda run: run.val_accuracy)
+        if len({run.dataset["digest"] for run in fitting}) > 1 and Path(options.dataset).is_dir():
+            now = _digest_of(options.dataset)  # a folder whose images have changed since some of them
+            fitting = [run for run in fitting if run.dataset["digest"] == now] or fitting
+        if len({run.dataset["digest"] for run in fitting}) > 1:
+            names = ", ".join(sorted({f"DATASET={shlex.quote(run.dataset['source'])}" for run in fitting}))
+            raise UserError(f"runs of several datasets fit ({names}); name one of them, or a run, RUN=")
+        most = max(run.dataset["limit"] or math.inf for run in fitting)
+        whole = [run for run in fitting if (run.dataset["limit"] or math.inf) == most]
+        return max(whole, key=lambda run: run.val_accuracy)  # others were validated on other images
     name = Path(options.run.rstrip("/")).name
     named = [run for run in fitting if run.folder == name] or [
         run for run in fitting if name and name in run.folder
@@ -109,11 +118,14 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     from features import weights
     from features.datasets import source_of
     from features.extractor import AUTO, parse_layers
+    from models.heads import HEADS
     from models.identity import is_set_as
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     if said.get("head") == ALL:
         del said["head"]
+    if run.head not in HEADS or not HEADS[run.head].draws:
+        said.pop("seed", None)  # it draws nothing: its one run is that of every seed
     have = {
         **run.spec,
         "dataset": run.dataset["source"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from features.embeddings import arrays, canonical, header_digest
 from pipeline import caching
-from pipeline.__main__ import STAGES, main, parser
+from pipeline.__main__ import AMONG, SHOWN, STAGES, main, parser
 from tests.conftest import Project
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +193,22 @@ class TestContentDecides:
         run = json.loads((Path(out.strip()) / "run.json").read_text())
         assert run["fingerprint"][:12] in new.name
 
+    def test_layers_of_an_older_state_are_not_taken_for_these(self, project: Project) -> None:
+        project("features", "--layers", "block5")
+        old = project.cache
+        image = project.images / "train" / "cat" / "001.jpg"
+        image.write_bytes((project.images / "train" / "dog" / "001.jpg").read_bytes())
+        project("features")
+        (new,) = set(old.parent.glob("*.h5")) - {old}
+        code, out, err = project("train", "--head", "ridge", "--layers", "block5")
+        assert code == 0, err
+        assert json.loads((Path(out.strip()) / "run.json").read_text())["fingerprint"][:12] in new.name
+        image.write_bytes((project.images / "train" / "dog" / "002.jpg").read_bytes())
+        code, _, err = project("train", "--head", "ridge", "--layers", "block5")
+        assert code == 2
+        assert "cached: dataset_sha256=" in err
+        assert "run: make features" in err
+
 
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -293,8 +310,29 @@ class TestHelp:
     @pytest.mark.parametrize("stage", STAGES)
     def test_every_option_tells_its_default_and_an_example(self, stage: str) -> None:
         text = parser([stage])._subparsers._group_actions[0].choices[stage].format_help()  # type: ignore[union-attr, index]
-        assert f"python -m pipeline {stage}" in " ".join(text.split()).partition("example: ")[2]
-        assert text.count("default:") == 17
+        assert f"python -m pipeline {stage}" in " ".join(text.split()).partition("Example: ")[2]
+        assert set(re.findall(r"^  --([a-z-]+)", text, re.M)) - {"json", "csv"} == {
+            name.replace("_", "-") for name in SHOWN[stage]
+        }
+        assert ("default: block3" in " ".join(text.split())) == (
+            "layers" in SHOWN[stage] and stage not in AMONG
+        ), "what narrows the runs has no default"
+
+    def test_options_of_other_stages_are_accepted(self) -> None:
+        for stage in STAGES:
+            arguments = parser([stage]).parse_args([stage, "--to", "x", "--head", "ridge", "--limit", "3"])
+            assert (arguments.to, arguments.head, arguments.limit) == ("x", "ridge", 3)
+
+    def test_another_python_is_told_what_to_do(self) -> None:
+        code = "import sys; sys.modules['h5py'] = None; from pipeline.__main__ import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, "train", "--head", "ridge"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 2
+        assert (
+            "has no h5py; run: make setup, then: .venv/bin/python -m pipeline train --head ridge"
+            in run.stderr
+        )
+        assert len(run.stderr.splitlines()) == 1
 
 
 def test_imports_run_one_way() -> None:
