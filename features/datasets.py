@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from features.errors import UserError
 from features.filedigests import FileDigests, stamp
-from features.pictures import array_squares, read_square
+from features.pictures import array_squares, read_square, short_side
 from features.splits import pick, stratified
 
 SPLITS = ("train", "test")
@@ -37,7 +37,7 @@ class Dataset(ABC):
     class_names : names by class number.
     note : how the splits came about, if that needs saying.
     limit : the ``LIMIT`` the dataset was opened with, or None.
-    side : pixels a side as stored, where all images are squares of one size; else None.
+    side : pixels a side as stored, where all images are squares of one size.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     note: str = ""
     limit: int | None = None
-    side: int | None = None
+    side: int
     _labels: dict[str, NDArray[np.int64]]
 
     @abstractmethod
@@ -80,6 +80,10 @@ class Dataset(ABC):
             An image cannot be read; it is named.
         """
         return self._read(split, self._rows[split][start:stop], size)
+
+    def short_side(self, split: str, row: int) -> int:
+        """Of the picture in a row as it is stored, in pixels."""
+        return self.side
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:
@@ -195,6 +199,9 @@ class Folder(Dataset):
         self._digest = proof.hexdigest()
         self._stamps = dict(zip(SPLITS, np.split(stamps, [len(self._files["train"])]), strict=True))
         return self._digest
+
+    def short_side(self, split: str, row: int) -> int:
+        return short_side(self._root / self._id(split, int(self._rows[split][row])))
 
     def _read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         paths = [self._root / self._id(split, int(row)) for row in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +57,24 @@ def read_square(path: Path, size: int) -> NDArray[np.uint8]:
     """
     from PIL import Image
 
+    with _told(path), Image.open(path, formats=("JPEG", "PNG")) as image:
+        image.draft("RGB", (2 * size, 2 * size))
+        return square(image, size)
+
+
+def short_side(path: Path) -> int:
+    """Of the picture in a JPEG or PNG file, in pixels, from its header. Raises as :func:`read_square`."""
+    from PIL import Image
+
+    with _told(path), Image.open(path, formats=("JPEG", "PNG")) as image:
+        return min(image.size)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """One line for whatever Pillow raises about this file."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            image.draft("RGB", (2 * size, 2 * size))
-            return square(image, size)
+        yield
     except MemoryError:  # the machine's, not the picture's
         raise
     except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError

@@ -33,7 +33,7 @@ class Pictures:
     def __init__(self, dataset: dict[str, Any]) -> None:
         try:
             self._dataset = self._proved(dataset)
-            self._ids = {split: self._dataset.ids(split) for split in ("train", "test")}
+            self._dataset.labels("train")  # an archive is read at last, and a limit judged
         except (UserError, OSError) as error:
             self._fail(error)
 
@@ -46,7 +46,7 @@ class Pictures:
         if self.problem is not None:
             return None
         try:
-            size = min(SIDE, self._dataset.side or self._short_side(split, row))
+            size = min(SIDE, self._dataset.short_side(split, row))
             (pixels,) = self._dataset.images(split, row, row + 1, size)
         except (UserError, OSError) as error:
             self._fail(error)
@@ -66,13 +66,6 @@ class Pictures:
         if opened.digest() != dataset["digest"]:
             raise UserError(f"the images of {source} have changed since they were embedded")
         return opened
-
-    def _short_side(self, split: str, row: int) -> int:
-        """Of an image file, in pixels: from its header."""
-        from PIL import Image
-
-        with Image.open(Path(self._dataset.source) / self._ids[split][row]) as image:
-            return min(image.size)
 
 
 def _uri(pixels: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from PIL import Image
 
 from features.embeddings import arrays, canonical, header_digest
 from pipeline import caching
@@ -192,6 +193,14 @@ class TestContentDecides:
         assert code == 0, err
         run = json.loads((Path(out.strip()) / "run.json").read_text())
         assert run["fingerprint"][:12] in new.name
+
+    def test_what_the_default_size_loses_is_told_and_what_was_chosen_is_not(self, project: Project) -> None:
+        for path in project.images.glob("*/*/*"):
+            Image.open(path).resize((90, 70)).save(path)
+        _, _, err = project("features")
+        assert "note: these pictures are about 70 pixels on their short side, and 32 of it are left" in err
+        _, _, err = project("features", "--image-size", "33")
+        assert "note:" not in err
 
     def test_layers_of_an_older_state_are_not_taken_for_these(self, project: Project) -> None:
         project("features", "--layers", "block5")
