@@ -150,7 +150,7 @@ for line in sys.stdin:
         if not ready.exists():
             say("bringing up .venv-peers with OpenVINO")
             venv.create(home, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", "openvino", "numpy"], check=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", "-r", "requirements-peers.txt"], check=True)
             ready.touch()
         model.export(folder / "model", verbose=False)
         np.save(folder / "pixels.npy", pixels)
