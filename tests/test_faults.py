@@ -30,9 +30,14 @@ class Stage:
         self._given += ["--precision", "float32", "--head", "ridge"]
 
     def start(
-        self, plan: str, out: str = "out", stage: str = "features", before: tuple[str, ...] = ()
+        self,
+        plan: str,
+        out: str = "out",
+        stage: str = "features",
+        before: tuple[str, ...] = (),
+        more: tuple[str, ...] = (),
     ) -> subprocess.Popen[str]:
-        command = [*before, sys.executable, "-m", "tests.stand_in", plan, stage, *self._given]
+        command = [*before, sys.executable, "-m", "tests.stand_in", plan, stage, *self._given, *more]
         return subprocess.Popen(
             [*command, "--out", str(self.root / out)],
             cwd=ROOT,
@@ -42,13 +47,25 @@ class Stage:
         )
 
     def run(
-        self, plan: str = "-", out: str = "out", stage: str = "features", before: tuple[str, ...] = ()
+        self,
+        plan: str = "-",
+        out: str = "out",
+        stage: str = "features",
+        before: tuple[str, ...] = (),
+        more: tuple[str, ...] = (),
     ) -> tuple[int, list[str], str]:
         """Exit code, shards written, standard error."""
-        child = self.start(plan, out, stage, before)
+        child = self.start(plan, out, stage, before, more)
         printed, err = child.communicate(timeout=60)
         shards = [line for line in printed.splitlines() if line.startswith(("train-", "test-"))]
         return child.returncode, shards, err
+
+    def runs(self) -> dict[str, Any]:
+        """Test probabilities of every run, after checking that nothing else lies beside the runs."""
+        root = self.root / "out" / "runs"
+        found = {run.folder: run.test_proba for run in load_all(root)}
+        assert {path.name for path in root.iterdir()} <= {"looks.jsonl", *found}
+        return found
 
     def content(self, out: str = "out") -> dict[str, Any]:
         """Every array of the finished file, after checking that it stands alone."""
@@ -231,13 +248,6 @@ def test_an_image_that_changes_during_the_pass_is_told(stage: Stage) -> None:
 
 
 def test_a_train_killed_at_every_durable_step_leaves_no_half_run(stage: Stage) -> None:
-    def runs() -> dict[str, Any]:
-        """Every run, and that nothing else lies beside the runs."""
-        root = stage.root / "out" / "runs"
-        found = {run.folder: run.test_proba for run in load_all(root)}
-        assert {path.name for path in root.iterdir()} <= {"looks.jsonl", *found}
-        return found
-
     assert stage.run()[0] == 0
     steps = 0
     while True:
@@ -246,12 +256,28 @@ def test_a_train_killed_at_every_durable_step_leaves_no_half_run(stage: Stage) -
             break
         assert code == -signal.SIGKILL, err
         load_all(stage.root / "out" / "runs")
-        assert len(runs()) <= 1
+        assert len(stage.runs()) <= 1
         steps += 1
-        for folder in runs():  # the last step comes after the run stands
+        for folder in stage.runs():  # the last step comes after the run stands
             shutil.rmtree(stage.root / "out" / "runs" / folder)
     assert steps >= 4, "three files and a rename are places to die"
-    (proba,) = runs().values()
+    (proba,) = stage.runs().values()
     shutil.rmtree(stage.root / "out" / "runs")
     assert stage.run(stage="train")[0] == 0
-    assert np.array_equal(runs().popitem()[1], proba)
+    assert np.array_equal(stage.runs().popitem()[1], proba)
+
+
+def test_a_repeat_killed_at_every_durable_step_leaves_one_whole_run(stage: Stage) -> None:
+    assert stage.run()[0] == stage.run(stage="train")[0] == 0
+    ((folder, proba),) = stage.runs().items()
+    steps = 0
+    while True:
+        code, _, err = stage.run(f"kill={steps}", stage="train", more=("--force",))
+        ((found, again),) = stage.runs().items()
+        assert found == folder
+        assert np.array_equal(again, proba)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, err
+        steps += 1
+    assert steps >= 5, "three files and two renames are places to die"
