@@ -125,7 +125,7 @@ def current(folder: Path, state: str) -> Path | None:
 
 def draw(report: Report) -> dict[str, Figure]:
     """Every figure by its file's name: ``comparison-<group>``, ``confusion-<run>``, ..."""
-    from reports import plots
+    from reports import plots, run_plots
 
     figures: dict[str, Figure] = {}
     for number, group in enumerate(report.groups):
@@ -142,12 +142,12 @@ def draw(report: Report) -> dict[str, Figure]:
         if group.map:
             figures[f"map-{number}"] = plots.embedding_map(group)
         for entry in group.configurations[:DETAILED]:
-            figures[f"confusion-{entry.id}"] = plots.confusion_matrix(entry, group.class_names)
-            figures[f"reliability-{entry.id}"] = plots.reliability(entry)
+            figures[f"confusion-{entry.id}"] = run_plots.confusion_matrix(entry, group.class_names)
+            figures[f"reliability-{entry.id}"] = run_plots.reliability(entry)
             if entry.history:
-                figures[f"curves-{entry.id}"] = plots.curves(entry)
+                figures[f"curves-{entry.id}"] = run_plots.curves(entry)
             elif len(entry.sweep) > 1:
-                figures[f"sweep-{entry.id}"] = plots.sweep(entry)
+                figures[f"sweep-{entry.id}"] = run_plots.sweep(entry)
     return figures
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from models.curve import Curve
 from models.runs import Run
-from reports import plots
+from reports import run_plots
 from reports.configurations import names_of
 from reports.gathering import Beside
 from reports.render import cell, current, draw, markdown, write
@@ -214,16 +214,16 @@ def test_figures_fit_any_number_of_classes(runs: list[Run], classes: int) -> Non
     entry = build(runs).groups[0].entries[0]
     wide = np.random.default_rng(0).integers(0, 50, (classes, classes)).tolist()
     object.__setattr__(entry, "confusion", wide)
-    figure = plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
+    figure = run_plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
     figure.canvas.draw()
-    assert len(figure.axes[0].texts) == (classes**2 if classes <= plots.ANNOTATED else 0) - wide_zeros(
+    assert len(figure.axes[0].texts) == (classes**2 if classes <= run_plots.ANNOTATED else 0) - wide_zeros(
         wide, classes
     )
 
 
 def wide_zeros(wide: list[list[int]], classes: int) -> int:
     """Empty cells carry no number."""
-    return int((np.array(wide) == 0).sum()) if classes <= plots.ANNOTATED else 0
+    return int((np.array(wide) == 0).sum()) if classes <= run_plots.ANNOTATED else 0
 
 
 def test_axes_have_names_and_units(runs: list[Run]) -> None:
