@@ -49,7 +49,7 @@ def predict_images(options: Options, run: Run) -> int:
 
 def _paths(image: str) -> Iterator[Path]:
     """The files that ``IMAGE`` names, in order; a folder is walked as it is read."""
-    from features.datasets import Folder
+    from features.folders import Folder
 
     if image == "-":
         return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())

@@ -11,9 +11,11 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def plain_ticks(axes: Axes) -> None:
+    """No class name is read as a formula, whatever dollar signs it has."""
     for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
         tick.set_parse_math(False)
 
 
 def short(name: str, length: int) -> str:
+    """The name, or as much of it as so many letters hold."""
     return name if len(name) <= length else name[: length - 1] + "…"

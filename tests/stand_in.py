@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from features import assembly, datasets, extractor, store
+from features import assembly, extractor, folders, store
 from pipeline.__main__ import main
 
 SHARDS = (20,)
@@ -113,13 +113,13 @@ def interrupting(count: int) -> None:
 
 def slow(seconds: float) -> None:
     """Pictures that take long to decode."""
-    read = datasets.read_square
+    read = folders.read_square
 
     def waited(*arguments: Any) -> Any:
         time.sleep(seconds)
         return read(*arguments)
 
-    datasets.read_square = waited
+    folders.read_square = waited
 
 
 if __name__ == "__main__":

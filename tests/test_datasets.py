@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from features.cifar10 import Cifar10
-from features.datasets import MIN_TRAIN, SPLITS, Dataset, Digits, Folder, open_dataset
+from features.datasets import MIN_TRAIN, SPLITS, Dataset, Digits, open_dataset
 from features.download import file_digest
 from features.errors import UserError
+from features.folders import Folder
 from pipeline.__main__ import main
 
 Open = Callable[..., Dataset]

@@ -15,8 +15,9 @@ from PIL import Image
 
 from features import cifar10
 from features.cifar10 import Cifar10
-from features.datasets import Dataset, Folder, open_dataset
+from features.datasets import Dataset, open_dataset
 from features.download import cache_dir, file_digest
+from features.folders import Folder
 from reports import pictures
 from reports.pictures import SIDE, Pictures
 

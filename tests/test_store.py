@@ -18,10 +18,11 @@ import pytest
 
 from features import store as store_module
 from features.catalogue import find
-from features.datasets import SPLITS, Folder
+from features.datasets import SPLITS
 from features.embeddings import Damaged, Embeddings
 from features.errors import UserError
 from features.extractor import VGG16
+from features.folders import Folder
 from features.lock import set_aside
 from features.store import EmbeddingStore, fingerprint
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from features import weights
-from features.datasets import Folder
 from features.extractor import VGG16
+from features.folders import Folder
 from features.verification import _disasters
 from tests.conftest import Project, picture
 from tests.stand_in import embed as stand_in_embed
