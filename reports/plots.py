@@ -88,6 +88,7 @@ def learning(group: Group) -> Figure:
         high = [max(point["accuracy"]) for point in points]
         axes.fill_between(shots, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel("training images a class (band: least to most of the draws)")
     axes.set_ylabel("accuracy on validation")
     axes.grid(alpha=0.3)
