@@ -249,7 +249,12 @@ def is_outdated(vote: Run, runs: Mapping[str, Run]) -> bool:
     if not vote.members or not set(vote.members) <= set(runs):
         return False
     now = mean([(runs[folder].test_scaled, weight) for folder, weight in vote.members.items()])
-    return not np.allclose(now, vote.test_proba, rtol=0, atol=1e-9)
+    return not agree(now, vote.test_proba)
+
+
+def agree(one: NDArray[np.float64], two: NDArray[np.float64]) -> bool:
+    """Whether these are the same probabilities but for rounding in the last digits."""
+    return bool(np.allclose(one, two, rtol=0, atol=1e-9))
 
 
 def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:

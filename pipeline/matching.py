@@ -82,11 +82,13 @@ def the_run(options: Options) -> Run:
     UserError
         ``RUN`` names none or several, or none fits.
     """
+    from features.datasets import source_of
+
     # which network made it is not asked of a run that is named: predict compares that in words
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
-        if len({run.dataset["digest"] for run in fitting}) > 1 and Path(options.dataset).is_dir():
-            now = _digest_of(options.dataset)  # a folder whose images have changed since some of them
+        if len({run.dataset["digest"] for run in fitting}) > 1 and "dataset" in options.said:
+            now = _digest_of(source_of(options.dataset))  # its images have changed since some of them
             fitting = [run for run in fitting if run.dataset["digest"] == now] or fitting
         if len({run.dataset["digest"] for run in fitting}) > 1:
             names = ", ".join(sorted({f"DATASET={shlex.quote(run.dataset['source'])}" for run in fitting}))

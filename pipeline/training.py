@@ -93,9 +93,7 @@ def _train_one(options: Options, material: Material, name: str, seed: int) -> Pa
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
     """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
-    import numpy as np
-
-    from models.runs import find, load, load_all
+    from models.runs import agree, find, load, load_all
     from models.vote import drop_others, eligible, vote
 
     layers = options.extractor("weights").layers if "layers" in options.said else None
@@ -103,7 +101,7 @@ def take_vote(options: Options, embeddings: Embeddings) -> int:
     run.width = sum(embeddings.width(layer) for layer in run.layers)
     run.command = options.command("train", "force")
     there = None if options.force else find(options.runs, vars(run))
-    if there is not None and np.allclose(load(there).test_proba, run.test_proba, rtol=0, atol=1e-9):
+    if there is not None and agree(load(there).test_proba, run.test_proba):
         say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
         print(there)
     else:

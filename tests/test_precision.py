@@ -54,6 +54,11 @@ def test_the_faster_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "200 img/s against 100 in float32" in reason
 
 
+def test_networks_decide_where_a_convolution_is_no_faster_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, _ = decide(monkeypatch, convolution=0.9, network=2)
+    assert chosen == "bfloat16"
+
+
 def test_a_slow_convolution_ends_it_before_a_network_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_agreement", lambda *_: pytest.fail("a network was built"))
     chosen, reason = decide(monkeypatch, convolution=0.01, network=2)
