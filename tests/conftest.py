@@ -160,3 +160,11 @@ def project(real_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """With a stand-in for the network, which takes seconds to build."""
     monkeypatch.setattr(VGG16, "embed", stand_in_embed)
     return real_project
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Any:
+    """The embeddings of the small group."""
+    from tests.small_group import Cache
+
+    return Cache(tmp_path)
