@@ -21,6 +21,7 @@ from reports.configurations import names_of
 from reports.gathering import Beside
 from reports.render import cell, current, draw, markdown, write
 from reports.report import Report, build
+from tests import small_group
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
@@ -159,6 +160,15 @@ def test_what_cannot_be_told_apart_is_said(runs: list[Run]) -> None:
     (pair,) = group.pairs
     assert not pair.distinguishable
     assert "On this test set it is not distinguishable from ridge." in group.answer
+
+
+def test_over_and_underfitting_is_told_of_the_best_head_that_was_fitted(tmp_path: Path) -> None:
+    """A vote leads the table, but was not fitted: the line names the head behind it."""
+    ridge = small_group.run("ridge", range(80))
+    vote = small_group.run("vote", range(90), members={"a": 0.5, "b": 0.5}, sweep=[])
+    page = write(build([ridge, vote]), tmp_path).read_text()
+    (told,) = re.findall(r"over- or underfitting\? <span>(\w+):", page)
+    assert told == "ridge"
 
 
 def test_seeds_share_a_row_with_mean_and_spread(report: Report, runs: list[Run]) -> None:
