@@ -380,7 +380,7 @@ def dense(bench: Bench) -> None:
 # The peak is VmHWM of the child itself: what wait4 tells of it (ru_maxrss) begins with the memory of
 # the process that started it. The small fit loads all that the head imports only when it needs it.
 CHILD = """
-import sys, time
+import sys, tempfile, time
 started = time.perf_counter()
 import json, numpy as np
 from pathlib import Path
@@ -410,7 +410,8 @@ if int(rows) and int(rows) < fit:
     material.X_fit, material.y_fit = material.X[: int(rows)], material.y[: int(rows)]
     material.X_val, material.y_val = material.X[int(rows) :], material.y[int(rows) :]
 before = time.perf_counter()
-train(material, head, 0)
+with tempfile.TemporaryDirectory() as folder:
+    train(material, head, 0).save(Path(folder))
 print(json.dumps({
     "embeddings": size, "libraries": libraries, "loaded": loaded, "load_peak": load_peak,
     "peak": memory("VmHWM"),
@@ -421,7 +422,7 @@ print(json.dumps({
 
 
 def child(bench: Bench, layers: str, head: str, small: bool) -> dict[str, Any]:
-    """Load and train, as ``models.selection.train`` does it, in a process of its own; its numbers."""
+    """Load, train as ``models.selection.train`` does it, and save, in a process of its own; its numbers."""
     command = [sys.executable, "-c", CHILD, str(bench.embeddings.path.resolve()), layers, head]
     command += [str(bench.rows or 0), "small" if small else "plain"]
     started = time.perf_counter()

@@ -18,7 +18,7 @@ from features.embeddings import canonical
 from features.errors import UserError
 from features.progress import say
 from features.splits import pick
-from models.heads import head
+from models.heads import remade
 from models.runs import Run
 from models.selection import Material
 
@@ -139,15 +139,13 @@ def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], mate
 
 def _estimator(run: Run, images: int) -> Any:
     """The run's head, unfitted, with its epochs stretched to ``LEAST_STEPS`` where images are few."""
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
-    }
+    settings = dict(run.parameters)
     if "epochs" in settings:
         kept = settings["stop_epoch"] or settings["epochs"]
         steps = kept * max(images // settings["batch_size"], 1)
         stretch = max(-(-LEAST_STEPS // steps), 1)
         settings |= {"epochs": stretch * settings["epochs"], "stop_epoch": stretch * kept}
-    return head(run.head).make(run.seed).set_params(**settings)
+    return remade(run.head, run.seed, settings)
 
 
 def _digest(rows: NDArray[np.int64]) -> str:

@@ -173,3 +173,17 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
         for parameter, tried in entry.grid.items()
     }
     return replace(entry, make=make, grid=grid)
+
+
+def remade(name: str, seed: int, kept: Mapping[str, Any]) -> Any:
+    """The unfitted estimator that ``saved.parameters`` described: its lists were tuples.
+
+    Raises
+    ------
+    UserError
+        There is no such head.
+    ValueError
+        It has no such parameter.
+    """
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    return head(name).make(seed).set_params(**settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import platform
@@ -14,20 +13,21 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import slug
+from features.embeddings import canonical, slug
 from features.errors import UserError
 from features.progress import say
 from models import looks, saved
-from models.heads import head
+from models.heads import remade
 from models.identity import PARTS, id_of
 from models.temperature import scaled
 
-FORMAT = 4
+FORMAT = 5
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
 
@@ -144,29 +144,27 @@ class Run:
         That its test split was looked at is noted for good (``looks.py``).
         """
         learned, head_arrays = saved.to_data(self.estimator) if self.estimator is not None else ({}, {})
-        files = {
-            "predictions.npz": _npz({name: getattr(self, name) for name in ARRAYS}),
-            "head.npz": _npz(head_arrays),
+        arrays = {
+            "predictions.npz": {name: getattr(self, name) for name in ARRAYS},
+            "head.npz": head_arrays,
         }
         simple = {
             item.name: getattr(self, item.name)
             for item in fields(self)
             if item.name not in (*ARRAYS, "estimator")
         }
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        document = {"format": FORMAT, **simple, "learned": learned, "sha256": digests}
-        files["run.json"] = (json.dumps(document, indent=1) + "\n").encode()
+        document = {"format": FORMAT, **simple, "learned": learned}
         target = root / self.folder
         temporary = root / f".{self.folder}.{os.getpid()}.tmp"
         old = root / f".{self.folder}.{os.getpid()}.old"
         _recover(root)
         try:
             temporary.mkdir(parents=True)
-            for name, content in files.items():
-                with open(temporary / name, "wb") as out:
-                    out.write(content)
-                    out.flush()
-                    os.fsync(out.fileno())
+            digests = {name: _write_npz(temporary / name, part) for name, part in arrays.items()}
+            digests["run.json"] = _digest(document)
+            with open(temporary / "run.json", "wb") as out:
+                out.write((json.dumps({**document, "sha256": digests}, indent=1) + "\n").encode())
+                _sync(out)
             looks.record(root, self.test_digest, self.id)
             if target.exists():
                 os.replace(target, old)
@@ -186,8 +184,9 @@ def load(folder: Path, with_head: bool = False) -> Run:
     Raises
     ------
     UserError
-        A file is missing, does not have its digest, or is of a newer format.
+        A file is missing, does not have its digest, or is of another format.
     """
+    broken = "is damaged; remove the folder and train this head again"
     try:
         document = json.loads((folder / "run.json").read_text())
         if document["format"] != FORMAT:
@@ -195,26 +194,29 @@ def load(folder: Path, with_head: bool = False) -> Run:
                 f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; "
                 "remove the folder and train this head again"
             )
-        names = ["predictions.npz", *(["head.npz"] if with_head else [])]
-        contents = {name: (folder / name).read_bytes() for name in names}
-        for name, content in contents.items():
-            if hashlib.sha256(content).hexdigest() != document["sha256"][name]:
-                raise UserError(f"{folder / name} is damaged; remove the folder and train this head again")
-        values = {item.name: document[item.name] for item in fields(Run) if item.name in document}
-        values |= _arrays(contents["predictions.npz"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        digests = document.pop("sha256")
+        if _digest(document) != digests["run.json"]:
+            raise UserError(f"{folder / 'run.json'} {broken}")
+        stored: dict[str, saved.Arrays] = {}
+        for name in ("predictions.npz", *(("head.npz",) if with_head else ())):
+            with open(folder / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digests[name]:
+                    raise UserError(f"{folder / name} {broken}")
+            with np.load(folder / name, allow_pickle=False) as archive:
+                stored[name] = dict(archive)
+        values: dict[str, Any] = {
+            item.name: document[item.name] for item in fields(Run) if item.name in document
+        }
+        values |= {name: tuple(document[name]) for name in ("layers", "class_names")}
+        values |= stored["predictions.npz"]
+        run = Run(**values)
+        if with_head and not run.members:
+            estimator = remade(run.head, run.seed, run.parameters)
+            run.estimator = saved.from_data(estimator, document["learned"], stored["head.npz"])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, BadZipFile) as error:
         raise UserError(
             f"{folder} is not a whole run ({error}); remove it and train this head again"
         ) from None
-    for name in ("layers", "class_names"):
-        values[name] = tuple(values[name])
-    run = Run(**values)
-    if with_head and not run.members:
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in run.parameters.items()
-        }
-        estimator = head(run.head).make(run.seed).set_params(**settings)
-        run.estimator = saved.from_data(estimator, document["learned"], _arrays(contents["head.npz"]))
     return run
 
 
@@ -274,6 +276,13 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
     return None
 
 
+def remove(folder: Path) -> None:
+    """Remove a run: a kill leaves it whole, or not there."""
+    going = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    os.replace(folder, going)
+    shutil.rmtree(going)
+
+
 def _recover(root: Path) -> None:
     """Clear up after a process that was killed while it saved a run.
 
@@ -299,12 +308,20 @@ def _is_anothers(process: int) -> bool:
     return process != os.getpid()
 
 
-def _npz(arrays: saved.Arrays) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+def _write_npz(path: Path, arrays: saved.Arrays) -> str:
+    """Write the arrays down to the disk, without a copy in memory; the SHA-256 of the file."""
+    with open(path, "w+b") as out:
+        np.savez(out, allow_pickle=False, **arrays)
+        _sync(out)
+        out.seek(0)
+        return hashlib.file_digest(out, "sha256").hexdigest()
 
 
-def _arrays(content: bytes) -> saved.Arrays:
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return dict(archive)
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """SHA-256 of what ``run.json`` says, however it is laid out."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from features.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
-from models.runs import Run, is_outdated, load, mean
+from models.runs import Run, is_outdated, load, mean, remove
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"
@@ -126,7 +125,7 @@ def drop_others(root: Path, vote: Run) -> None:
         except UserError:
             continue
         if other.members and other.fingerprint == vote.fingerprint and folder.name != vote.folder:
-            shutil.rmtree(folder)
+            remove(folder)
             say(f"{VOTE}: takes the place of {folder.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.embeddings import canonical
 from features.errors import UserError
 from models import looks
 from models.identity import identity
-from models.runs import Run, find, load, load_all
+from models.runs import FORMAT, Run, find, load, load_all, remove
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
@@ -119,12 +121,60 @@ def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
     evil = pickle.dumps(np.array([object], dtype=object))
     (folder / "predictions.npz").write_bytes(evil)
     document = json.loads((folder / "run.json").read_text())
-    import hashlib
-
     document["sha256"]["predictions.npz"] = hashlib.sha256(evil).hexdigest()
     (folder / "run.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match="not a whole run"):
         load(folder)
+
+
+def test_a_number_changed_in_the_json_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    document = json.loads((folder / "run.json").read_text())
+    document["temperature"] *= 2
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", ["a field less", "a parameter more", "learned nothing", "no digests"])
+def test_a_json_of_another_shape_is_passed_over(
+    run: Run, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even if its digest is right: it may be of a version between two releases."""
+    folder = run.save(tmp_path)
+    document = json.loads((folder / "run.json").read_text())
+    digests = document.pop("sha256")
+    if change == "a field less":
+        del document["width"]
+    elif change == "a parameter more":
+        document["parameters"]["colour"] = 1
+    elif change == "learned nothing":
+        del document["learned"]
+    digests["run.json"] = hashlib.sha256(canonical(document).encode()).hexdigest()
+    document["sha256"] = None if change == "no digests" else digests
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"not a whole run"):
+        load(folder, with_head=True)
+    if change in ("a field less", "no digests"):
+        assert load_all(tmp_path) == []
+        assert "passed over" in capsys.readouterr().err
+
+
+def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.save(tmp_path)
+
+    def killed(path: Path) -> None:
+        (path / "predictions.npz").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        remove(folder)
+    assert list(tmp_path.glob("[!.]*-*")) == []
+    assert load_all(tmp_path) == []
+    assert not list(tmp_path.glob(".*.tmp")), "what was left is cleared up"
 
 
 @pytest.mark.parametrize("damage", ["no json", "half a json", "a newer format", "a file less"])
@@ -137,7 +187,7 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
     elif damage == "half a json":
         path.write_text(text[: len(text) // 2])
     elif damage == "a newer format":
-        path.write_text(text.replace('"format": 4', '"format": 9'))
+        path.write_text(text.replace(f'"format": {FORMAT}', '"format": 9'))
     else:
         (folder / "predictions.npz").unlink()
     with pytest.raises(UserError, match=r"not a whole run|of format 9"):
