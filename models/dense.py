@@ -15,6 +15,7 @@ from features.backend import tensorflow
 from models.epochs import one_epoch
 from models.linear import centre_and_scale
 from models.parameters import FLAG, check, number, one_of, optional, positive, several, share, whole
+from models.temperature import softmax
 
 ACTIVATIONS = (
     "relu",
@@ -141,7 +142,13 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         measured = {"": (X[sample], codes[sample])}
         if validation_data is not None:
             X_val = validate_data(self, validation_data[0], dtype=np.float32, reset=False)
-            measured["val_"] = (X_val, np.searchsorted(self.classes_, validation_data[1]))
+            target = np.asarray(validation_data[1])
+            if target.shape != (len(X_val),) or not np.isin(target, self.classes_).all():
+                raise ValueError(
+                    f"validation_data: expected {len(X_val)} labels, each of a class that is in y; "
+                    f"came {target.shape} with {len(np.setdiff1d(target, self.classes_))} unknown classes"
+                )
+            measured["val_"] = (X_val, np.searchsorted(self.classes_, target))
         self._network = self._build(rng)
         run_epoch = self._trainer(X, codes)
         self.history_: dict[str, list[float]] = {}
@@ -194,9 +201,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        logits = self._logits(X).astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+        return softmax(self._logits(X).astype(np.float64))
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""

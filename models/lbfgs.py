@@ -34,7 +34,7 @@ class _IterativeHead(LinearHead, ABC):
     ----------
     C : inverse strength of regularisation, as in scikit-learn.
     tol : the solver stops when no coordinate of the gradient of the mean loss is larger.
-    max_iter : of L-BFGS; reaching it warns with ``ConvergenceWarning``.
+    max_iter : of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
     warm_start : start where the last ``fit`` ended.
 
     Attributes
@@ -146,9 +146,10 @@ class _IterativeHead(LinearHead, ABC):
             method="L-BFGS-B",
             options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": 0, "maxcor": 20},
         )
-        if found.nit >= self.max_iter:
+        if not found.success:  # its limit of iterations or evaluations, or a line search without an end
             warnings.warn(
-                f"stopped after {found.nit} iterations before the gradient was below {self.tol:g}",
+                f"stopped after {found.nit} iterations before the gradient was below {self.tol:g}: "
+                f"{found.message.lower()}",
                 ConvergenceWarning,
                 stacklevel=2,
             )

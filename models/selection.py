@@ -1,4 +1,7 @@
-"""Sweep, choose, refit: the only code that splits off a validation split and chooses parameters on it."""
+"""Sweep, choose, refit: the only code that splits off a validation split and chooses parameters on it.
+
+The weights of a vote, which fits nothing, are chosen on the same images in ``vote.py``.
+"""
 
 from __future__ import annotations
 
@@ -140,11 +143,12 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     else:
         proba = estimator.predict_proba(material.X[sample])
     train_accuracy = _accuracy(proba, material.y[sample])
-    if stopped or stopped_again:
-        selection.notes.append("the solver stopped at its iteration limit before it had converged fully")
+    for warned, fit in ((stopped, "of a value that was tried"), (stopped_again, "of the final fit")):
+        if warned:
+            selection.notes.append(f"the solver {fit} stopped before it had converged: {warned[-1].message}")
     test = embeddings.matrix("test", material.layers)
     predict_started = time.perf_counter()
-    test_proba = np.asarray(estimator.predict_proba(test), dtype=np.float64)
+    (test_proba,) = _refusing(lambda: iter([np.asarray(estimator.predict_proba(test), np.float64)]))
     predicted = time.perf_counter()
     return Run(
         **identity(embeddings, material.layers, head, seed, settings),
@@ -280,13 +284,8 @@ def _warnings(
     """What a reader of the result should know: a sentence each."""
     found = list(selection.notes)
     for name, values in entry.grid.items():
-        value, best = selection.chosen[name], max(row["accuracy"] for row in selection.sweep)
-        inner = [row for row in selection.sweep if row.get(name, row.get("value")) != value]
-        if (
-            len(values) > 1
-            and value in (values[0], values[-1])
-            and all(row["accuracy"] < best for row in inner)
-        ):
+        value = selection.chosen[name]
+        if len(values) > 1 and value in (values[0], values[-1]):
             end = "first" if value == values[0] else "last"
             found.append(
                 f"the chosen {name} = {value:g} is the {end} of its grid ({values[0]:g} to {values[-1]:g}): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_it_stops_early_and_keeps_the_best_epoch() -> None:
     assert len(accuracy) == fitted.best_epoch_ + 2 < 50
     assert fitted.best_epoch_ == int(np.argmax(accuracy)) + 1
     assert (fitted.predict(X[200:]) == noise).mean() == pytest.approx(max(accuracy))
+
+
+@pytest.mark.parametrize("labels", [[1, 1], [0, 3], [0], [[0], [2]]], ids=str)
+def test_validation_labels_that_were_not_trained_on_are_refused(labels: list[Any]) -> None:
+    X, y = blobs(rows=30)
+    y = np.where(y == 1, 0, y)  # classes 0 and 2: a label 1 lies between them
+    with pytest.raises(ValueError, match="validation_data: expected 2 labels"):
+        small().fit(X, y, validation_data=(X[:2], np.array(labels)))
 
 
 def test_a_refit_of_n_epochs_is_the_first_n_of_the_whole_schedule() -> None:

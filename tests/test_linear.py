@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -16,6 +18,9 @@ from models.lbfgs import LogisticHead, SvmHead
 from models.moments import CentroidHead, LdaHead, RidgeHead
 from tests.test_heads import blobs
 
+# A tolerance that float32 cannot reach: the solver goes as far as it can, and says so.
+to_the_last_digit = pytest.mark.filterwarnings("ignore:stopped after .* abnormal")
+
 
 def hard(rows: int = 600) -> tuple[np.ndarray, np.ndarray]:
     """Correlated columns of very different scales, classes that overlap."""
@@ -25,6 +30,7 @@ def hard(rows: int = 600) -> tuple[np.ndarray, np.ndarray]:
     return ((X + rng.normal(0, 2, X.shape)) @ mix + 1).astype(np.float32), y
 
 
+@to_the_last_digit
 @pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0])
 def test_it_is_scikit_learns_optimum(C: float) -> None:
     X, y = hard()
@@ -35,6 +41,7 @@ def test_it_is_scikit_learns_optimum(C: float) -> None:
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=2e-3)
 
 
+@to_the_last_digit
 def test_the_default_tolerance_is_close_to_the_optimum() -> None:
     X, y = hard()
     rough, exact = LogisticHead().fit(X, y), LogisticHead(tol=1e-7).fit(X, y)
@@ -56,6 +63,21 @@ def test_too_few_iterations_are_told() -> None:
         LogisticHead(max_iter=2).fit(X, y)
 
 
+def test_a_line_search_that_finds_no_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = hard()
+    stuck = LogisticHead()
+    loss = stuck._loss
+
+    def uphill(*given: Any) -> Any:
+        value, slope = loss(*given)
+        return value, -slope
+
+    monkeypatch.setattr(stuck, "_loss", uphill)
+    with pytest.warns(ConvergenceWarning, match=r"stopped after 0 iterations .*: abnormal"):
+        stuck.fit(X, y)
+
+
+@to_the_last_digit
 @pytest.mark.parametrize("C", [1e-3, 1e-1])
 def test_the_svm_is_linear_svc(C: float) -> None:
     X, y = hard()

@@ -184,6 +184,18 @@ def test_a_value_at_the_edge_of_its_grid_is_told(fake: Fake, monkeypatch: pytest
     assert warning.startswith("the chosen k = 3 is the last of its grid (270 to 3): a value beyond")
 
 
+def test_an_edge_is_told_though_a_value_within_is_as_accurate(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lower log loss decides between equals, and may go on falling beyond the edge."""
+    narrow = heads.Head(HEADS["knn"].make, "narrow", {"k": (9,), "temperature": (0.2, 0.02, 0.01)})
+    monkeypatch.setitem(HEADS, "knn", narrow)
+    run = train(fake, "knn")
+    assert {row["accuracy"] for row in run.sweep} == {1.0}
+    assert run.chosen["temperature"] == min(run.sweep, key=lambda row: row["loss"])["temperature"] == 0.01
+    assert "the chosen temperature = 0.01 is the last of its grid" in run.warnings[0]
+
+
 def test_worse_than_the_floor_is_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HEADS, "ridge", HEADS["prior"])
     (warning,) = train(fake, "ridge").warnings
@@ -195,3 +207,9 @@ def test_the_temperature_is_fitted_on_validation(fake: Fake) -> None:
     run = train(fake, "knn")
     assert run.temperature == temperature_of(run.val_proba, run.val_labels)
     assert np.array_equal(run.test_scaled.argmax(axis=1), run.test_proba.argmax(axis=1))
+
+
+def test_what_is_no_number_is_refused_in_a_line(fake: Fake) -> None:
+    fake._X["test"][3, 1] = np.inf
+    with pytest.raises(UserError, match="the head refuses these embeddings: Input X contains infinity"):
+        train(fake, "ridge")
