@@ -79,6 +79,7 @@ def extract(
                 if shard in todo:
                     pixels, started = next(images), time.perf_counter()
                     new = Kept(extractor.embed(pixels, bar.update), time.perf_counter() - started)
+                    _refuse_overflow(new, extractor.precision)
                 if written is not None:
                     network += written.result()
                 written = writer.submit(write, shard, new)
@@ -88,6 +89,15 @@ def extract(
             stop.set()
             reader.shutdown(wait=False, cancel_futures=True)
     return network
+
+
+def _refuse_overflow(kept: Kept, precision: str) -> None:
+    """What is no number would be found out only by the heads."""
+    if not all(np.isfinite(vectors).all() for vectors in kept.vectors.values()):
+        raise UserError(
+            f"the network gives numbers beyond the range of {precision} for these images, or its weights "
+            "are damaged; give PRECISION=float32, or other WEIGHTS="
+        )
 
 
 def _ahead(pool: Executor, read: Callable[[Shard], T], shards: list[Shard]) -> Iterator[T]:

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
 from features.embeddings import arrays, canonical, header_digest
+from features.extractor import VGG16
 from pipeline import caching
 from pipeline.__main__ import AMONG, SHOWN, STAGES, main, parser
 from tests.conftest import Project
@@ -299,6 +302,20 @@ class TestBadInput:
         code, _, err = project("features")
         assert code == 2
         assert "test/dog/003.png" in err.strip().splitlines()[-1]
+        assert not list((project.out / "embeddings").glob("*.h5"))
+
+    def test_embeddings_that_are_no_numbers_are_refused_and_never_cached(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        embed = VGG16.embed
+
+        def overflow(*given: Any) -> Any:
+            return {layer: np.where(vectors > 0, np.inf, vectors) for layer, vectors in embed(*given).items()}
+
+        monkeypatch.setattr(VGG16, "embed", overflow)
+        code, _, err = project("features")
+        assert code == 2
+        assert "numbers beyond the range of float32" in err
         assert not list((project.out / "embeddings").glob("*.h5"))
 
 
