@@ -21,7 +21,9 @@ def write(run: Run, path: Path) -> Path:
     A linear head becomes a ``LogisticRegression`` and nearest neighbours a
     ``KNeighborsClassifier``, both for ``joblib.load``; a Keras head becomes a ``.keras`` file for
     ``keras.models.load_model``. All take raw embeddings, the run's layers side by side in order,
-    and answer with the run's calibrated probabilities (nearest neighbours: uncalibrated ones).
+    and answer with the run's calibrated probabilities. Nearest neighbours answer with the shares of
+    the k votes alone: not calibrated, and without the head's one vote more that is spread over all
+    classes, so an image whose votes are near a tie may be called otherwise.
 
     Raises
     ------

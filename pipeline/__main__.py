@@ -150,7 +150,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/"),
     }
     for name, (kind, text) in texts.items():
-        default = defaults.get(name)
+        default = "each that is there" if (stage, name) == ("curve", "head") else defaults.get(name)
         if default is not None and not (stage in AMONG and name in RUNS and name != "out"):
             text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}

@@ -84,7 +84,7 @@ def the_run(options: Options) -> Run:
     """
     from features.datasets import source_of
 
-    # which network made it is not asked of a run that is named: predict compares that in words
+    # which network made it is not asked of a run that is named, but compared below
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
         if len({run.dataset["digest"] for run in fitting}) > 1 and "dataset" in options.said:
@@ -101,10 +101,24 @@ def the_run(options: Options) -> Run:
         run for run in fitting if name and name in run.folder
     ]
     if len(named) == 1:
+        _agree(named[0], options)
         return named[0]
     known = ", ".join(run.folder for run in (named or fitting)[:8])
     what = "several runs" if named else "no run"
     raise UserError(f"RUN={options.run}: {what} of that name among those that fit; there is: {known}")
+
+
+def _agree(run: Run, options: Options) -> None:
+    """Refuse, by its name, a variable that says what the named run is not; weights are compared later."""
+    have = {**run.spec, "layers": ",".join(run.layers)}
+    for name in ("layers", "image_size", "preprocess", "precision", "mirror"):
+        others = (other for other in options.said if other != name)
+        if name in options.said and not _has_what_was_said(run, options.without(*others)):
+            came = getattr(options, name)
+            raise UserError(
+                f"{name.upper()}={came}: the run {run.folder} was trained with {have[name]}; leave it out, "
+                "or name another RUN="
+            )
 
 
 @cache

@@ -66,23 +66,27 @@ def _paths(image: str) -> Iterator[Path]:
 
 
 def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for folder, folders, names in os.walk(top):
-        folders.sort()
+    """Images below ``top``, behind links too; last the folders that cannot be listed, to be named."""
+    unread: list[Path] = []
+    seen = {top.resolve()}  # a link may lead back to where it lies
+
+    def is_new(folder: Path) -> bool:
+        real = folder.resolve()
+        return real not in seen and not seen.add(real)  # type: ignore[func-returns-value]
+
+    for folder, folders, names in os.walk(
+        top, onerror=lambda error: unread.append(Path(error.filename)), followlinks=True
+    ):
+        folders[:] = [name for name in sorted(folders) if is_new(Path(folder) / name)]
         yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(suffixes))
+    yield from unread
 
 
 def _extractor(options: Options, run: Run, layers: tuple[str, ...]) -> VGG16:
-    """The network that made the run's embeddings; refuses any other by name."""
+    """The network that made the run's embeddings; refuses other weights by name."""
     from features.extractor import VGG16
 
     spec = run.spec
-    for name in ("image_size", "preprocess", "precision", "mirror"):
-        if name in options.said and getattr(options, name) not in (spec[name], "auto"):
-            came = getattr(options, name)
-            raise UserError(
-                f"{name.upper()}={came}: the run {run.folder} was trained with {spec[name]}; leave it out, "
-                "or name another RUN="
-            )
     extractor = VGG16(
         ",".join(layers),
         spec["image_size"],

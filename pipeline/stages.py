@@ -168,7 +168,7 @@ def predict(options: Options) -> int:
     from pipeline.matching import the_run
     from pipeline.prediction import FORMATS, predict_images
 
-    if options.image is None:
+    if not options.image:
         raise UserError("nothing to predict: name an image, a folder or - (a list on standard input): IMAGE=")
     if options.format not in FORMATS:
         raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from features.embeddings import Embeddings
 from models.export import write
 from models.heads import HEADS
-from models.runs import load, load_all
+from models.runs import Run, load, load_all
+from pipeline.prediction import _walk
 from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
@@ -28,6 +31,16 @@ def trained(project: Project) -> Project:
     project("features")
     project("train", "--head", "logistic")
     return project
+
+
+def _votes_alone(run: Run, fake: Any) -> NDArray[np.float64]:
+    """The shares of the k votes of a ``knn``, without the one more that is spread over all classes."""
+    similarities, neighbours = run.estimator.neighbours(fake.matrix("test", ()), run.estimator.k)
+    weights = np.exp(similarities.astype(np.float64) / run.estimator.temperature)
+    votes = (weights[:, :, None] * np.eye(len(run.estimator.classes_))[run.estimator.codes_[neighbours]]).sum(
+        1
+    )
+    return np.asarray(votes / votes.sum(axis=1, keepdims=True))
 
 
 def rows(out: str) -> list[dict[str, str]]:
@@ -81,6 +94,32 @@ def test_unreadable_files_are_skipped_named_and_told_by_the_exit_code(trained: P
     assert len(rows(out)) == 11
 
 
+def test_a_folder_is_walked_as_it_is_read_and_once_however_it_is_linked(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/b/2.jpg", "elsewhere/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "a" / "d").symlink_to(tmp_path / "a")
+    found = _walk(tmp_path / "a", (".png", ".jpg"))
+    assert next(found).name == "1.png"
+    (tmp_path / "a" / "b" / "4.png").touch()  # not listed yet: the folder may be of any size
+    assert [path.name for path in found] == ["2.jpg", "4.png", "3.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "1.png").touch()
+    listed = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(_walk(tmp_path, (".png",))) == [tmp_path / "1.png", tmp_path / "closed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,6 +130,8 @@ def test_unreadable_files_are_skipped_named_and_told_by_the_exit_code(trained: P
         (("--image", "IMAGES", "--format", "xml"), "FORMAT=xml: expected one of table, json, csv"),
         (("--image", "IMAGES", "--preprocess", "unit", "--run", "logistic"), "was trained with imagenet"),
         (("--image", "IMAGES", "--image-size", "64", "--run", "logistic"), "was trained with 32"),
+        (("--image", "IMAGES", "--layers", "block1", "--run", "logistic"), "LAYERS=block1: the run"),
+        (("--image", ""), "nothing to predict"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(
@@ -136,9 +177,9 @@ class TestExport:
         run = train(fake, head)
         plain = joblib.load(write(run, tmp_path / "head.joblib"))
         assert type(plain).__module__.startswith("sklearn.")
-        expected = run.test_proba if head == "knn" else run.test_scaled
         proba = plain.predict_proba(fake.matrix("test", ()))
-        np.testing.assert_allclose(proba, expected, atol=0.05 if head == "knn" else 1e-4)
+        expected = _votes_alone(run, fake) if head == "knn" else run.test_scaled
+        np.testing.assert_allclose(proba, expected, atol=1e-4)
         code = "import joblib, sys; joblib.load('head.joblib'); sys.exit('models' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
@@ -149,6 +190,13 @@ class TestExport:
 
         plain = keras.models.load_model(write(run, tmp_path / "head.keras"))
         np.testing.assert_allclose(plain(fake.matrix("test", ())), run.test_scaled, atol=1e-4)
+
+    def test_a_run_is_not_exported_as_what_it_is_not(self, trained: Project, tmp_path: Path) -> None:
+        to = str(tmp_path / "head.joblib")
+        code, _, err = trained("export", "--run", "logistic", "--preprocess", "unit", "--to", to)
+        assert code == 2
+        assert "PREPROCESS=unit: the run" in err
+        assert not Path(to).exists()
 
     def test_by_the_command_line(self, trained: Project, tmp_path: Path) -> None:
         code, out, err = trained("export", "--head", "logistic", "--to", str(tmp_path / "head.joblib"))
