@@ -300,6 +300,18 @@ class TestCurve:
         assert curve is not None
         assert not set(np.concatenate(list(curve.rows.values()))) & set(ridge.val_rows)
 
+    def test_every_cache_and_every_head_draw_the_same_images(self, tmp_path: Path) -> None:
+        drawn = []
+        X, y = blobs(rows=200)
+        for head, vectors in (("ridge", X), ("centroid", 2 * X + 1)):
+            material = selection.Material(Fake(vectors, y, train=150), ("block5",))  # type: ignore[arg-type]
+            run = selection.train(material, head, 0)
+            drawn.append(curve.grow(material, run, tmp_path / head / "runs").rows)
+        one, two = drawn
+        counts = {1: 10, 2: 10, 5: 10, 10: 10, 25: 5}
+        assert set(one) == set(two) == {f"{n}.{draw}" for n in counts for draw in range(counts[n])}
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+
     def test_without_a_run_it_says_which_command_is_missing(self, trained: Project) -> None:
         code, _, err = trained("curve", "--head", "ridge")
         assert code == 2
