@@ -87,7 +87,7 @@ baseline: setup ## what the assignment did, on the same images: block5, pixels /
 	@$(PIPELINE) report $(call said,OUT)
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto
 
 browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
