@@ -58,7 +58,7 @@ class Assembly:
             utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
             for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
                 item = self._file.create_dataset(f"{split}/{name}", data=array, fletcher32=True, chunks=True)
-                item.attrs["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+                item.attrs["sha256"] = _fixed(hashlib.sha256(array.tobytes()).hexdigest())
             for layer, width in widths.items():
                 shape, chunk = (len(labels), width), (min(CHUNK, len(labels)), width)
                 self._file.create_dataset(
@@ -85,12 +85,25 @@ class Assembly:
         """Write digests and header, and bring all to the disk."""
         with _uninterrupted():
             for name, proof in self._proofs.items():
-                self._file[name].attrs["sha256"] = proof.hexdigest()
-            self._file.attrs.update(header)
-            self._file.attrs["sha256"] = header_digest(self._file.attrs, dict(arrays(self._file)))
+                self._file[name].attrs["sha256"] = _fixed(proof.hexdigest())
+            self._file.attrs.update({name: _fixed(value) for name, value in header.items()})
+            self._file.attrs["sha256"] = _fixed(header_digest(self._file.attrs, dict(arrays(self._file))))
             self._file.close()
         self._disk.check()
         os.fsync(self._disk.fileno())
+
+
+def _fixed(value: Any) -> Any:
+    """A string, or a list of strings, of a fixed length; numbers as they are.
+
+    Strings of variable length lie in a heap of the file, in which HDF5 1.14.6 searches for ever once a
+    certain bit is flipped: a damaged file could not be refused.
+    """
+    if isinstance(value, int):
+        return value
+    encoded = [value.encode()] if isinstance(value, str) else [item.encode() for item in value]
+    stored = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
+    return stored.reshape(()) if isinstance(value, str) else stored
 
 
 class _Disk(io.FileIO):

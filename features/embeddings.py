@@ -71,13 +71,13 @@ class Embeddings:
                     "wrote it, or move the file away and run: make features"
                 )
             held = dict(arrays(file))
-            self._digests = {name: str(item.attrs["sha256"]) for name, item in held.items()}
-            if file.attrs["sha256"] != header_digest(file.attrs, held):
+            self._digests = {name: text(item.attrs["sha256"]) for name, item in held.items()}
+            if text(file.attrs["sha256"]) != header_digest(file.attrs, held):
                 raise Damaged(f"{path} is damaged in its header; run: make features")
-            self.fingerprint = str(file.attrs["fingerprint"])
+            self.fingerprint = text(file.attrs["fingerprint"])
             self.spec: dict[str, Any] = json.loads(file.attrs["spec"])
             self.dataset: dict[str, Any] = json.loads(file.attrs["dataset"])
-            self.class_names = tuple(str(name) for name in file.attrs["class_names"])
+            self.class_names = tuple(text(name) for name in file.attrs["class_names"])
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
             self.rows = {split: len(file[split]["labels"]) for split in SPLITS}
 
@@ -194,12 +194,18 @@ class Embeddings:
         return Damaged(f"{self.path} is damaged or cut short ({reason}); run: make features")
 
 
+def text(value: Any) -> str:
+    """What a header says, whether as a string of fixed or of variable length."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def header_digest(attributes: Any, held: dict[str, h5py.Dataset]) -> str:
     """SHA-256 over the header and each array's digest, type and shape, so that none changes unnoticed."""
     header = {
-        name: list(attributes[name]) if name == "class_names" else str(attributes[name]) for name in HEADER
+        name: list(map(text, attributes[name])) if name == "class_names" else text(attributes[name])
+        for name in HEADER
     }
-    shapes = {name: [str(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
+    shapes = {name: [text(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
     return hashlib.sha256(canonical([header, shapes]).encode()).hexdigest()
 
 

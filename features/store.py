@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from features.assembly import Assembly, Shard, Vectors
@@ -173,7 +172,7 @@ class EmbeddingStore:
                         "limit": dataset.limit,
                     }
                 ),
-                "class_names": np.array(dataset.class_names, dtype=h5py.string_dtype()),
+                "class_names": dataset.class_names,
                 "provenance": canonical(provenance),
             }
         )

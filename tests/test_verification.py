@@ -282,7 +282,7 @@ class TestDamagedFiles:
         path, content = project.cache, project.cache.read_bytes()
         if damage == "header":
             with h5py.File(path, "r+") as file:
-                file.attrs["spec"] = file.attrs["spec"].replace("imagenet", "unit")
+                file.attrs["spec"] = file.attrs["spec"].replace(b"imagenet", b"unit")
         else:
             kept = {"empty": 0, "cut short": len(content) // 2, "no HDF5": 0}[damage]
             path.write_bytes(content[:kept] + b"no HDF5" * (damage == "no HDF5"))
