@@ -40,7 +40,8 @@ def extract(
     Raises
     ------
     UserError
-        An image cannot be read, the disk is full, or a shard has been damaged meanwhile.
+        An image cannot be read, the network's numbers are not finite, the disk is full, or a shard has been
+        damaged meanwhile.
     """
     stop = threading.Event()
 

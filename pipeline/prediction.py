@@ -69,15 +69,12 @@ def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Images below ``top``, behind links too; last the folders that cannot be listed, to be named."""
     unread: list[Path] = []
     seen = {top.resolve()}  # a link may lead back to where it lies
-
-    def is_new(folder: Path) -> bool:
-        real = folder.resolve()
-        return real not in seen and not seen.add(real)  # type: ignore[func-returns-value]
-
     for folder, folders, names in os.walk(
         top, onerror=lambda error: unread.append(Path(error.filename)), followlinks=True
     ):
-        folders[:] = [name for name in sorted(folders) if is_new(Path(folder) / name)]
+        found = {(Path(folder) / name).resolve(): name for name in sorted(folders)}
+        folders[:] = [name for real, name in found.items() if real not in seen]
+        seen |= found.keys()
         yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(suffixes))
     yield from unread
 
