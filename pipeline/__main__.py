@@ -29,11 +29,12 @@ SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that
     "train": (*RUNS, "seeds", "force"),
     "ladder": (*IMAGES, "seed", "seeds", "force"),
     "curve": RUNS,
-    "report": RUNS,
+    "report": (*RUNS, "format"),
     "verify": EMBEDDINGS,
     "predict": (*RUNS, "run", "image", "format"),
     "export": (*RUNS, "run", "to"),
 }
+OWN_DEFAULTS = {("curve", "head"): "each that is there", ("report", "format"): "csv"}
 AMONG = ("report", "predict", "export")  # among the runs that are there: what is not said is left open
 NARROWED = (
     " The runs are all those under OUT, or of them those that have what is given: --head, --layers and so on."
@@ -145,12 +146,16 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         "force": (int, "1: train again what is there already"),
         "run": (str, "folder of a run, or part of its name; default: the best on validation"),
         "image": (str, "what to predict: an image, a folder, or - for a list on standard input"),
-        "format": (str, "of predictions: table, json (an object a line) or csv"),
+        "format": (
+            str,
+            "of predictions: table, json (an object a line), csv (the data as it is) or spreadsheet (csv "
+            "with an apostrophe before text that would be run as a formula); of runs.csv: csv or spreadsheet",
+        ),
         "to": (str, "the file to export to, .joblib or for a Keras head .keras"),
         "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/"),
     }
     for name, (kind, text) in texts.items():
-        default = "each that is there" if (stage, name) == ("curve", "head") else defaults.get(name)
+        default = OWN_DEFAULTS.get((stage, name), defaults.get(name))
         if default is not None and not (stage in AMONG and name in RUNS and name != "out"):
             text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
@@ -159,7 +164,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
         sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)
     for form in ("json", "csv"):
-        help_ = f"--format {form}" if "format" in SHOWN[stage] else argparse.SUPPRESS
+        help_ = f"--format {form}" if stage == "predict" else argparse.SUPPRESS
         sub.add_argument(f"--{form}", dest="format", action="store_const", const=form, help=help_)
 
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from features.errors import UserError
 from features.progress import say
+from reports.spreadsheet import CSV, ENCODING, SPREADSHEET, cell
 
 if TYPE_CHECKING:
     from features.extractor import VGG16
     from models.runs import Run
     from pipeline.options import Options
 
-FORMATS = ("table", "json", "csv")
+FORMATS = ("table", "json", CSV, SPREADSHEET)
 COLUMNS = ("image", "class", "probability", "runner_up", "runner_up_probability")
 
 
@@ -45,6 +46,12 @@ def predict_images(options: Options, run: Run) -> int:
     if skipped > 1:
         say(f"{skipped:,} images skipped")
     return 1 if skipped else 0
+
+
+def check_format(options: Options) -> None:
+    """Refuse a ``FORMAT`` that no stage knows."""
+    if options.format not in FORMATS:
+        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
 
 
 def _paths(image: str) -> Iterator[Path]:
@@ -138,14 +145,14 @@ def _predictions(
 
 def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
     """Print rows as they come (JSON: one object a line) and name what is skipped; returns how many."""
-    from reports.spreadsheet import cell
-
     skipped = 0
     for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
-    sheet = csv.writer(sys.stdout, lineterminator="\n")
-    if form == "csv":
+    if form == SPREADSHEET and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding=ENCODING[form])
+    sheet = csv.writer(sys.stdout)
+    if form in (CSV, SPREADSHEET):
         sheet.writerow(COLUMNS)
     elif form == "table":
         print(f"{'class':<20} {'probability':>11}  {'runner-up':<20} {'probability':>11}  image")
@@ -153,8 +160,8 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
         if isinstance(row, str):
             skipped += 1
             say(f"skipped: {row}")
-        elif form == "csv":
-            sheet.writerow(map(cell, row))
+        elif form in (CSV, SPREADSHEET):
+            sheet.writerow(cell(value, form) for value in row)
         elif form == "json":
             print(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
         else:

@@ -113,15 +113,19 @@ def curve(options: Options) -> int:
 def report(options: Options) -> int:
     """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
     from pipeline.matching import the_runs
+    from pipeline.prediction import check_format
     from reports.configurations import best_first
     from reports.gathering import gather, state_of
     from reports.pictures import Pictures
     from reports.render import current, write
     from reports.report import build
+    from reports.spreadsheet import CSV, SPREADSHEET
 
+    check_format(options)
+    form = SPREADSHEET if options.format == SPREADSHEET else CSV
     runs = the_runs(options)
     beside = gather(runs, options.runs, options.embeddings)
-    state = state_of(runs, beside)
+    state = state_of(runs, beside, form)
     page = current(options.report, state)
     if page is not None:
         say("nothing new since this page was made:")
@@ -131,7 +135,7 @@ def report(options: Options) -> int:
     for run in bests.values():
         beside.look_closer(run)
     pictures = {digest: Pictures(run.dataset) for digest, run in bests.items()}
-    page = write(build(runs, beside), options.report, pictures, state)
+    page = write(build(runs, beside), options.report, pictures, state, form)
     say(f"{len(runs)} runs compared; open this page:")
     print(page)
     return 0
@@ -166,12 +170,11 @@ def verify(options: Options) -> int:
 def predict(options: Options) -> int:
     """What a run's head says of new images; 1 if any could not be read, else 0."""
     from pipeline.matching import the_run
-    from pipeline.prediction import FORMATS, predict_images
+    from pipeline.prediction import check_format, predict_images
 
     if not options.image:
         raise UserError("nothing to predict: name an image, a folder or - (a list on standard input): IMAGE=")
-    if options.format not in FORMATS:
-        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
+    check_format(options)
     return predict_images(options, the_run(options))
 
 

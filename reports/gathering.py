@@ -14,6 +14,7 @@ from features.progress import say
 from models import curve, looks
 from models.runs import Run
 from reports.neighbours import Neighbours
+from reports.spreadsheet import CSV
 
 
 @dataclass
@@ -89,12 +90,13 @@ def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
     return found
 
 
-def state_of(runs: Sequence[Run], beside: Beside) -> str:
-    """A digest of all that a report of these runs follows from, this code included."""
+def state_of(runs: Sequence[Run], beside: Beside, form: str = CSV) -> str:
+    """A digest of all that a report of these runs follows from: the form of its CSV and this code too."""
     code = Path(__file__).parent
     sources = sorted([*code.glob("*.py"), *code.glob("templates/*"), *code.parent.glob("models/*.py")])
     state = [
         [(run.folder, run.seconds, run.command) for run in runs],
+        form,
         beside.looks,
         {name: [found.points, sorted(found.rows)] for name, found in beside.curves.items()},
         sorted((name, cache.provenance) for name, cache in beside.caches.items()),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from features.errors import UserError
 from reports.entry import Entry
 from reports.report import Group, Report
-from reports.spreadsheet import cell
+from reports.spreadsheet import CSV, ENCODING, cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,11 @@ COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
 
 
 def write(
-    report: Report, folder: Path, pictures: Mapping[str, Pictures] | None = None, state: str = ""
+    report: Report,
+    folder: Path,
+    pictures: Mapping[str, Pictures] | None = None,
+    state: str = "",
+    form: str = CSV,
 ) -> Path:
     """Write all renderings and figures into ``folder``; returns the page's path.
 
@@ -73,6 +77,7 @@ def write(
     ----------
     pictures : where a group's images are, by test digest; without them the page says so.
     state : what the report follows from, for :func:`current`.
+    form : of ``runs.csv``: ``csv``, the data as it is, or ``spreadsheet``.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def write(
     files |= {f"figures/{name}.png": _png(figure) for name, figure in figures.items()}
     files["report.json"] = (json.dumps(report.to_json(), ensure_ascii=False) + "\n").encode()
     files["report.md"] = _template("report.md.j2", common, autoescape=False).encode()
-    files["runs.csv"] = _csv(report).encode("utf-8-sig")  # the mark tells spreadsheets it is UTF-8
+    files["runs.csv"] = _csv(report, form).encode(ENCODING[form])
     files["index.html"] = _template("index.html.j2", page, autoescape=True).encode()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = (json.dumps({"state": state, "sha256": digests}, indent=1) + "\n").encode()
@@ -193,13 +198,13 @@ class _Thumbnails:
         return None if found is None or found.problem else found.uri(split, row)
 
 
-def _csv(report: Report) -> str:
+def _csv(report: Report, form: str) -> str:
     text = io.StringIO()
     sheet = csv.writer(text)
     sheet.writerow(COLUMNS)
     for group in report.groups:
         for entry in group.entries:
-            sheet.writerow([cell(value(group, entry)) for value in COLUMNS.values()])
+            sheet.writerow([cell(value(group, entry), form) for value in COLUMNS.values()])
     return text.getvalue()
 
 

@@ -76,7 +76,7 @@ class TestState:
         states = {state_of([run("ridge", range(9))], Beside(looks={DIGEST: 1})) for _ in range(2)}
         assert len(states) == 1
 
-    def test_it_changes_with_looks_runs_curves_and_caches(self, cache: Cache) -> None:
+    def test_it_changes_with_looks_runs_curves_caches_and_the_form_of_the_csv(self, cache: Cache) -> None:
         one, two = run("ridge", range(9)), run("lda", range(9))
         again = replace(one, seconds=one.seconds | {"refit": 5.0})
         more = [*POINTS, {"shots": 2, "images": 8, "accuracy": [0.6]}]
@@ -85,6 +85,7 @@ class TestState:
         remade.provenance["seconds"] = 29.0
         states = [
             state_of([one], Beside(looks={DIGEST: 1})),
+            state_of([one], Beside(looks={DIGEST: 1}), "spreadsheet"),
             state_of([one], Beside(looks={DIGEST: 2})),
             state_of([one, two], Beside(looks={DIGEST: 1})),
             state_of([again], Beside(looks={DIGEST: 1})),

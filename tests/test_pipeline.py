@@ -96,6 +96,22 @@ def test_a_limit_never_poses_as_the_whole(project: Project) -> None:
     assert "A small run:" in (project.out / "report" / "index.html").read_text()
 
 
+def test_a_report_is_made_again_for_a_spreadsheet_when_asked(project: Project) -> None:
+    project("features")
+    project("train", "--head", "centroid")
+    marks = []
+    for form in ("csv", "spreadsheet", "json"):  # the last is of predictions: passed over
+        code, _, err = project("report", "--format", form)
+        assert code == 0
+        assert "nothing new" not in err
+        marks.append((project.out / "report" / "runs.csv").read_bytes().startswith(b"\xef\xbb\xbf"))
+    assert marks == [False, True, False]
+    assert "nothing new" in project("report")[2]
+    code, _, err = project("report", "--format", "xml")
+    assert code == 2
+    assert err == "error: FORMAT=xml: expected one of table, json, csv, spreadsheet\n"
+
+
 def test_a_report_keeps_to_what_was_said(project: Project) -> None:
     project("features")
     project("train", "--head", "logistic")

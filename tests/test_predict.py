@@ -20,7 +20,7 @@ from features.embeddings import Embeddings
 from models.export import write
 from models.heads import HEADS
 from models.runs import Run, load, load_all
-from pipeline.prediction import _walk
+from pipeline.prediction import COLUMNS, _show, _walk
 from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
@@ -77,6 +77,33 @@ def test_the_forms_say_the_same(trained: Project) -> None:
     assert answer["probability"] + answer["runner_up_probability"] == pytest.approx(1)
 
 
+FORMULAS = ("=1+1", "+1", "-1", "@x", "a\rb", 'a,"b"\n', "plain", "größe")
+
+
+def _shown(form: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What is printed of predictions with such names."""
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "utf-8", newline="\n"))
+    assert _show(iter([(name, name, 0.1 + 0.2, name, 1e-20) for name in FORMULAS]), form) == 0
+    sys.stdout.flush()
+    return printed.getvalue()
+
+
+def test_csv_gives_back_what_was_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _shown("csv", monkeypatch).decode("utf-8")
+    head, *found = csv.reader(io.StringIO(text, newline=""))
+    assert tuple(head) == COLUMNS
+    assert [row[1] for row in found] == list(FORMULAS)
+    assert {(float(row[2]), float(row[4])) for row in found} == {(0.1 + 0.2, 1e-20)}
+
+
+def test_a_spreadsheet_is_given_no_formula_and_told_the_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _shown("spreadsheet", monkeypatch).decode("utf-8")
+    assert text.startswith("\ufeffimage,")
+    _, *found = csv.reader(io.StringIO(text, newline=""))
+    assert [row[1] for row in found] == ["'=1+1", "'+1", "'-1", "'@x", *FORMULAS[4:]]
+
+
 def test_a_list_on_standard_input(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     images = sorted((trained.images / "test" / "dog").iterdir())
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in images)))
@@ -127,7 +154,10 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         (("--image", "no/such"), "IMAGE=no/such: no such file"),
         (("--image", "."), "no JPEG or PNG in this folder"),
         (("--image", "IMAGES", "--run", "nope"), "RUN=nope: no run of that name"),
-        (("--image", "IMAGES", "--format", "xml"), "FORMAT=xml: expected one of table, json, csv"),
+        (
+            ("--image", "IMAGES", "--format", "xml"),
+            "expected one of table, json, csv, spreadsheet",
+        ),
         (("--image", "IMAGES", "--preprocess", "unit", "--run", "logistic"), "was trained with imagenet"),
         (("--image", "IMAGES", "--image-size", "64", "--run", "logistic"), "was trained with 32"),
         (("--image", "IMAGES", "--layers", "block1", "--run", "logistic"), "LAYERS=block1: the run"),

@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from models.runs import Run
 from reports import run_plots
 from reports.configurations import names_of
 from reports.gathering import Beside
-from reports.render import cell, current, draw, markdown, write
+from reports.render import current, draw, markdown, write
 from reports.report import Report, build
+from reports.spreadsheet import cell
 from tests import small_group
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
@@ -86,16 +88,26 @@ def test_class_names_stay_text(folder: Path) -> None:
     assert "```" not in outside_code
 
 
-def test_a_spreadsheet_runs_no_cell(folder: Path, report: Report) -> None:
-    with open(folder / "runs.csv", encoding="utf-8-sig", newline="") as file:
+@pytest.mark.parametrize(("form", "named"), [("csv", "=cmd()"), ("spreadsheet", "'=cmd()")])
+def test_the_csv_holds_the_data_and_is_kept_from_running_only_when_asked(
+    report: Report, tmp_path: Path, form: str, named: str
+) -> None:
+    (group,) = report.groups
+    report = replace(report, groups=(replace(group, dataset="=cmd()"),))
+    path = write(report, tmp_path, form=form).with_name("runs.csv")
+    with open(path, encoding="utf-8" if form == "csv" else "utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["test_accuracy"]) for row in rows] == [
-        entry.accuracy["value"] for entry in report.groups[0].entries
+        entry.accuracy["value"] for entry in group.entries
     ]
-    assert cell("=cmd()") == "'=cmd()"
-    assert cell("@x") == "'@x"
-    assert cell(-1.5) == -1.5
-    assert cell("dense") == "dense"
+    assert [(row["dataset"], row["name"]) for row in rows] == [(named, entry.name) for entry in group.entries]
+
+
+def test_a_cell_for_a_spreadsheet_is_no_formula() -> None:
+    for text in ("=cmd()", "@x", "-1", "+1", "\tx", "\rx"):
+        assert (cell(text, "csv"), cell(text, "spreadsheet")) == (text, f"'{text}")
+    for value in (-1.5, "dense", "", None):
+        assert cell(value, "spreadsheet") == value
 
 
 def test_the_page_asks_for_nothing(folder: Path) -> None:
