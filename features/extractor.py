@@ -35,7 +35,7 @@ class VGG16:
 
     Parameters
     ----------
-    layers : comma-separated. ``blockN`` is Keras' ``blockN_pool`` averaged to one cell,
+    layers : comma-separated, in any order. ``blockN`` is Keras' ``blockN_pool`` averaged to one cell,
         ``blockN@g`` the same averaged to a g x g grid (adaptive average pooling: cell i of g
         covers rows floor(i*m/g) to ceil((i+1)*m/g) of m), flattened as (row, column, channel).
     image_size : side of the square input, pixels.
@@ -119,7 +119,7 @@ class VGG16:
             "backbone": "vgg16",
             "weights": self.weights.label if loaded else "imagenet",
             "weights_sha256": self.weights.digest if loaded else vgg16_weights.IMAGENET_DIGEST,
-            "layers": sorted(self.layers),
+            "layers": list(self.layers),
             "image_size": self.image_size,
             "resize": RESIZE,
             "preprocess": self.preprocess,
@@ -199,7 +199,9 @@ class VGG16:
 
 
 def parse_layers(layers: str, image_size: int) -> tuple[str, ...]:
-    """The layers a comma-separated list names, in its order, each in its shortest spelling.
+    """The layers a comma-separated list names, each in its shortest spelling, by name.
+
+    One order for one set of layers, as the spec has it: ``a,b`` and ``b,a`` are the same embedding.
 
     Raises
     ------
@@ -218,7 +220,7 @@ def parse_layers(layers: str, image_size: int) -> tuple[str, ...]:
         names.append(block if grid == 1 else f"{block}@{grid}")
     if len(set(names)) < len(names):
         raise UserError(f"LAYERS={layers}: a layer is named twice")
-    return tuple(names)
+    return tuple(sorted(names))
 
 
 def _parse_layer(layer: str) -> tuple[str, int]:

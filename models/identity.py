@@ -45,6 +45,11 @@ def id_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical([identity[part] for part in PARTS]).encode()).hexdigest()[:12]
 
 
+def in_order(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``PARTS`` of an identity with its layers by name, as runs of before need not have them."""
+    return {part: identity[part] for part in PARTS} | {"layers": tuple(sorted(identity["layers"]))}
+
+
 def is_set_as(run: Run, settings: Mapping[str, Any]) -> bool:
     """Whether a run is of a head as it is but for these settings; whatever the seed and the images."""
     try:

@@ -24,7 +24,7 @@ from features.errors import UserError
 from features.progress import say
 from models import looks, saved
 from models.heads import remade
-from models.identity import PARTS, id_of
+from models.identity import PARTS, id_of, in_order
 from models.temperature import scaled
 
 FORMAT = 5
@@ -265,11 +265,17 @@ def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float
 
 
 def find(root: Path, identity: dict[str, Any]) -> Path | None:
-    """The folder of a whole run that was trained with this identity (``identity.py``), if any."""
+    """The folder of a whole run that was trained with this identity (``identity.py``), if any.
+
+    One whose layers stand in another order, as they could before, will do where there is no other.
+    """
     _recover(root)
-    for path in root.glob(f"[!.]*-{id_of(identity)}/run.json"):
+    own, asked = f"-{id_of(identity)}", in_order(identity)
+    paths = root.glob(f"[!.]*-{identity['head']}-seed{identity['seed']}-*/run.json")
+    for path in sorted(paths, key=lambda path: (not path.parent.name.endswith(own), path)):
         try:
-            if load(path.parent).folder == path.parent.name:
+            run = load(path.parent)
+            if run.folder == path.parent.name and id_of(in_order(vars(run))) == id_of(asked):
                 return path.parent
         except UserError:
             continue  # not whole: it is trained again

@@ -49,7 +49,7 @@ def vote(runs: Sequence[Run]) -> Run:
     for folder, weight in sorted(members.items(), key=lambda member: -member[1]):
         say(f"{VOTE}: {weight:5.1%}  {folder}")
     val_proba = mean([(run.val_scaled, weight) for run, weight in parts])
-    layers = tuple(dict.fromkeys(layer for run, _ in parts for layer in run.layers))
+    layers = tuple(sorted({layer for run, _ in parts for layer in run.layers}))
     selected = time.perf_counter() - started
     return Run(
         head=VOTE,

@@ -121,7 +121,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "cifar10, digits, or a folder with train/<class>/ and test/<class>/, or <class>/ alone",
         ),
         "archive": (str, "a cifar-10-python.tar.gz you have already; default: found or downloaded"),
-        "layers": (str, "block1 to block5, with @g for a g x g grid, separated by commas"),
+        "layers": (str, "block1 to block5, with @g for a g x g grid, separated by commas, in any order"),
         "image_size": (int, "side of the network's square input in pixels, at least 32"),
         "preprocess": (str, " or ".join(PREPROCESS)),
         "precision": (

@@ -93,7 +93,9 @@ def curve(options: Options) -> int:
     runs = {
         run.head: run
         for run in reversed(the_runs(said))
-        if run.fingerprint == embeddings.fingerprint and run.layers == layers and is_set_as(run, settings)
+        if run.fingerprint == embeddings.fingerprint
+        and set(run.layers) == set(layers)
+        and is_set_as(run, settings)
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")

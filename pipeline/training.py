@@ -104,6 +104,7 @@ def take_vote(options: Options, embeddings: Embeddings) -> int:
     if there is not None and agree(load(there).test_proba, run.test_proba):
         say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
         print(there)
+        run = load(there)  # its layers may stand in another order, and so its name be another
     else:
         print(_saved(options, run))
     drop_others(options.runs, run)

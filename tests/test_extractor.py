@@ -119,8 +119,9 @@ class TestParameters:
     def test_widths_need_no_network(self) -> None:
         assert VGG16().widths == {"block3": 256, "block4@2": 2048, "block5": 512}
 
-    def test_layers_keep_their_order_and_shortest_spelling(self) -> None:
-        assert parse_layers("block5, block4@1", 32) == ("block5", "block4")
+    def test_layers_have_one_order_and_their_shortest_spelling(self) -> None:
+        assert parse_layers("block5, block4@1", 32) == ("block4", "block5")
+        assert VGG16("block5,block3,block4@2").layers == VGG16().layers == ("block3", "block4@2", "block5")
 
     def test_larger_images_go_in_smaller_batches(self) -> None:
         batches = [VGG16(image_size=size).batch for size in (32, 64, 128, 224, 2000)]

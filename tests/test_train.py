@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.embeddings import Embeddings
 from features.errors import UserError
 from models import curve, heads, moments, selection
 from models.curve import load as load_curve
@@ -63,6 +65,58 @@ def test_what_is_there_is_not_trained_again_unless_forced(trained: Project) -> N
     assert third == first
     _, _, err = trained("train", "--head", "ridge", "--layers", "block5")
     assert "there already" not in err
+
+
+class TestOrderOfLayers:
+    """``LAYERS=a,b`` and ``b,a`` are one embedding."""
+
+    def test_either_order_names_the_same_run(self, trained: Project) -> None:
+        _, first, _ = trained("train", "--head", "ridge", "--layers", "block4,block5")
+        code, second, err = trained("train", "--head", "ridge", "--layers", "block5,block4")
+        assert (code, second) == (0, first)
+        assert "ridge: there already" in err
+
+    @pytest.fixture
+    def before(self, trained: Project) -> Run:
+        """A run of before: its layers stand as they were named."""
+        material = selection.Material(Embeddings(trained.cache), ("block5", "block4"))
+        run = selection.train(material, "ridge", 0)
+        run.save(trained.out / "runs")
+        return run
+
+    def test_a_run_of_before_is_found_and_not_trained_again(self, trained: Project, before: Run) -> None:
+        code, out, err = trained("train", "--head", "ridge")
+        assert code == 0
+        assert Path(out.strip()).name == before.folder
+        assert "ridge: there already" in err
+        assert [run.layers for run in load_all(trained.out / "runs")] == [("block5", "block4")]
+
+    def test_a_run_of_before_predicts_from_its_own_columns(self, trained: Project, before: Run) -> None:
+        test = str(trained.images / "test")
+        code, out, err = trained("predict", "--image", test, "--format", "json")
+        assert code == 0, err
+        found = [json.loads(line)["probability"] for line in out.splitlines()]
+        assert found == pytest.approx(list(before.test_scaled.max(axis=1)), abs=1e-6)
+
+    def test_a_run_of_before_grows_a_curve_votes_and_is_reported(self, trained: Project, before: Run) -> None:
+        assert trained("curve", "--head", "ridge")[0] == 0
+        assert load_curve(trained.out / "runs", before) is not None
+        trained("train", "--head", "lda")
+        assert trained("train", "--head", "vote")[0] == 0
+        (taken,) = (run for run in load_all(trained.out / "runs") if run.members)
+        assert taken.layers == ("block4", "block5")
+        assert trained("report")[0] == 0
+        (group,) = json.loads((trained.out / "report" / "report.json").read_text())["groups"]
+        assert before.folder in [entry["folder"] for entry in group["entries"]]
+
+    def test_a_vote_of_before_is_kept(self, trained: Project, before: Run) -> None:
+        trained("train", "--head", "lda")
+        runs = trained.out / "runs"
+        earlier = replace(vote(load_all(runs)), layers=("block5", "block4"))
+        earlier.save(runs)
+        code, out, _ = trained("train", "--head", "vote")
+        assert (code, Path(out.strip()).name) == (0, earlier.folder)
+        assert (runs / earlier.folder).is_dir()
 
 
 def test_seeds_make_runs_of_what_draws_and_one_of_what_does_not(project: Project) -> None:
