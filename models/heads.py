@@ -20,13 +20,13 @@ class Head:
     ----------
     make : builds the unfitted scikit-learn estimator from a seed; imports only what it needs.
     about : one line for people.
-    grid : what is swept: each parameter's values, from the most regularised to the least.
+    grid : what is swept: each parameter's values, numbers from the most regularised to the least.
     draws : whether the seed changes the result.
     """
 
     make: Callable[[int], Any]
     about: str
-    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     draws: bool = False
 
     def configuration(self, seed: int) -> dict[str, Any]:

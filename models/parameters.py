@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -106,6 +106,16 @@ def parse(text: str) -> dict[str, Any]:
 def written(settings: Mapping[str, Any]) -> str:
     """What :func:`parse` reads as these settings."""
     return ",".join(f"{name}={value}" for name, value in settings.items())
+
+
+def shown(value: Any) -> str:
+    """A value as people read it: a number in its shortest form, anything else as it is."""
+    return f"{value:g}" if _is(value, Real) else str(value)
+
+
+def on_a_scale(values: Iterable[Any]) -> bool:
+    """Whether all are numbers, which have a between and a beyond; words, flags and None have neither."""
+    return all(_is(value, Real) for value in values)
 
 
 def like(value: Any, default: Any) -> Any:

@@ -86,8 +86,8 @@ class Run:
     fingerprint: str
     test_digest: str
     chosen: dict[str, Any]
-    grid: dict[str, list[float]]
-    sweep: list[dict[str, float]]
+    grid: dict[str, list[Any]]
+    sweep: list[dict[str, Any]]
     history: dict[str, list[float]]
     kept_epoch: int | None
     seconds: dict[str, float]

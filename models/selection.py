@@ -23,6 +23,7 @@ from features.splits import stratified
 from models.heads import HEADS, Head
 from models.heads import head as known_head
 from models.identity import identity, test_digest
+from models.parameters import on_a_scale, shown
 from models.runs import Run
 from models.temperature import FLOOR, temperature_of
 
@@ -93,7 +94,7 @@ class Selection:
     """
 
     chosen: dict[str, Any] = field(default_factory=dict)
-    sweep: list[dict[str, float]] = field(default_factory=list)
+    sweep: list[dict[str, Any]] = field(default_factory=list)
     history: dict[str, list[float]] = field(default_factory=dict)
     kept_epoch: int | None = None
     val_proba: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
@@ -215,15 +216,14 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
         best.sweep.append({**value, "accuracy": accuracy, "loss": loss, **fitted, "seconds": seconds})
         say(f"{head}{_list(parameters)}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
         accuracies = [row["accuracy"] for row in best.sweep]
-        if len(grid) == 1 and max(accuracies[-PATIENCE:]) < max(accuracies):
+        on_one_scale = len(grid) == 1 and on_a_scale(next(iter(grid.values())))
+        if on_one_scale and max(accuracies[-PATIENCE:]) < max(accuracies):
             break  # past the top; the least regularised fits cost most and would not be chosen
         started = time.perf_counter()
     return best
 
 
-def _one_by_one(
-    estimator: Any, grid: dict[str, list[float]], material: Material, head: str
-) -> Iterator[Tried]:
+def _one_by_one(estimator: Any, grid: dict[str, list[Any]], material: Material, head: str) -> Iterator[Tried]:
     """Each combination of the grid, fitted from the start."""
     for values in product(*grid.values()):
         parameters = dict(zip(grid, values, strict=True))
@@ -285,11 +285,11 @@ def _warnings(
     found = list(selection.notes)
     for name, values in entry.grid.items():
         value = selection.chosen[name]
-        if len(values) > 1 and value in (values[0], values[-1]):
+        if len(values) > 1 and on_a_scale([value]) and value in (values[0], values[-1]):
             end = "first" if value == values[0] else "last"
             found.append(
-                f"the chosen {name} = {value:g} is the {end} of its grid ({values[0]:g} to {values[-1]:g}): "
-                "a value beyond may be better"
+                f"the chosen {name} = {shown(value)} is the {end} of its grid "
+                f"({shown(values[0])} to {shown(values[-1])}): a value beyond may be better"
             )
     accuracy = _accuracy(selection.val_proba, material.y_val)
     if train_accuracy < accuracy - COLLAPSE:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from models.parameters import on_a_scale
 from models.runs import Run
 
 GAP = 0.05  # of accuracy between training and validation that counts as overfitting
@@ -106,7 +107,7 @@ def _against_overfitting(run: Run, measured: bool) -> str:
         if rise >= 0.01:
             tail = f" (its loss ends {rise:.0%} above its minimum, at epoch {loss.argmin() + 1})"
     helps = [] if measured else ["more images"]
-    if len(run.sweep) > 1:
+    if len(run.sweep) > 1 and on_a_scale(run.chosen.values()):
         settled = (
             f"; how much to regularise is settled: {' and '.join(run.chosen)} was chosen among both ends"
         )

@@ -56,7 +56,7 @@ class Entry:
     validation_accuracy: float
     asked: dict[str, Any]
     chosen: dict[str, Any]
-    sweep: list[dict[str, float]]
+    sweep: list[dict[str, Any]]
     history: dict[str, list[float]]
     kept_epoch: int | None
     diagnosis: dict[str, str]

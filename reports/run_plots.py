@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from models.parameters import on_a_scale, shown
 from reports.entry import Entry
 from reports.plot_style import MARKERS, SERIES, STYLES, TRAINING, VALIDATION, plain_ticks, short
 
@@ -37,38 +39,53 @@ def curves(entry: Entry) -> Figure:
 
 
 def sweep(entry: Entry) -> Figure:
-    """Accuracy over the swept parameter, training against validation (a line for each value of a second)."""
+    """Accuracy over the swept parameter, training against validation (a line for each value of a second).
+
+    Positive numbers stand on a logarithmic axis, anything else side by side.
+    """
     names = [name for name in entry.sweep[0] if name not in MEASURED]
     swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
     both = len(names) == 1 and "train_accuracy" in entry.sweep[0]
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    others = sorted({row[names[1]] for row in entry.sweep}) if len(names) > 1 else [None]
+    tried = _values(row[names[0]] for row in entry.sweep)
+    scale = on_a_scale(tried) and min(tried) > 0
+    places = dict(zip(map(shown, tried), tried if scale else range(len(tried)), strict=True))
+    others = _values(row[names[1]] for row in entry.sweep) if len(names) > 1 else [None]
     for other, style, marker, colour in zip(
         others, cycle(STYLES), cycle(MARKERS), cycle(SERIES), strict=False
     ):
         rows = sorted(
-            (row for row in entry.sweep if other is None or row[names[1]] == other),
-            key=lambda row: float(row[names[0]]),
+            (row for row in entry.sweep if len(names) == 1 or row[names[1]] == other),
+            key=lambda row: places[shown(row[names[0]])],
         )
-        label = "validation" if other is None else f"{names[1]} {other:g}"
-        values = [row[names[0]] for row in rows]
+        label = "validation" if len(names) == 1 else f"{names[1]} {shown(other)}"
+        x = [places[shown(row[names[0]])] for row in rows]
         if both:
             trained = [row["train_accuracy"] for row in rows]
-            axes.plot(values, trained, "o-", ms=4, color=TRAINING, label="training")
+            axes.plot(x, trained, "o-", ms=4, color=TRAINING, label="training")
             marker, style, colour = "s", "--", VALIDATION
-        axes.plot(values, [row["accuracy"] for row in rows], marker + style, ms=4, color=colour, label=label)
-    tried = sorted({float(row[names[0]]) for row in entry.sweep})
-    axes.set_xscale("log")
-    axes.set_xticks(tried, [f"{value:g}" for value in tried], rotation=40, fontsize=8)
+        axes.plot(x, [row["accuracy"] for row in rows], marker + style, ms=4, color=colour, label=label)
+    if scale:
+        axes.set_xscale("log")
+    axes.set_xticks(list(places.values()), [short(name, 16) for name in places], rotation=40, fontsize=8)
+    plain_ticks(axes)
     axes.minorticks_off()
-    axes.axvline(entry.chosen[swept], color="0.55", lw=1, ls=":", zorder=0)
-    axes.set_xlabel(f"{swept} (dotted: chosen, {entry.chosen[swept]:g})")
+    chosen = shown(entry.chosen[swept])
+    axes.axvline(places[chosen], color="0.55", lw=1, ls=":", zorder=0)
+    axes.set_xlabel(f"{swept} (dotted: chosen, {short(chosen, 16)})", parse_math=False)
     axes.set_ylabel("accuracy" if both else "accuracy on validation")
     axes.grid(alpha=0.3)
     if both or len(others) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
     return figure
+
+
+def _values(found: Iterable[Any]) -> list[Any]:
+    """Each value once: numbers in ascending order, others in the order in which they were tried."""
+    values = list({shown(value): value for value in found}.values())
+    return sorted(values) if on_a_scale(values) else values
 
 
 def reliability(entry: Entry) -> Figure:

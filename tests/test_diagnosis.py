@@ -106,6 +106,12 @@ class TestWithoutEpochs:
         assert "alpha was chosen among both ends" in self.of(0.95, 0.80)["sentence"]
         assert "more regularisation" not in self.of(0.95, 0.80)["sentence"].lower()
 
+    def test_a_sweep_over_words_has_settled_nothing_of_that_kind(self) -> None:
+        sentence = self.of(0.95, 0.80, chosen={"kernel": "rbf"})["sentence"]
+        assert "With the chosen kernel accuracy is 0.950" in sentence
+        assert "both ends" not in sentence
+        assert "more regularisation may help" in sentence
+
     def test_no_advice_on_epochs_without_epochs(self) -> None:
         only = [{"accuracy": 0.60, "loss": 1.0, "train_accuracy": 0.62}]
         sentence = self.of(0.62, 0.60, reached=0.80, sweep=only, chosen={})["sentence"]

@@ -275,6 +275,37 @@ def test_axes_have_names_and_units(runs: list[Run]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tried", "ticks", "scale"),
+    [
+        ((10.0, 0.1, 1.0), ["0.1", "1", "10"], "log"),
+        ((0.5, 0.0, 0.25), ["0", "0.25", "0.5"], "linear"),
+        (("rbf", None, "a$b$"), ["rbf", "None", "a$b$"], "linear"),
+        ((True, False), ["True", "False"], "linear"),
+        (([256, 128], [64]), ["[256, 128]", "[64]"], "linear"),
+        ((0.1, "auto", 1), ["0.1", "auto", "1"], "linear"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), ("one_$", None)])
+def test_a_sweep_is_drawn_over_whatever_was_tried(
+    tried: tuple[Any, ...], ticks: list[str], scale: str, others: tuple[Any, ...], tmp_path: Path
+) -> None:
+    measured = {"accuracy": 0.5, "loss": 1.0, "train_accuracy": 0.6, "seconds": 1.0}
+    if others:
+        swept = [{"first": value, "second": other, **measured} for value in tried for other in others]
+        chosen = {"first": tried[-1], "second": others[0]}
+    else:
+        swept, chosen = [{"value": value, **measured} for value in tried], {"first": tried[-1]}
+    report = build([small_group.run("ridge", range(90), sweep=swept, chosen=chosen)])
+    (figure,) = (figure for name, figure in draw(report).items() if name.startswith("sweep-"))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+    assert len(axes.get_lines()) == 3, "two curves and the chosen value"
+    assert f"chosen, {run_plots.shown(tried[-1])})" in axes.get_xlabel()
+    assert write(report, tmp_path).exists()
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [("a|b", "a\\|b"), ("<b>", "&lt;b&gt;"), ("x\ny", "x y"), ("*_`", "\\*\\_\\`"), ("plain", "plain")],
 )

@@ -15,6 +15,7 @@ from features.errors import UserError
 from models import heads, selection
 from models.heads import HEADS
 from models.linear import LinearHead
+from models.moments import CentroidHead
 from models.runs import Run
 from models.selection import validation_rows
 from models.temperature import temperature_of
@@ -213,3 +214,44 @@ def test_what_is_no_number_is_refused_in_a_line(fake: Fake) -> None:
     fake._X["test"][3, 1] = np.inf
     with pytest.raises(UserError, match="the head refuses these embeddings: Input X contains infinity"):
         train(fake, "ridge")
+
+
+class Worded(CentroidHead):
+    """Right on every image, on none, or on about half of them, as a word says."""
+
+    def __init__(self, word: Any = "all") -> None:
+        self.word = word
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        proba = super().predict_proba(X)
+        wrong = np.arange(len(proba)) % 2 < {"all": 0, "half": 1}.get(self.word, 2)
+        proba[wrong] = np.roll(proba[wrong], 1, axis=1)
+        return proba
+
+
+class TestGridsOfWords:
+    """Words, None and flags have no order, so nothing lies between two of them or beyond the last."""
+
+    def test_all_are_tried_and_no_end_is_told(self, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+        grid = {"word": ("half", None, True, "none", "all")}
+        monkeypatch.setitem(HEADS, "worded", heads.Head(lambda seed: Worded(), "words", grid))
+        run = train(fake, "worded")
+        assert [row["value"] for row in run.sweep] == list(grid["word"])
+        assert run.chosen == {"word": "all"}
+        assert run.warnings == []
+
+    def test_a_number_at_an_end_is_told_whatever_is_at_the_other(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        grid = {"k": (3, 5), "temperature": (1e-5, None)}
+        monkeypatch.setattr(selection, "FLOORS", ())
+        material = selection.Material(fake, ("block5",))  # type: ignore[arg-type]
+        chosen = selection.Selection(
+            chosen={"k": 5, "temperature": 1e-5}, val_proba=np.eye(3)[material.y_val]
+        )
+        head = heads.Head(HEADS["knn"].make, "mixed", grid)
+        assert selection._warnings("knn", head, chosen, material, 1.0) == [
+            "the chosen k = 5 is the last of its grid (3 to 5): a value beyond may be better",
+            "the chosen temperature = 1e-05 is the first of its grid (1e-05 to None): "
+            "a value beyond may be better",
+        ]
