@@ -144,7 +144,12 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         "seed": (int, "of everything random in a head"),
         "seeds": (int, "so many runs of a head that draws at random, from this seed on"),
         "force": (int, "1: train again what is there already"),
-        "run": (str, "folder of a run, or part of its name; default: the best on validation"),
+        "run": (
+            str,
+            "folder of a run, or part of its name; default: of configurations (runs that differ in "
+            "their seed alone) the one with the highest mean validation accuracy, by its lowest seed; a vote "
+            "only with --head vote or where nothing else fits",
+        ),
         "image": (str, "what to predict: an image, a folder, or - for a list on standard input"),
         "format": (
             str,

@@ -10,6 +10,8 @@ from typing import Any
 
 from features.embeddings import Embeddings, canonical
 from features.errors import UserError
+from features.progress import say
+from models.configurations import ranked_on_validation, reason
 from models.runs import Run, load_all
 from pipeline.options import ALL, EXTRACTOR, Options
 
@@ -75,7 +77,9 @@ def the_runs(options: Options) -> list[Run]:
 
 
 def the_run(options: Options) -> Run:
-    """The run that ``RUN`` names among those that fit, or else the best of them on validation.
+    """The run that ``RUN`` names among those that fit, or else the one that validation chooses.
+
+    Which it is and why is told in a line; the rule is that of :mod:`models.configurations`.
 
     Raises
     ------
@@ -95,14 +99,19 @@ def the_run(options: Options) -> Run:
             raise UserError(f"runs of several datasets fit ({names}); name one of them, or a run, RUN=")
         most = max(run.dataset["limit"] or math.inf for run in fitting)
         whole = [run for run in fitting if (run.dataset["limit"] or math.inf) == most]
-        return max(whole, key=lambda run: run.val_accuracy)  # others were validated on other images
+        ranked = ranked_on_validation(whole)  # the others were validated on other images
+        run = ranked[0].runs[0]
+        say(f"{run.head} of {run.folder}: {reason(ranked)}")
+        return run
     name = Path(options.run.rstrip("/")).name
     named = [run for run in fitting if run.folder == name] or [
         run for run in fitting if name and name in run.folder
     ]
     if len(named) == 1:
-        _agree(named[0], options)
-        return named[0]
+        (run,) = named
+        _agree(run, options)
+        say(f"{run.head} of {run.folder}: validation accuracy {run.val_accuracy:.4f}; named by RUN=")
+        return run
     known = ", ".join(run.folder for run in (named or fitting)[:8])
     what = "several runs" if named else "no run"
     raise UserError(f"RUN={options.run}: {what} of that name among those that fit; there is: {known}")

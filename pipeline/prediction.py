@@ -41,7 +41,6 @@ def predict_images(options: Options, run: Run) -> int:
     paths = _paths(options.image or "")
     predictor = Predictor(run, options.runs)
     extractor = _extractor(options, run, predictor.layers)
-    say(f"{run.head} of {run.folder}: validation accuracy {run.val_accuracy:.4f}")
     skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
     if skipped > 1:
         say(f"{skipped:,} images skipped")

@@ -12,6 +12,7 @@ from reports.paired import Pair
 if TYPE_CHECKING:
     from reports.entry import Entry
 
+UNJUDGED = "Votes do not compete on validation, as their weights were fitted there"
 COMPARED = 12  # configurations that are compared pair by pair, best first
 
 
@@ -64,9 +65,13 @@ def answer(
             f"{100 * next_best.difference:.1f} points ({100 * next_best.low:.1f} to "
             f"{100 * next_best.high:.1f}{', first seeds' if compared & drawn else ''})."
         )
+    votes = {entry.id for entry in entries if entry.members}
+    if chosen[0] in votes:
+        return f"{text} {UNJUDGED}: there is nothing else here that validation could choose."
     level = [names[id] for id in chosen if id != best.id]
     if best.id not in chosen:
-        return f"{text} Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test."
+        text += f" Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test"
+        return f"{text}. {UNJUDGED}." if best.id in votes else f"{text}."
     return f"{text} Validation alone chooses it too{f', level with {_listed(level)}' if level else ''}."
 
 

@@ -1,8 +1,8 @@
-"""Configurations: runs that differ in their seed alone; their order, their names, their spread."""
+"""Configurations in a report: their order by test accuracy, their names, their spread over seeds."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.configurations import by_configuration, configuration
 from models.heads import HEADS
 from models.runs import Run
 from reports.metrics import LEVEL
@@ -32,7 +33,7 @@ def best_first(runs: Sequence[Run]) -> list[Run]:
     means = {
         key: float(np.mean([accuracy(run) for run in same])) for key, same in by_configuration(runs).items()
     }
-    return sorted(runs, key=lambda run: (-means[_configuration(run)], _configuration(run), run.seed))
+    return sorted(runs, key=lambda run: (-means[configuration(run)], configuration(run), run.seed))
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
@@ -52,21 +53,10 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def chosen_on_validation(runs: Sequence[Run]) -> list[str]:
-    """What validation alone would choose: the first seeds of the highest mean validation accuracy.
-
-    Several where it is level; by name, as ``predict`` takes the first: test accuracy has no say.
-    """
-    by_name = by_configuration(sorted(runs, key=lambda run: run.folder)).values()
-    means = [float(np.mean([run.val_accuracy for run in same])) for same in by_name]
-    best = [same for same, mean in zip(by_name, means, strict=True) if mean == max(means)]
-    return [min(same, key=lambda run: run.seed).id for same in best]
-
-
 def first_seeds(runs: Sequence[Run]) -> list[Run]:
     """Of runs that differ in their seed alone, the one with the lowest; in the given order."""
     lowest = {key: min(same, key=lambda run: run.seed) for key, same in by_configuration(runs).items()}
-    return [run for run in runs if lowest[_configuration(run)] is run]
+    return [run for run in runs if lowest[configuration(run)] is run]
 
 
 def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
@@ -111,20 +101,6 @@ def _traits(run: Run) -> tuple[str, ...]:
 
 def _short(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    same: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        same[_configuration(run)].append(run)
-    return same
-
-
-def _configuration(run: Run) -> str:
-    """Equal for runs that differ in their seed alone."""
-    asked = {name: value for name, value in run.asked.items() if name != "random_state"}
-    members = sorted(run.members.items())
-    return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))
 
 
 def is_right(run: Run) -> NDArray[np.bool_]:

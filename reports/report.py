@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from models.configurations import ranked_on_validation
 from models.runs import Run
 from reports.answer import COMPARED, answer
 from reports.configurations import (
     Seeds,
     best_first,
-    chosen_on_validation,
     first_seeds,
     is_right,
     names_of,
@@ -139,7 +139,7 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         class_names=first.class_names,
         test_images=len(first.test_labels),
         looks=beside.looks.get(digest, 0),
-        answer=answer(entries, pairs, seeds, chosen_on_validation(runs), len(first.test_labels)),
+        answer=answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,
@@ -148,6 +148,12 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         duplicates=None if found is None else _duplicates(found, first, best.name),
         map=beside.maps.get(first.id),
     )
+
+
+def _chosen(runs: Sequence[Run]) -> list[str]:
+    """What validation alone would choose, by id; several where it is level, the first of them first."""
+    ranked = ranked_on_validation(runs)
+    return [each.runs[0].id for each in ranked if each.accuracy == ranked[0].accuracy]
 
 
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:

@@ -95,6 +95,25 @@ class TestAnswer:
             " Validation alone would choose dense, at 60.0% on test."
         )
 
+    def test_a_vote_on_top_did_not_compete_on_validation(self) -> None:
+        taken = run("vote", range(180), validation=0.95, members={"a": 0.5, "b": 0.5}, sweep=[])
+        ridge = run("ridge", range(120), validation=0.9)
+        assert group_of(taken, ridge).answer.endswith(
+            " Validation alone would choose ridge, at 60.0% on test. Votes do not compete on validation, as "
+            "their weights were fitted there."
+        )
+        better = run("lda", range(190), validation=0.8)
+        assert group_of(taken, ridge, better).answer.endswith("would choose ridge, at 60.0% on test.")
+
+    def test_votes_alone_cannot_be_chosen_between(self) -> None:
+        votes = [
+            run("vote", range(count), members={"a": 1.0}, sweep=[], fingerprint=f"{count}" * 8)
+            for count in (180, 90)
+        ]
+        answer = group_of(*votes).answer
+        assert "Validation alone" not in answer
+        assert "Votes do not compete on validation, as their weights were fitted there: there is" in answer
+
     def test_of_more_than_twelve_configurations_eleven_others_are_compared(self) -> None:
         others = [run("knn", range(100 - k), settings={"k": k}) for k in range(1, 13)]
         group = group_of(*others, run("ridge", range(190)))

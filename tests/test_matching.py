@@ -49,6 +49,29 @@ def test_of_several_limits_the_largest_is_meant_whatever_the_smaller_reached(
     assert the_run(options(tmp_path, limit=limits[0])).id == small.id
 
 
+def test_predict_and_export_are_told_which_run_was_chosen_and_why(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two seeds of 1.0 and 0.5 are less in the mean than one run of 0.8, and a vote does not compete."""
+    accuracies = {("dense", 0): 0.5, ("dense", 1): 1.0, ("logistic", 0): 0.8}
+    seeds = [
+        replace(of_limit(run, None, right), head=head, seed=seed)
+        for (head, seed), right in accuracies.items()
+    ]
+    vote = replace(of_limit(run, None, 1.0), head="vote", members={"gone": 1.0})
+    saved(tmp_path, *seeds, vote)
+    logistic, mean = seeds[-1], (seeds[0].val_accuracy + seeds[1].val_accuracy) / 2
+    assert the_run(options(tmp_path)).id == logistic.id
+    why = f"validation accuracy {logistic.val_accuracy:.4f}, the best of 2 configurations"
+    assert capsys.readouterr().err == f"logistic of {logistic.folder}: {why}\n"
+    assert the_run(options(tmp_path, head="dense")).id == seeds[0].id, "the lowest seed, not the best"
+    assert f"mean validation accuracy {mean:.4f} over 2 seeds, the only" in capsys.readouterr().err
+    assert the_run(options(tmp_path, head="vote")).id == vote.id
+    capsys.readouterr()
+    assert the_run(options(tmp_path, run="dense-seed1")).id == seeds[1].id
+    assert capsys.readouterr().err.endswith("named by RUN=\n")
+
+
 def test_of_several_datasets_one_must_be_named(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
