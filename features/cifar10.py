@@ -6,6 +6,7 @@ import io
 import pickle
 import tarfile
 import zlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +46,7 @@ class Cifar10(Dataset):
     limit : images per split.
     sha256 : what the archive must hash to.
     offline : do not fetch the archive.
+    remembered : where else it may lie; these are looked at before the caches.
     """
 
     name = source = "cifar10"
@@ -57,7 +59,9 @@ class Cifar10(Dataset):
         limit: int | None = None,
         sha256: str = ARCHIVE_SHA256,
         offline: bool = False,
+        remembered: Iterable[str] = (),
     ) -> None:
+        self._remembered = tuple(remembered)
         self._archive = archive
         self._sha256 = sha256
         self._offline = offline
@@ -65,12 +69,17 @@ class Cifar10(Dataset):
 
     def digest(self, fresh: bool = False) -> str:
         if fresh:
-            find_archive(self._archive, self._sha256, self._offline)
+            self._found()
         return self._sha256  # nothing else is ever read
 
     @cached_property
     def _content(self) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
-        return read_archive(find_archive(self._archive, self._sha256, self._offline))
+        path = self._found()
+        self.archive = str(path.resolve())
+        return read_archive(path)
+
+    def _found(self) -> Path:
+        return find_archive(self._archive, self._sha256, self._offline, self._remembered)
 
     @property
     def _pixels(self) -> dict[str, NDArray[np.uint8]]:
@@ -88,7 +97,20 @@ class Cifar10(Dataset):
         return f"{BATCHES[split][batch]}/{inside:05d}"
 
 
-def find_archive(archive: str | None, sha256: str = ARCHIVE_SHA256, offline: bool = False) -> Path:
+def places(remembered: Iterable[str] = ()) -> list[Path]:
+    """Where the archive may lie, in the order in which it is looked for, whether it is there or not."""
+    # Keras names the download after the folder it unpacks: keras/src/utils/file_utils.py, get_file.
+    kept = keras_dir() / "datasets"
+    names = ("cifar-10-batches-py-target_archive", "cifar-10-batches-py.tar.gz")
+    return [*map(Path, remembered), cache_dir() / ARCHIVE_NAME, *(kept / name for name in names)]
+
+
+def find_archive(
+    archive: str | None,
+    sha256: str = ARCHIVE_SHA256,
+    offline: bool = False,
+    remembered: Iterable[str] = (),
+) -> Path:
     """A file with the archive's digest, downloaded if no local one has it (unless ``offline``).
 
     Raises
@@ -109,17 +131,16 @@ def find_archive(archive: str | None, sha256: str = ARCHIVE_SHA256, offline: boo
             )
         return path
     own = cache_dir() / ARCHIVE_NAME
-    # Keras names the download after the folder it unpacks: keras/src/utils/file_utils.py, get_file.
-    kept = keras_dir() / "datasets"
-    tried = []
-    for path in (own, kept / "cifar-10-batches-py-target_archive", kept / "cifar-10-batches-py.tar.gz"):
+    remembered, tried = tuple(remembered), []
+    for path in places(remembered):
         if path.is_file():
             if file_digest(path) == sha256:
                 return path
             tried.append(f"{path} has other content (partial?)")
     if offline:
         partial = "".join(f"; {what}" for what in tried)
-        raise UserError(f"the CIFAR-10 archive is neither {own} nor in {kept}{partial}")
+        looked = ", ".join([*remembered, f"{own} nor in {keras_dir() / 'datasets'}"])
+        raise UserError(f"the CIFAR-10 archive is neither {looked}{partial}")
     for url in HOSTS:
         try:
             fetch(url, own, sha256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Dataset(ABC):
     note : how the splits came about, if that needs saying.
     limit : the ``LIMIT`` the dataset was opened with, or None.
     side : pixels a side as stored, where all images are squares of one size.
+    archive : the file that the images were read from, where there is one and it was read.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     note: str = ""
     limit: int | None = None
+    archive: str | None = None
     side: int
     _labels: dict[str, NDArray[np.int64]]
 
@@ -169,9 +172,16 @@ def source_of(dataset: str) -> str:
 
 
 def open_dataset(
-    dataset: str, archive: str | None = None, limit: int | None = None, offline: bool = False
+    dataset: str,
+    archive: str | None = None,
+    limit: int | None = None,
+    offline: bool = False,
+    remembered: Iterable[str] = (),
 ) -> Dataset:
-    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here."""
+    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here.
+
+    ``remembered``: where its archive has been before.
+    """
     source = source_of(dataset)
     if limit is not None and limit < 1:
         raise UserError(f"LIMIT={limit}: expected a positive number of images per split")
@@ -180,7 +190,7 @@ def open_dataset(
     if source == "cifar10":
         from features.cifar10 import Cifar10
 
-        return Cifar10(archive, limit, offline=offline)
+        return Cifar10(archive, limit, offline=offline, remembered=remembered)
     if source == "digits":
         return Digits(limit)
     from features.folders import Folder

@@ -82,6 +82,7 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
             network = extract(dataset, extractor, store, assembly, todo)
             provenance = {
                 "weights_source": extractor.weights.source,
+                "archive": dataset.archive,
                 "startup_seconds": round(started - begun, 1),
                 "seconds": round(time.perf_counter() - started, 1),
                 "network_seconds": round(network, 1),

@@ -118,7 +118,6 @@ def report(options: Options) -> int:
     from pipeline.prediction import check_format
     from reports.configurations import best_first
     from reports.gathering import gather, state_of
-    from reports.pictures import Pictures
     from reports.render import current, write
     from reports.report import build
     from reports.spreadsheet import CSV, SPREADSHEET
@@ -126,7 +125,7 @@ def report(options: Options) -> int:
     check_format(options)
     form = SPREADSHEET if options.format == SPREADSHEET else CSV
     runs = the_runs(options)
-    beside = gather(runs, options.runs, options.embeddings)
+    beside = gather(runs, options.runs, options.embeddings, options.archive)
     state = state_of(runs, beside, form)
     page = current(options.report, state)
     if page is not None:
@@ -134,9 +133,9 @@ def report(options: Options) -> int:
         print(page)
         return 0
     bests = {run.test_digest: run for run in reversed(best_first(runs))}
+    pictures = {digest: beside.pictures(run) for digest, run in bests.items()}
     for run in bests.values():
         beside.look_closer(run)
-    pictures = {digest: Pictures(run.dataset) for digest, run in bests.items()}
     page = write(build(runs, beside), options.report, pictures, state, form)
     say(f"{len(runs)} runs compared; open this page:")
     print(page)
@@ -155,7 +154,13 @@ def verify(options: Options) -> int:
     found = list(unopened(options.embeddings))
     try:
         embeddings, _ = the_cache(options)
-        dataset = open_dataset(options.dataset, options.archive, embeddings.dataset["limit"])
+        archive = embeddings.provenance.get("archive")
+        dataset = open_dataset(
+            options.dataset,
+            options.archive,
+            embeddings.dataset["limit"],
+            remembered=[archive] if archive else [],
+        )
         rest = checks(embeddings, dataset, options.weights)
     except UserError as error:
         if not found:

@@ -14,6 +14,7 @@ from features.progress import say
 from models import curve, looks
 from models.runs import Run
 from reports.neighbours import Neighbours
+from reports.pictures import Pictures, whereabouts
 from reports.spreadsheet import CSV
 
 
@@ -28,6 +29,7 @@ class Beside:
     caches : open embeddings, by fingerprint.
     neighbours : nearest training images of each test image, by fingerprint.
     maps : a 2-D map's numbers, by id of run.
+    archive : of CIFAR-10, as ``ARCHIVE=`` gives it.
     """
 
     looks: dict[str, int] = field(default_factory=dict)
@@ -35,6 +37,25 @@ class Beside:
     caches: dict[str, Embeddings] = field(default_factory=dict)
     neighbours: dict[str, Neighbours] = field(default_factory=dict)
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    archive: str | None = None
+
+    def pictures(self, run: Run) -> Pictures:
+        """The run's images as thumbnails: from ``ARCHIVE=``, or where the archive was, or a cache."""
+        return Pictures(run.dataset, *self._archives(run.dataset["source"]))
+
+    def whereabouts(self, run: Run) -> list[Any]:
+        """What tells, at little cost, whether :meth:`pictures` finds any."""
+        return whereabouts(run.dataset["source"], *self._archives(run.dataset["source"]))
+
+    def _archives(self, source: str) -> tuple[str | None, list[str]]:
+        if source != "cifar10":
+            return None, []
+        remembered = {
+            str(cache.provenance["archive"])
+            for cache in self.caches.values()
+            if cache.dataset.get("source") == source and cache.provenance.get("archive")
+        }
+        return self.archive, sorted(remembered)
 
     def look_closer(self, run: Run) -> None:
         """Add neighbours and map for the embeddings of this run; kept beside the cache for next time."""
@@ -67,9 +88,10 @@ class Beside:
         }
 
 
-def gather(runs: Sequence[Run], root: Path, caches: Path) -> Beside:
+def gather(runs: Sequence[Run], root: Path, caches: Path, archive: str | None = None) -> Beside:
     """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
-    found = Beside(looks={run.test_digest: looks.count(root, run.test_digest) for run in runs})
+    counts = {run.test_digest: looks.count(root, run.test_digest) for run in runs}
+    found = Beside(looks=counts, archive=archive)
     for run in runs:
         try:
             points = curve.load(root, run)
@@ -100,7 +122,7 @@ def state_of(runs: Sequence[Run], beside: Beside, form: str = CSV) -> str:
         beside.looks,
         {name: [found.points, sorted(found.rows)] for name, found in beside.curves.items()},
         sorted((name, cache.provenance) for name, cache in beside.caches.items()),
-        sorted({(run.dataset["source"], Path(run.dataset["source"]).exists()) for run in runs}),
+        sorted({canonical(beside.whereabouts(run)) for run in runs}),
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
     ]
     return hashlib.sha256(canonical(state).encode()).hexdigest()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from features.cifar10 import places
 from features.datasets import NAMED, Dataset, open_dataset
 from features.errors import UserError
 
@@ -22,19 +24,30 @@ class Pictures:
     Parameters
     ----------
     dataset : ``Run.dataset``: ``name``, ``source``, ``digest`` and ``limit``.
+    archive : as ``ARCHIVE=`` gives it; it must be right.
+    remembered : where the archive was when the images were embedded.
 
     Attributes
     ----------
     problem : why there are no pictures, in one line; else None.
+
+    Raises
+    ------
+    UserError
+        ``archive`` is not the dataset's.
     """
 
     problem: str | None = None
 
-    def __init__(self, dataset: dict[str, Any]) -> None:
+    def __init__(
+        self, dataset: dict[str, Any], archive: str | None = None, remembered: Iterable[str] = ()
+    ) -> None:
         try:
-            self._dataset = self._proved(dataset)
+            self._dataset = self._proved(dataset, archive, remembered)
             self._dataset.labels("train")  # an archive is read at last, and a limit judged
         except (UserError, OSError) as error:
+            if archive is not None:
+                raise
             self._fail(error)
 
     def uri(self, split: str, row: int) -> str | None:
@@ -57,15 +70,29 @@ class Pictures:
         self.problem = " ".join(str(error).split())
 
     @staticmethod
-    def _proved(dataset: dict[str, Any]) -> Dataset:
+    def _proved(dataset: dict[str, Any], archive: str | None, remembered: Iterable[str]) -> Dataset:
         """The dataset, if it still is what it was."""
         source = dataset["source"]
         if source not in NAMED and not Path(source).is_dir():
             raise UserError(f"the folder {source} is gone")
-        opened = open_dataset(source, limit=dataset["limit"], offline=True)
+        opened = open_dataset(source, archive, dataset["limit"], offline=True, remembered=remembered)
         if opened.digest() != dataset["digest"]:
             raise UserError(f"the images of {source} have changed since they were embedded")
         return opened
+
+
+def whereabouts(source: str, archive: str | None, remembered: Iterable[str]) -> list[Any]:
+    """What tells whether the pictures of a dataset can be had, without reading any.
+
+    A folder: whether it is there. An archive: each file that may be it, with its size and time of change.
+    """
+    if source not in NAMED:
+        return [source, Path(source).exists()]
+    if source != "cifar10":
+        return [source]
+    files = places(remembered) if archive is None else [Path(archive).expanduser().resolve()]
+    stats = [(str(path), path.stat()) for path in files if path.is_file()]
+    return [source, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
 
 
 def _uri(pixels: Any) -> str:

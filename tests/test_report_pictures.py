@@ -6,6 +6,7 @@ import base64
 import io
 import shutil
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from features import cifar10
 from features.cifar10 import Cifar10
 from features.datasets import Dataset, open_dataset
 from features.download import cache_dir, file_digest
+from features.embeddings import Embeddings
 from features.folders import Folder
 from reports import pictures
 from reports.pictures import SIDE, Pictures
+from tests.conftest import Project
 
 Make = Callable[..., Path]
 
@@ -132,9 +135,9 @@ def test_cifar10_from_the_cache(make_archive: Make, monkeypatch: pytest.MonkeyPa
     cache_dir().mkdir(parents=True)
     archive.rename(cache_dir() / cifar10.ARCHIVE_NAME)
 
-    def stand_in(source: str, limit: int | None, offline: bool) -> Dataset:
-        assert source == "cifar10"
-        return Cifar10(None, limit, sha256=digest, offline=offline)
+    def stand_in(source: str, archive: None, limit: int | None, offline: bool, remembered: Any) -> Dataset:
+        assert (source, archive) == ("cifar10", None)
+        return Cifar10(None, limit, sha256=digest, offline=offline, remembered=remembered)
 
     monkeypatch.setattr(pictures, "open_dataset", stand_in)
     dataset = Cifar10(None, sha256=digest)
@@ -142,3 +145,70 @@ def test_cifar10_from_the_cache(make_archive: Make, monkeypatch: pytest.MonkeyPa
     assert thumbnails.problem is None
     assert opened(thumbnails.uri("test", 3)).size == (32, 32)
     assert Pictures({**about(dataset), "digest": "0" * 64}).problem is not None
+
+
+@pytest.mark.usefixtures("no_download")
+class TestAnArchiveOutsideTheCaches:
+    """``ARCHIVE=`` of the report, else where the archive was when the images were embedded."""
+
+    @pytest.fixture
+    def archive(self, project: Project, make_archive: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """That of a report that was made."""
+        path = make_archive(rows=20)
+        whole = partialmethod(Cifar10.__init__, sha256=file_digest(path))
+        monkeypatch.setattr(Cifar10, "__init__", whole)
+        assert project("features", "--dataset", "cifar10", "--archive", str(path))[0] == 0
+        assert project("train", "--dataset", "cifar10", "--head", "centroid")[0] == 0
+        assert project("report")[0] == 0
+        return path
+
+    def pictured(self, project: Project) -> bool:
+        page = (project.out / "report" / "index.html").read_text()
+        found = '<img src="data:image' in page
+        assert found != ("Without pictures" in page)
+        return found
+
+    def test_pictures_go_and_come_with_it(self, project: Project, archive: Path) -> None:
+        assert self.pictured(project)
+        assert "nothing new" in project("report")[2]
+        away = archive.rename(archive.with_name("away.tar.gz"))
+        assert "nothing new" not in project("report")[2]
+        assert not self.pictured(project)
+        assert "nothing new" in project("report")[2]
+        assert "nothing new" not in project("report", "--archive", str(away))[2]
+        assert self.pictured(project), "as it is said where the archive is now"
+        project("report")
+        assert not self.pictured(project)
+        away.rename(archive)
+        assert "nothing new" not in project("report")[2]
+        assert self.pictured(project)
+
+    def test_a_wrong_archive_is_refused_in_a_line(self, project: Project, archive: Path) -> None:
+        code, _, err = project("report", "--archive", "no/such")
+        assert (code, err.strip()) == (2, f"error: ARCHIVE=no/such: no such file; expected {archive.name}")
+
+    def test_embeddings_of_before_remember_none(
+        self, project: Project, archive: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = Embeddings.__init__
+
+        def before(self: Embeddings, path: Path) -> None:
+            opened(self, path)
+            del self.provenance["archive"]
+
+        monkeypatch.setattr(Embeddings, "__init__", before)
+        assert project("report")[0] == 0
+        assert not self.pictured(project)
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive, cache_dir() / cifar10.ARCHIVE_NAME)
+        assert project("report")[0] == 0
+        assert self.pictured(project)
+
+    def test_a_remembered_file_that_is_another_now_is_passed_over(
+        self, project: Project, archive: Path
+    ) -> None:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive, cache_dir() / cifar10.ARCHIVE_NAME)
+        archive.write_bytes(b"another")
+        assert "nothing new" not in project("report")[2]
+        assert self.pictured(project)
