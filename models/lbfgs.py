@@ -15,6 +15,8 @@ from models.linear import LinearHead, sample
 from models.parameters import FLAG, check, positive, whole
 
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
+FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
+BLOCK = 1_024  # rows converted to float64 at a time
 
 
 class _IterativeHead(LinearHead, ABC):
@@ -27,13 +29,17 @@ class _IterativeHead(LinearHead, ABC):
       ``L L' = curvature * covariance + I / (n C)``, it moves ``L'W`` and not ``W`` (Nocedal and
       Wright, Numerical Optimization, 2006, section 5.1, on preconditioning).
     - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
-      every iteration; sums and the line search are float64.
+      every iteration; the line search is float64. Where float32 no longer decides (``tol`` below
+      3e-4, or a line search that finds nothing lower), the last iterations are float64 throughout,
+      on blocks of rows, so that the optimum does not depend on the processor's kernels.
     - Standardising is folded into the coefficients, so the inputs are never copied.
 
     Parameters
     ----------
     C : inverse strength of regularisation, as in scikit-learn.
-    tol : the solver stops when no coordinate of the gradient of the mean loss is larger.
+    tol : the solver stops when no coordinate of the gradient of the mean loss is larger. Below
+        3e-4 it costs iterations in float64, each several times as long; below 3e-8 float64 cannot
+        resolve it either.
     max_iter : of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
     warm_start : start where the last ``fit`` ended.
 
@@ -54,9 +60,9 @@ class _IterativeHead(LinearHead, ABC):
 
     @abstractmethod
     def _loss(
-        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.float32]]:
-        """The mean loss of logits (n, k), and n times its gradient; ``logits`` may be overwritten."""
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
+        """The loss summed over the rows of logits (m, k), and its gradient; may overwrite ``logits``."""
 
     def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
@@ -98,7 +104,6 @@ class _IterativeHead(LinearHead, ABC):
         start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     ) -> None:
         from scipy.linalg import LinAlgError, cholesky, solve_triangular
-        from scipy.linalg.blas import sgemm
         from scipy.optimize import minimize
 
         rows, width, classes = *X.shape, len(self.classes_)
@@ -111,51 +116,73 @@ class _IterativeHead(LinearHead, ABC):
             lower = cholesky(curved, lower=True)
         factor = np.asfortranarray(lower, np.float32)
         solving: dict[str, Any] = {"lower": True, "check_finite": False}
-        truth = np.arange(rows), codes
 
         def unround(flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             moved, bias = np.split(flat.reshape(width + 1, classes), [width])
-            rounded = moved.astype(np.float32)  # as the factor is, which would be copied otherwise
+            rounded = moved.astype(factor.dtype)  # or the factor would be copied
             weights = solve_triangular(factor, rounded, trans="T", **solving)
             return weights.astype(np.float64), bias[0]
 
-        # All products below go through SciPy's BLAS, as L-BFGS-B itself does: NumPy brings a
-        # BLAS of its own, and the idle threads of the one slow down the other. X.T is X as
-        # Fortran sees it, so nothing is copied.
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             weights, bias = unround(flat)
             raw = weights / self.scale_[:, None]
-            logits = sgemm(1, raw.astype(np.float32), X.T, trans_a=True).T  # (n, k)
-            logits += (bias - (self.mean_[:, None] * raw).sum(axis=0)).astype(np.float32)
-            loss, residual = self._loss(logits, truth)
-            loss += penalty / 2 * float((weights**2).sum())
-            residual /= rows
-            slope = residual.sum(axis=0, dtype=np.float64)
-            gradient = sgemm(1, X.T, residual.T, trans_b=True) - np.outer(self.mean_, slope)
-            gradient = gradient / self.scale_[:, None] + penalty * weights
-            rounded = solve_triangular(factor, gradient.astype(np.float32), **solving)
-            return loss, np.concatenate([rounded, slope[None]]).ravel()
+            shift = bias - (self.mean_[:, None] * raw).sum(axis=0)
+            loss, gradient, slope = self._sums(X, codes, raw.astype(factor.dtype), shift)
+            gradient = (gradient - np.outer(self.mean_, slope)) / self.scale_[:, None] / rows
+            gradient += penalty * weights
+            rounded = solve_triangular(factor, gradient.astype(factor.dtype), **solving)
+            loss = loss / rows + penalty / 2 * float((weights**2).sum())
+            return loss, np.concatenate([rounded, slope[None] / rows]).ravel()
+
+        def descend(flat: NDArray[np.float64], tol: float, iterations: int) -> Any:
+            options = {"maxiter": iterations, "gtol": tol, "ftol": 0, "maxcor": 20}
+            return minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
 
         first = np.zeros((width + 1, classes))
         if start is not None and start[0].shape == (width, classes):
             first[:width], first[width] = factor.T @ start[0], start[1]
-        found = minimize(
-            objective,
-            first.ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": self.max_iter, "gtol": self.tol, "ftol": 0, "maxcor": 20},
-        )
-        if not found.success:  # its limit of iterations or evaluations, or a line search without an end
+        found = descend(first.ravel(), max(self.tol, FLOAT32_TOL), self.max_iter)
+        self.n_iter_ = int(found.nit)
+        if np.abs(found.jac).max() > self.tol and self.n_iter_ < self.max_iter:
+            factor = factor.astype(np.float64)  # from here on, so is all else
+            found = descend(found.x, self.tol, self.max_iter - self.n_iter_)
+            self.n_iter_ += int(found.nit)
+        if np.abs(found.jac).max() > self.tol:  # out of iterations, or no step lowers the loss
             warnings.warn(
-                f"stopped after {found.nit} iterations before the gradient was below {self.tol:g}: "
+                f"stopped after {self.n_iter_} iterations before the gradient was below {self.tol:g}: "
                 f"{found.message.lower()}",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         self._fold(*unround(found.x))
-        self.n_iter_ = int(found.nit)
         self._settle(X, codes)
+
+    def _sums(
+        self,
+        X: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        raw: NDArray[np.floating],
+        shift: NDArray[np.float64],
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """The loss of ``X @ raw + shift``, its gradient by ``raw`` (d, k) and by ``shift`` (k,), all summed.
+
+        In the precision of ``raw``. Products go through SciPy's BLAS, as L-BFGS-B itself does: NumPy
+        brings a BLAS of its own, and the idle threads of the one slow down the other. A transposed
+        array is itself as Fortran sees it, so float32 inputs are not copied.
+        """
+        from scipy.linalg.blas import dgemm, sgemm
+
+        gemm, step = (sgemm, len(X)) if raw.dtype == np.float32 else (dgemm, BLOCK)
+        loss, gradient, slope = 0.0, np.zeros(raw.shape), np.zeros(raw.shape[1])
+        for begin in range(0, len(X), step):
+            block = X[begin : begin + step].astype(raw.dtype, copy=False)
+            logits = gemm(1, raw, block.T, trans_a=True).T  # (m, k)
+            logits += shift.astype(raw.dtype)
+            part, residual = self._loss(logits, (np.arange(len(block)), codes[begin : begin + step]))
+            loss += part
+            gradient += gemm(1, block.T, residual.T, trans_b=True)
+            slope += residual.sum(axis=0, dtype=np.float64)
+        return loss, gradient, slope
 
     def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
         """What remains once the coefficients stand."""
@@ -183,15 +210,15 @@ class LogisticHead(_IterativeHead):
     _curvature = 0.1  # p (1 - p) of a softmax
 
     def _loss(
-        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.float32]]:
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
         logits -= logits.max(axis=1, keepdims=True)
         likelihood = logits[truth].astype(np.float64)
         np.exp(logits, out=logits)
         total = logits.sum(axis=1, dtype=np.float64)
-        logits /= total[:, None].astype(np.float32)
+        logits /= total[:, None].astype(logits.dtype)
         logits[truth] -= 1
-        return float((np.log(total) - likelihood).mean()), logits
+        return float((np.log(total) - likelihood).sum()), logits
 
 
 class SvmHead(_IterativeHead):
@@ -208,12 +235,12 @@ class SvmHead(_IterativeHead):
         self._calibrate(sample(X, codes))
 
     def _loss(
-        self, logits: NDArray[np.float32], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.float32]]:
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
         logits[truth] *= -1  # now minus the margin of every class
         logits += 1
         np.maximum(logits, 0, out=logits)  # how far each falls short of a margin of 1
-        loss = float(np.einsum("nk,nk->", logits, logits, dtype=np.float64)) / len(logits)
+        loss = float(np.einsum("nk,nk->", logits, logits, dtype=np.float64))
         logits *= 2
         logits[truth] *= -1
         return loss, logits
