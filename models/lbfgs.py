@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,21 @@ from sklearn.exceptions import ConvergenceWarning
 
 from models.linear import LinearHead, sample
 from models.parameters import FLAG, check, positive, whole
+from models.rowspace import RowSpace
 
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
 FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
 BLOCK = 1_024  # rows converted to float64 at a time
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Rows (n, w) with the mean and scale (w,) that standardise them; in ``space``, if that is smaller."""
+
+    X: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    space: RowSpace | None = None
 
 
 class _IterativeHead(LinearHead, ABC):
@@ -32,7 +44,8 @@ class _IterativeHead(LinearHead, ABC):
       every iteration; the line search is float64. Where float32 no longer decides (``tol`` below
       3e-4, or a line search that finds nothing lower), the last iterations are float64 throughout,
       on blocks of rows, so that the optimum does not depend on the processor's kernels.
-    - Standardising is folded into the coefficients, so the inputs are never copied.
+    - Standardising is folded into the coefficients, so the inputs are never copied. Fewer rows than
+      columns are brought to as many columns as there are rows (:class:`models.rowspace.RowSpace`).
 
     Parameters
     ----------
@@ -76,7 +89,9 @@ class _IterativeHead(LinearHead, ABC):
         self.check()
         start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
         X, codes = self._checked(X, y)
-        self._descend(X, codes, self._hessian(X), start)
+        inputs = self._inputs(X)
+        self._descend(inputs, codes, self._hessian(inputs), start)
+        self._settle(X, codes)
         return self
 
     def sweep(
@@ -89,16 +104,24 @@ class _IterativeHead(LinearHead, ABC):
         """Each value of the grid with the probabilities it gives ``X_val``; each fit starts at the last."""
         self.check()
         X, codes = self._checked(X, y)
-        hessian, start = self._hessian(X), None
+        inputs, start = self._inputs(X), None
+        hessian = self._hessian(inputs)
         for C in grid["C"]:
             self.set_params(C=C).check()
-            self._descend(X, codes, hessian, start)
+            self._descend(inputs, codes, hessian, start)
+            self._settle(X, codes)
             yield {"C": C}, self.predict_proba(X_val)
             start = self._unfolded()
 
+    def _inputs(self, X: NDArray[np.float32]) -> _Inputs:
+        if len(X) >= X.shape[1]:
+            return _Inputs(X, self.mean_, self.scale_)
+        space = RowSpace(X, self.mean_, self.scale_)
+        return _Inputs(space.rows, np.zeros(len(X)), np.ones(len(X)), space)
+
     def _descend(
         self,
-        X: NDArray[np.float32],
+        inputs: _Inputs,
         codes: NDArray[np.int64],
         hessian: NDArray[np.float32],
         start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
@@ -106,7 +129,8 @@ class _IterativeHead(LinearHead, ABC):
         from scipy.linalg import LinAlgError, cholesky, solve_triangular
         from scipy.optimize import minimize
 
-        rows, width, classes = *X.shape, len(self.classes_)
+        mean, scale = inputs.mean, inputs.scale
+        rows, width, classes = *inputs.X.shape, len(self.classes_)
         penalty = 1 / (rows * self.C)
         curved = hessian + penalty * np.eye(width, dtype=np.float32)
         try:
@@ -125,10 +149,10 @@ class _IterativeHead(LinearHead, ABC):
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             weights, bias = unround(flat)
-            raw = weights / self.scale_[:, None]
-            shift = bias - (self.mean_[:, None] * raw).sum(axis=0)
-            loss, gradient, slope = self._sums(X, codes, raw.astype(factor.dtype), shift)
-            gradient = (gradient - np.outer(self.mean_, slope)) / self.scale_[:, None] / rows
+            raw = weights / scale[:, None]
+            shift = bias - (mean[:, None] * raw).sum(axis=0)
+            loss, gradient, slope = self._sums(inputs.X, codes, raw.astype(factor.dtype), shift)
+            gradient = (gradient - np.outer(mean, slope)) / scale[:, None] / rows
             gradient += penalty * weights
             rounded = solve_triangular(factor, gradient.astype(factor.dtype), **solving)
             loss = loss / rows + penalty / 2 * float((weights**2).sum())
@@ -139,8 +163,9 @@ class _IterativeHead(LinearHead, ABC):
             return minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
 
         first = np.zeros((width + 1, classes))
-        if start is not None and start[0].shape == (width, classes):
-            first[:width], first[width] = factor.T @ start[0], start[1]
+        if start is not None and start[0].shape == (len(self.mean_), classes):
+            weights = start[0] if inputs.space is None else inputs.space.inward(start[0])
+            first[:width], first[width] = factor.T @ weights, start[1]
         found = descend(first.ravel(), max(self.tol, FLOAT32_TOL), self.max_iter)
         self.n_iter_ = int(found.nit)
         if np.abs(found.jac).max() > self.tol and self.n_iter_ < self.max_iter:
@@ -154,8 +179,8 @@ class _IterativeHead(LinearHead, ABC):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self._fold(*unround(found.x))
-        self._settle(X, codes)
+        weights, bias = unround(found.x)
+        self._fold(weights if inputs.space is None else inputs.space.outward(weights), bias)
 
     def _sums(
         self,
@@ -191,12 +216,12 @@ class _IterativeHead(LinearHead, ABC):
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
         check(self, C=positive(), tol=positive(), max_iter=whole(1), warm_start=FLAG)
 
-    def _hessian(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Roughly the loss's Hessian for one class's coefficients, (d, d), from a sample of the rows."""
+    def _hessian(self, inputs: _Inputs) -> NDArray[np.float32]:
+        """Roughly the loss's Hessian for one class's coefficients, (w, w), from a sample of the rows."""
         from scipy.linalg.blas import sgemm
 
-        some = X[:: -(-len(X) // SAMPLE)] - self.mean_.astype(np.float32)
-        some /= self.scale_.astype(np.float32)
+        some = inputs.X[:: -(-len(inputs.X) // SAMPLE)] - inputs.mean.astype(np.float32)
+        some /= inputs.scale.astype(np.float32)
         return np.asarray(sgemm(self._curvature / len(some), some.T, some.T, trans_b=True))
 
 

@@ -37,6 +37,17 @@ def test_it_is_scikit_learns_optimum(C: float) -> None:
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=2e-3)
 
 
+def test_it_is_scikit_learns_optimum_with_fewer_rows_than_columns() -> None:
+    X, y = hard(rows=90)
+    rng = np.random.default_rng(5)
+    X = np.maximum(X @ rng.standard_normal((12, 300)) + 0.2 * rng.standard_normal((90, 300)), 0)
+    X = X.astype(np.float32)
+    for C in (1e-4, 1e-2, 1.0):
+        theirs = make_pipeline(StandardScaler(), LogisticRegression(C=C, tol=1e-8, max_iter=10_000))
+        proba = theirs.fit(X.astype(np.float64), y).predict_proba(X)
+        np.testing.assert_allclose(LogisticHead(C=C, tol=1e-6).fit(X, y).predict_proba(X), proba, atol=1e-3)
+
+
 def test_the_default_tolerance_is_close_to_the_optimum() -> None:
     X, y = hard()
     rough, exact = LogisticHead().fit(X, y), LogisticHead(tol=1e-7).fit(X, y)
