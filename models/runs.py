@@ -8,7 +8,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from features.embeddings import canonical, slug
@@ -30,6 +32,9 @@ from models.temperature import scaled
 FORMAT = 5
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pillow")
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
+LOCK = "lock"  # in the folder of runs: whoever holds it is the only one that changes the folder
+PATIENCE = 600.0  # seconds that a run waits for another to be saved; one of gigabytes takes a minute
+LEFT = re.compile(r"\.(.+-[0-9a-f]{12})(?:\.\d+)?\.(old|tmp)")  # by a kill; earlier versions added a number
 
 
 @cache
@@ -155,11 +160,9 @@ class Run:
         }
         document = {"format": FORMAT, **simple, "learned": learned}
         target = root / self.folder
-        temporary = root / f".{self.folder}.{os.getpid()}.tmp"
-        old = root / f".{self.folder}.{os.getpid()}.old"
-        _recover(root)
-        try:
-            temporary.mkdir(parents=True)
+        temporary, old = root / f".{self.folder}.tmp", root / f".{self.folder}.old"
+        with _changing(root):
+            temporary.mkdir()
             digests = {name: _write_npz(temporary / name, part) for name, part in arrays.items()}
             digests["run.json"] = _digest(document)
             with open(temporary / "run.json", "wb") as out:
@@ -169,12 +172,6 @@ class Run:
             if target.exists():
                 os.replace(target, old)
             os.replace(temporary, target)
-        except OSError as error:
-            _recover(root)
-            raise UserError(f"cannot write the run {target}: {error.strerror}; choose another OUT=") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
         return target
 
 
@@ -226,7 +223,7 @@ def load_all(root: Path) -> list[Run]:
     A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
     a vote whose members were trained again and say something else now.
     """
-    _recover(root)
+    _clear_up_if_free(root)
     runs: dict[str, Run] = {}
     ids: dict[str, str] = {}
     for path in sorted(root.glob("[!.]*/run.json")):
@@ -269,7 +266,7 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
 
     One whose layers stand in another order, as they could before, will do where there is no other.
     """
-    _recover(root)
+    _clear_up_if_free(root)
     own, asked = f"-{id_of(identity)}", in_order(identity)
     paths = root.glob(f"[!.]*-{identity['head']}-seed{identity['seed']}-*/run.json")
     for path in sorted(paths, key=lambda path: (not path.parent.name.endswith(own), path)):
@@ -284,34 +281,63 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
 
 def remove(folder: Path) -> None:
     """Remove a run: a kill leaves it whole, or not there."""
-    going = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    os.replace(folder, going)
-    shutil.rmtree(going)
+    going = folder.with_name(f".{folder.name}.tmp")
+    with _changing(folder.parent):
+        os.replace(folder, going)
+        shutil.rmtree(going)
 
 
-def _recover(root: Path) -> None:
-    """Clear up after a process that was killed while it saved a run.
+@contextmanager
+def _changing(root: Path) -> Iterator[None]:
+    """Be the only process that changes the folder of runs, and leave whole runs alone behind.
+
+    The system frees the lock of a process however it ends. So whoever holds it knows that what is
+    half written is nobody's, which no process number tells: another container counts its own.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written, or another process holds the lock for too long.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / LOCK, timeout=PATIENCE):
+            _clear_up(root)
+            try:
+                yield
+            finally:
+                _clear_up(root)
+    except Timeout:
+        raise UserError(
+            f"another process has been writing to {root} for {PATIENCE:g} s; wait for it, then run this again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another OUT=") from None
+
+
+def _clear_up_if_free(root: Path) -> None:
+    """What :func:`_changing` does first, for a reader: it waits for nobody, and needs no permission."""
+    if any(_left(root)):
+        with suppress(OSError), FileLock(root / LOCK, timeout=0):  # its Timeout is an OSError
+            _clear_up(root)
+
+
+def _clear_up(root: Path) -> None:
+    """Clear up after a run that was being saved or removed; the caller holds the lock.
 
     A run whose replacement never came gets its name back; what was half written goes.
     """
-    for left in root.glob(".*.*.*"):
-        match = re.fullmatch(r"\.(.+)\.(\d+)\.(old|tmp)", left.name)
-        if match is None or _is_anothers(int(match[2])):
-            continue
-        if match[3] == "old" and not (root / match[1]).exists():
-            os.replace(left, root / match[1])
-        shutil.rmtree(left, ignore_errors=True)
+    for left, name, kind in _left(root):
+        if kind == "old" and not (root / name).exists():
+            os.replace(left, root / name)
+        else:
+            shutil.rmtree(left)
 
 
-def _is_anothers(process: int) -> bool:
-    """Whether this is a process that lives, and not this one."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+def _left(root: Path) -> list[tuple[Path, str, str]]:
+    """What is half written, half removed or half replaced: where, of which run, ``tmp`` or ``old``."""
+    matches = ((path, LEFT.fullmatch(path.name)) for path in root.glob(".*"))
+    return [(path, match[1], match[2]) for path, match in matches if match]
 
 
 def _write_npz(path: Path, arrays: saved.Arrays) -> str:

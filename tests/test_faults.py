@@ -64,7 +64,7 @@ class Stage:
         """Test probabilities of every run, after checking that nothing else lies beside the runs."""
         root = self.root / "out" / "runs"
         found = {run.folder: run.test_proba for run in load_all(root)}
-        assert {path.name for path in root.iterdir()} <= {"looks.jsonl", *found}
+        assert {path.name for path in root.iterdir()} <= {"looks.jsonl", "lock", *found}
         return found
 
     def content(self, out: str = "out") -> dict[str, Any]:
@@ -214,6 +214,22 @@ class TestReadOnly:
         code, shards, err = stage.run(before=self.BOUND)
         assert (code, shards) == (0, []), err
         assert "cached and verified" in err
+
+    def test_runs_are_read_without_permission_to_write(self, stage: Stage) -> None:
+        assert stage.run()[0] == stage.run(stage="train")[0] == 0
+        runs = stage.root / "out" / "runs"
+        left = runs / f".{next(runs.glob('*-ridge-*')).name}.tmp"
+        left.mkdir()
+        runs.chmod(0o555)
+        images = ("--image", str(stage.images / "test"))
+        code, _, err = stage.run(stage="predict", before=self.BOUND, more=images)
+        assert code == 0, err
+        code, _, err = stage.run(stage="report", before=self.BOUND)
+        assert code == 0, err
+        code, _, err = stage.run(stage="train", before=self.BOUND, more=("--force",))
+        assert code == 2
+        assert err.strip().splitlines()[-1].startswith(f"error: cannot write {runs}: Permission denied; ")
+        assert left.is_dir()
 
     def test_a_file_that_may_not_be_read_is_not_called_damaged(self, stage: Stage) -> None:
         assert stage.run()[0] == 0

@@ -7,6 +7,9 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ import pytest
 
 from features.embeddings import canonical
 from features.errors import UserError
-from models import looks
+from models import looks, runs
 from models.identity import identity
-from models.runs import FORMAT, Run, find, load, load_all, remove
+from models.runs import FORMAT, LOCK, Run, find, load, load_all, remove
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +81,60 @@ def test_one_run_under_two_names_of_its_dataset_counts_once(
 
 def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:
     folder = run.save(tmp_path)
-    folder.rename(tmp_path / f".{folder.name}.123.old")  # killed between two renames
-    assert [found.id for found in load_all(tmp_path)] == [run.id]
-    assert folder.is_dir()
+    for left in (f".{folder.name}.old", f".{folder.name}.123.old"):  # the second of an earlier version
+        folder.rename(tmp_path / left)  # killed between two renames
+        assert [found.id for found in load_all(tmp_path)] == [run.id]
+        assert folder.is_dir()
+
+
+class TestAnotherProcess:
+    """It may be of another container, where no process number of ours means anything."""
+
+    SAVES = """
+import sys, time
+from pathlib import Path
+from models import runs
+with runs._changing(Path(sys.argv[1])):
+    (Path(sys.argv[1]) / sys.argv[2]).mkdir()
+    print("saving", flush=True)
+    time.sleep(60)
+"""
+
+    @pytest.fixture(params=[".tmp", ".99999999.tmp"])
+    def half(self, run: Run, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        """What another process has saved so far; no process here has the number in its name."""
+        return tmp_path / f".{run.folder}{request.param}"
+
+    @pytest.fixture
+    def other(self, half: Path) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-c", self.SAVES, str(half.parent), half.name]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"saving\n"
+            yield child
+            child.kill()
+
+    def test_a_reader_leaves_what_it_saves_until_it_is_dead(
+        self, half: Path, other: subprocess.Popen[bytes]
+    ) -> None:
+        assert load_all(half.parent) == []
+        assert half.is_dir()
+        other.kill()
+        other.wait()
+        assert load_all(half.parent) == []
+        assert not half.exists()
+
+    def test_a_writer_waits_for_it_and_then_tells(
+        self, run: Run, half: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "PATIENCE", 0.2)
+        with pytest.raises(UserError, match=r"another process has been writing to .*; wait for it, then run"):
+            run.save(half.parent)
+        assert half.is_dir()
+        other.kill()
+        other.wait()
+        folder = run.save(half.parent)
+        assert {path.name for path in half.parent.iterdir()} == {folder.name, LOCK, looks.FILE}
 
 
 def test_a_replacement_that_fails_keeps_the_earlier_run(
@@ -165,8 +221,8 @@ def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(
 ) -> None:
     folder = run.save(tmp_path)
 
-    def killed(path: Path) -> None:
-        (path / "predictions.npz").unlink()
+    def killed(path: Path, **_: Any) -> None:
+        (path / "predictions.npz").unlink(missing_ok=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -219,4 +275,4 @@ def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         run.save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
