@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
+from features.files import write_whole
 from features.progress import say
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -163,12 +163,7 @@ def save(tensors: Tensors, path: Path) -> None:
         file.flush()
         content = file.id.get_file_image()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def _identify(tensors: Tensors, path: Path, source: str) -> Weights:

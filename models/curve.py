@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from features.embeddings import canonical
 from features.errors import UserError
+from features.files import write_whole
 from features.progress import say
 from features.splits import pick
 from models.heads import remade
@@ -52,19 +52,16 @@ class Curve:
     def save(self, root: Path) -> Path:
         """Write the curve beside its run, whole or not at all."""
         path = path_of(root, self.run)
-        path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         digests = {name: _digest(rows) for name, rows in self.rows.items()}
         about = canonical(
             {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
         )
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **self.rows)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, buffer.getvalue())
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(
                 f"cannot write {path}: {error.strerror}; make room or choose another OUT="
             ) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.embeddings import canonical
+from features.files import write_whole
 from features.progress import say
 
 Arrays = dict[str, NDArray[Any]]
@@ -45,14 +44,10 @@ def save(path: Path, origin: dict[str, Any], arrays: Arrays) -> None:
     about = canonical({"origin": origin, "sha256": _digest(origin, arrays)})
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **arrays)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
+        write_whole(path, buffer.getvalue())
     except OSError as error:
         say(f"note: {path} cannot be written ({error.strerror}); it is computed again next time")
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _digest(origin: dict[str, Any], arrays: Arrays) -> str:

@@ -8,14 +8,16 @@ import hashlib
 import html
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from features.errors import UserError
+from features.files import write_whole
 from reports.entry import Entry
 from reports.report import Group, Report
 from reports.spreadsheet import CSV, ENCODING, cell
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 DETAILED = 15  # configurations of a group that get figures of their own, best first
 PNG_DPI = 200
+PATIENCE = 60.0  # seconds that a report waits for another to be written; one takes a second
 TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
     "dataset": lambda group, entry: group.dataset,
@@ -71,7 +74,8 @@ def write(
 ) -> Path:
     """Write all renderings and figures into ``folder``; returns the page's path.
 
-    Each file appears whole or not at all, and the manifest last.
+    Each file appears whole or not at all, and the manifest last. One process writes at a time, so
+    that no page stands beside the figures of another.
 
     Parameters
     ----------
@@ -102,14 +106,18 @@ def write(
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = (json.dumps({"state": state, "sha256": digests}, indent=1) + "\n").encode()
     try:
-        (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder / "figures", ignore_errors=True)  # of runs that are no more
-        for name, content in files.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(target.name + ".tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=PATIENCE):  # not beside the page
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder / "figures", ignore_errors=True)  # of runs that are no more
+            for name, content in files.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being written by another process; wait for it, then run this again"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another OUT=") from None
     return folder / "index.html"

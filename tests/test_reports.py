@@ -14,10 +14,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from features.errors import UserError
 from models.curve import Curve
 from models.runs import Run
-from reports import run_plots
+from reports import render, run_plots
 from reports.configurations import names_of
 from reports.gathering import Beside
 from reports.render import current, draw, markdown, write
@@ -213,6 +215,18 @@ def test_every_configuration_has_its_figures(folder: Path, runs: list[Run]) -> N
             assert {f"{name}.svg", f"{name}.png"} <= figures
     linked = set(re.findall(r"\(figures/([^)]+)\)", (folder / "report.md").read_text()))
     assert linked <= figures
+
+
+def test_two_reports_are_not_written_into_one_folder_at_a_time(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "PATIENCE", 0)
+    with (
+        FileLock(tmp_path / ".report.lock"),
+        pytest.raises(UserError, match="is being written by another process; wait for it"),
+    ):
+        write(report, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_report_is_current_until_anything_changes(folder: Path) -> None:
