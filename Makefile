@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
-  SET SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT
+  SET SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -71,20 +71,20 @@ export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT DEBUG)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
 	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED FORCE)
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED SEEDS FORCE)
-	@$(PIPELINE) report --out $(DEMO_OUT)
+	@$(PIPELINE) report --out $(DEMO_OUT) $(call said,DEBUG)
 
-BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT) --layers block5 --preprocess unit
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT DEBUG) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
 	$(call fixed,LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
-	@$(PIPELINE) report $(call said,OUT)
+	@$(PIPELINE) report $(call said,OUT DEBUG)
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(BIN)/python -m pytest --numprocesses auto

@@ -15,6 +15,7 @@ from features.backend import tensorflow
 from models.epochs import one_epoch
 from models.linear import centre_and_scale
 from models.parameters import FLAG, check, number, one_of, optional, positive, several, share, whole
+from models.refusal import Refused
 from models.temperature import softmax
 
 ACTIVATIONS = (
@@ -133,7 +134,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError("DenseHead needs at least two classes; came one class")
+            raise Refused("DenseHead needs at least two classes; came one class")
         width = X.shape[1]
         moments = centre_and_scale(X) if self.standardize else (np.zeros(width), np.ones(width))
         self.mean_, self.scale_ = (part.astype(np.float32) for part in moments)
@@ -229,7 +230,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         ]
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
-            raise ValueError(
+            raise Refused(
                 "training diverged, the network's outputs are no numbers; "
                 f"expected a learning_rate below {self.learning_rate:g}"
             )

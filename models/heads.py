@@ -8,6 +8,7 @@ from typing import Any
 
 from features.errors import UserError
 from models import parameters, saved
+from models.refusal import Refused
 
 FIXED = ("random_state", "warm_start")  # parameters that no setting changes: the seed's, and the sweep's
 
@@ -166,7 +167,7 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
 
     try:
         make(0).check()
-    except ValueError as error:
+    except Refused as error:
         raise UserError(f"SET: {error}") from None
     grid = {
         parameter: (values[parameter],) if parameter in values else tried

@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.parameters import check, positive, whole
+from models.refusal import Refused
 
 QUERIES = 256  # rows compared with all training rows at a time
 GROUP = 16  # columns whose maximum stands for them in the search
@@ -56,7 +57,7 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, self.codes_ = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError("KnnHead needs at least two classes; came one class")
+            raise Refused("KnnHead needs at least two classes; came one class")
         self.rows_, self.inverse_norms_ = X, _inverse_norms(X)
         return self
 

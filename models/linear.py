@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from models.refusal import Refused
 from models.temperature import fit_temperature, softmax
 
 BLOCK = 4_096  # rows looked at together
@@ -74,7 +75,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least two classes; came one class")
+            raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
         self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
 

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from features.errors import UserError
+from models.refusal import Refused
 
 EXAMPLE = "SET=learning_rate=0.1,epochs=40"
 
@@ -72,13 +73,13 @@ def check(estimator: Any, **rules: Rule) -> None:
 
     Raises
     ------
-    ValueError
+    Refused
         One breaks it: which one, what was expected, what came.
     """
     for name, rule in rules.items():
         value = getattr(estimator, name)
         if not rule.holds(value):
-            raise ValueError(f"{name}={value}: expected {rule.words}")
+            raise Refused(f"{name}={value}: expected {rule.words}")
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -24,6 +24,7 @@ from models.heads import HEADS, Head
 from models.heads import head as known_head
 from models.identity import identity, test_digest
 from models.parameters import on_a_scale, shown
+from models.refusal import refusing
 from models.runs import Run
 from models.temperature import FLOOR, temperature_of
 
@@ -60,8 +61,7 @@ class Material:
         fit = np.setdiff1d(np.arange(len(labels)), self.val_rows)
         self.order = np.concatenate((fit, self.val_rows))
         self.X, self.y = embeddings.matrix("train", self.layers, self.order), labels[self.order]
-        if not np.isfinite([self.X.min(), self.X.max()]).all():  # a NaN is both; and nothing is copied
-            raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
+        _check_finite(self.X, embeddings)
         self.X_fit, self.y_fit = self.X[: len(fit)], self.y[: len(fit)]
         self.X_val, self.y_val = self.X[len(fit) :], self.y[len(fit) :]
         self._floors: dict[str, float] = {}
@@ -112,6 +112,7 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
     return stratified(labels, count, f"validation {dataset_digest}")
 
 
+@refusing()
 def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
 
@@ -123,7 +124,8 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     Raises
     ------
     UserError
-        The head is unknown, or refuses the settings or the embeddings.
+        The head is unknown, or refuses the settings or the embeddings; or the test split holds what
+        is no number.
     """
     entry, embeddings = known_head(head, settings), material.embeddings
     seed = seed if entry.draws else 0
@@ -148,8 +150,9 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
         if warned:
             selection.notes.append(f"the solver {fit} stopped before it had converged: {warned[-1].message}")
     test = embeddings.matrix("test", material.layers)
+    _check_finite(test, embeddings)
     predict_started = time.perf_counter()
-    (test_proba,) = _refusing(lambda: iter([np.asarray(estimator.predict_proba(test), np.float64)]))
+    test_proba = np.asarray(estimator.predict_proba(test), np.float64)
     predicted = time.perf_counter()
     return Run(
         **identity(embeddings, material.layers, head, seed, settings),
@@ -190,7 +193,7 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     best.estimator = estimator = entry.make(seed)
     grid = {name: list(values) for name, values in entry.grid.items()}
     if hasattr(estimator, "sweep"):
-        tried = _refusing(lambda: estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid))
+        tried = estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid)
     else:
         tried = _one_by_one(estimator, grid, material, head)
     started = time.perf_counter()
@@ -238,7 +241,7 @@ def _fit(
     watched: Material | None = None,
     head: str = "",
 ) -> None:
-    """Fit, giving the validation split to the heads that watch it; one line for what they refuse."""
+    """Fit, giving the validation split to the heads that watch it."""
     from sklearn.utils.validation import has_fit_parameter
 
     watch: dict[str, Any] = {}
@@ -251,7 +254,7 @@ def _fit(
             )
 
         watch = {"validation_data": (watched.X_val, watched.y_val), "on_epoch": on_epoch}
-    list(_refusing(lambda: iter([estimator.fit(X, y, **watch)])))
+    estimator.fit(X, y, **watch)
 
 
 @contextmanager
@@ -270,12 +273,10 @@ def _convergence() -> Iterator[list[warnings.WarningMessage]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _refusing(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """What ``work`` yields, with what an estimator refuses told as the one line it is."""
-    try:
-        yield from work()
-    except ValueError as error:
-        raise UserError(f"the head refuses these embeddings: {error}") from error
+def _check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:
+    """Refuse embeddings that are no numbers; nothing is copied."""
+    if not np.isfinite([X.min(), X.max()]).all():  # a NaN is both
+        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
 
 
 def _warnings(

@@ -21,7 +21,8 @@ STAGES = {
     "predict": "say what a trained head sees in new images",
     "export": "write a trained head as a plain scikit-learn or Keras object",
 }
-IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", "out")
+ALWAYS = ("out", "debug")
+IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", *ALWAYS)
 EMBEDDINGS = (*IMAGES, "layers", "image_size", "preprocess", "mirror")
 RUNS = (*EMBEDDINGS, "head", "set", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done. 1: done but for what was named: ``verify`` found something wrong, one of several runs
     failed, an image could not be read. 2: the user can put it right, and one line says how.
-    130: interrupted; what was finished is kept.
+    130: interrupted; what was finished is kept. Any other exception is a defect of Headroom: it
+    passes, and Python shows its traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -73,6 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(getattr(stages, stage)(options))
     except UserError as error:
+        if options.debug:
+            from pipeline.failures import trace
+
+            print(trace(error), end="", file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -157,14 +163,15 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "with an apostrophe before text that would be run as a formula); of runs.csv: csv or spreadsheet",
         ),
         "to": (str, "the file to export to, .joblib or for a Keras head .keras"),
-        "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/"),
+        "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/, logs/"),
+        "debug": (int, "1: print the traceback of every error, and of what led to it"),
     }
     for name, (kind, text) in texts.items():
         default = OWN_DEFAULTS.get((stage, name), defaults.get(name))
-        if default is not None and not (stage in AMONG and name in RUNS and name != "out"):
+        if default is not None and not (stage in AMONG and name in RUNS and name not in ALWAYS):
             text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
-        if name in ("force", "mirror"):
+        if name in ("force", "mirror", "debug"):
             more |= {"nargs": "?", "const": 1}
         more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
         sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)

@@ -41,6 +41,7 @@ class Options:
     format: str = "table"
     to: str | None = None
     out: str = "out"
+    debug: int = 0
     said: tuple[str, ...] = ()
 
     def extractor(self, *leave_out: str) -> VGG16:
@@ -51,8 +52,8 @@ class Options:
         return VGG16(**{name: getattr(self, name) for name in names})
 
     def command(self, stage: str, *leave_out: str) -> str:
-        """The make command that says the same to a stage."""
-        names = [name for name in self.said if name not in leave_out]
+        """The make command that says the same to a stage; ``DEBUG`` changes nothing of what it does."""
+        names = [name for name in self.said if name not in (*leave_out, "debug")]
         return " ".join(
             ["make", stage, *(f"{name.upper()}={shlex.quote(str(getattr(self, name)))}" for name in names)]
         )
@@ -79,6 +80,10 @@ class Options:
     @property
     def runs(self) -> Path:
         return Path(self.out).expanduser() / "runs"
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.out).expanduser() / "logs"
 
     @property
     def report(self) -> Path:

@@ -8,8 +8,9 @@ from typing import Any
 from features.errors import UserError
 from features.progress import say
 from pipeline.caching import describe, finished_cache
+from pipeline.failures import reason, told
 from pipeline.options import ALL, Options
-from pipeline.training import Desk, check_seeds, reason, take_vote, told, train_heads
+from pipeline.training import Desk, check_seeds, take_vote, train_heads
 
 
 def features(options: Options) -> int:
@@ -73,12 +74,15 @@ def ladder(options: Options) -> int:
         except Exception as error:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
-            failed[rung.title] = reason(error)
+            failed[rung.title] = reason(error, options, rung.title)
     return told(failed)
 
 
 def curve(options: Options) -> int:
-    """Validation accuracy against the number of training images, for runs that are there."""
+    """Validation accuracy against the number of training images, for runs that are there.
+
+    One that fails does not stop the others; it is named at the end, with exit code 1.
+    """
     from models.curve import grow, path_of
     from models.identity import is_set_as
     from models.selection import Material
@@ -108,7 +112,9 @@ def curve(options: Options) -> int:
         except BrokenPipeError:
             raise
         except Exception as error:
-            failed[name] = reason(error)
+            if len(runs) == 1:
+                raise
+            failed[name] = reason(error, options, f"curve of {name}")
     return told(failed)
 
 

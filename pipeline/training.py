@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from features.errors import UserError
 from features.progress import progress, say
+from pipeline.failures import reason
 from pipeline.options import ALL, Options
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def train_heads(
             except Exception as error:
                 if len(jobs) == 1:
                     raise
-                failed[f"{name} with seed {seed}"] = reason(error)
+                job = f"{name} with seed {seed}"
+                failed[job] = reason(error, options, job)
             bar.update()
     return failed
 
@@ -124,16 +126,3 @@ def _saved(options: Options, run: Run) -> Path:
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
     say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder
-
-
-def reason(error: Exception) -> str:
-    """Why one of several jobs failed, in a line; what nobody foresaw has the name of its kind before it."""
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
-
-
-def told(failed: dict[str, str]) -> int:
-    """Name what failed; the exit code."""
-    for job, why in failed.items():
-        say(f"failed: {job}: {why}")
-    return 1 if failed else 0

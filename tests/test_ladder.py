@@ -113,7 +113,7 @@ class TestStage:
         monkeypatch.setattr(moments.RidgeHead, "_solve", refuse)
         code, folders, err = climb(quick)
         assert code == 1
-        assert "failed: more penalty: the head refuses these embeddings: no such penalty" in err
+        assert "failed: more penalty: ValueError: no such penalty; traceback: " in err
         assert len(folders) == 2, "the floor, and the rung of another width"
 
     def test_without_the_first_pass_it_ends_in_one_line(self, quick: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from models import heads, selection
+from models import heads, moments, selection
 from models.heads import HEADS
 from models.linear import LinearHead
 from models.moments import CentroidHead
@@ -210,9 +210,10 @@ def test_the_temperature_is_fitted_on_validation(fake: Fake) -> None:
     assert np.array_equal(run.test_scaled.argmax(axis=1), run.test_proba.argmax(axis=1))
 
 
-def test_what_is_no_number_is_refused_in_a_line(fake: Fake) -> None:
-    fake._X["test"][3, 1] = np.inf
-    with pytest.raises(UserError, match="the head refuses these embeddings: Input X contains infinity"):
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_is_no_number_in_the_test_split_is_refused_in_a_line(fake: Fake, bad: float) -> None:
+    fake._X["test"][3, 1] = bad
+    with pytest.raises(UserError, match=r"fake.h5 holds NaN or infinite numbers; run: make verify"):
         train(fake, "ridge")
 
 
@@ -255,3 +256,23 @@ class TestGridsOfWords:
             "the chosen temperature = 1e-05 is the first of its grid (1e-05 to None): "
             "a value beyond may be better",
         ]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_what_a_head_refuses_is_told_in_a_line(fake: Fake, head: str) -> None:
+    material = selection.Material(fake, ("block5",))  # type: ignore[arg-type]
+    material.y[:] = 0
+    with pytest.raises(UserError, match=r"the head refuses these embeddings: .* needs at least two classes"):
+        selection.train(material, head, 0)
+
+
+def test_any_other_error_of_a_head_is_a_defect_and_stays_one(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(moments.RidgeHead, "_solve", wrong)
+    with pytest.raises(ValueError, match="operands could not be broadcast") as raised:
+        train(fake, "ridge")
+    assert raised.traceback[-1].name == "wrong"
