@@ -206,12 +206,14 @@ class DenseHead(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def plain(self, temperature: float = 1.0) -> Any:
         """A Keras model from raw embeddings to probabilities at this temperature, layers of Keras only."""
         import keras
 
+        check_is_fitted(self)
         self._logits(np.zeros((1, len(self.mean_)), np.float32))
         softmax = [keras.layers.Rescaling(1 / temperature), keras.layers.Softmax()]
         return keras.Sequential([keras.Input((len(self.mean_),)), *self._network.layers, *softmax])

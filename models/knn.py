@@ -73,6 +73,7 @@ class KnnHead(ClassifierMixin, BaseEstimator):
 
     def predict_proba_of_own(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Class probabilities of training rows, in whose vote they have no part themselves."""
+        check_is_fitted(self)
         similarities, neighbours = self.neighbours(self.rows_[rows], self.k + 1)
         own = neighbours == np.asarray(rows)[:, None]
         own[~own.any(axis=1), -1] = True  # its copies came first
@@ -81,7 +82,8 @@ class KnnHead(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def sweep(
         self,
@@ -109,6 +111,7 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         """
         from scipy.linalg.blas import sgemm
 
+        check_is_fitted(self)
         k = min(k, len(self.rows_))
         width = -(-len(self.rows_) // GROUP) * GROUP
         similarities = np.empty((len(X), k), dtype=np.float32)

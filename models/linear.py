@@ -57,17 +57,21 @@ class LinearHead(ClassifierMixin, BaseEstimator):
     temperature_ = 1.0
 
     def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores, ``(n, k)`` float64."""
-        check_is_fitted(self)
-        return self._scores(validate_data(self, X, dtype=np.float32, order="C", reset=False))
+        """Scores, ``(n, k)`` float64.
+
+        Of two classes ``(n,)``, as everywhere in scikit-learn: by how much the second's is higher.
+        """
+        scores = self._scores_of(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
-        return softmax(self.decision_function(X) / self.temperature_)
+        return softmax(self._scores_of(X) / self.temperature_)
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
-        return np.asarray(self.classes_[self.decision_function(X).argmax(axis=1)])
+        best = self._scores_of(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def _checked(self, X: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""
@@ -78,6 +82,11 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
         self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
+
+    def _scores_of(self, X: Any) -> NDArray[np.float64]:
+        """A score for every class, ``(n, k)``, of inputs from outside."""
+        check_is_fitted(self)
+        return self._scores(validate_data(self, X, dtype=np.float32, order="C", reset=False))
 
     def _scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         from scipy.linalg.blas import sgemm  # and not NumPy's: see models/lbfgs.py

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
 
 from features.errors import UserError
 from models import saved
@@ -82,6 +85,45 @@ class TestContract:
     def test_two_classes(self, name: str) -> None:
         X, y = blobs(classes=2)
         assert fitted(name, X, y).predict_proba(X).shape == (90, 2)
+
+    def test_before_a_fit_it_says_so(self, name: str) -> None:
+        X, _ = blobs()
+        estimator = head(name).make(0)
+        asks: dict[str, tuple[Any, ...]] = {
+            "predict": (X,),
+            "predict_proba": (X,),
+            "decision_function": (X,),
+            "predict_proba_of_own": (np.arange(3),),
+            "neighbours": (X, 3),
+            "plain": (),
+        }
+        for ask, given in asks.items():
+            if hasattr(estimator, ask):
+                with pytest.raises(NotFittedError):
+                    getattr(estimator, ask)(*given)
+
+    def test_scores_of_two_classes_are_one_column_of_the_second(self, name: str) -> None:
+        X, y = blobs(classes=2)
+        estimator = fitted(name, X, np.array(["cat", "dog"])[y])
+        if hasattr(estimator, "decision_function"):
+            scores = estimator.decision_function(X)
+            assert scores.shape == (90,)
+            assert np.array_equal(scores > 0, estimator.predict(X) == "dog")
+            assert np.array_equal(scores > 0, estimator.predict_proba(X)[:, 1] > 0.5)
+            assert fitted(name, *blobs()).decision_function(X).shape == (90, 3)
+
+    def test_scikit_learn_scores_it_by_the_area_under_its_curve(self, name: str) -> None:
+        X, y = blobs(classes=2)
+        areas = cross_val_score(head(name).make(0), X, y, cv=2, scoring="roc_auc")
+        assert (areas == 0.5).all() if name == "prior" else areas.min() > 0.9
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_scikit_learn_calibrates_it(self, name: str, classes: int) -> None:
+        X, y = blobs(classes=classes)
+        calibrated = CalibratedClassifierCV(head(name).make(0), method="sigmoid", cv=2).fit(X, y)
+        assert calibrated.predict_proba(X).shape == (90, classes)
+        right = (calibrated.predict(X) == y).mean()
+        assert right == pytest.approx(1 / classes) if name == "prior" else right > 0.9
 
     def test_a_class_with_one_sample(self, name: str) -> None:
         X, y = blobs()
