@@ -25,7 +25,8 @@ def one_epoch(
 
     One graph call is many steps, as at small widths a call costs more than a step; what comes before
     the first weights is done for all their rows at once; and TensorFlow is given the rows of one
-    call at a time, not a copy of them all.
+    call at a time, not a copy of them all. The loop is TensorFlow's own: AutoGraph, which would make one
+    of Python's, leans on what Python 3.13 deprecates.
 
     Parameters
     ----------
@@ -43,20 +44,25 @@ def one_epoch(
     first = [isinstance(layer, keras.layers.Dense) for layer in network.layers].index(True)
     on_rows, in_steps = network.layers[:first], network.layers[first:]
 
-    @tf.function(jit_compile=True)  # one pass over the weights, where plain TensorFlow makes a dozen
+    # Compiled, it is one pass over the weights, where plain TensorFlow makes a dozen.
+    @tf.function(jit_compile=True, autograph=False)
     def update(gradients: Any) -> None:
         optimizer.apply(gradients, variables)
 
     given = [tf.TensorSpec((None, width), tf.float32), tf.TensorSpec((None,), tf.int64)]
 
-    @tf.function(input_signature=given)
+    @tf.function(input_signature=given, autograph=False)
     def train(inputs: Any, targets: Any) -> None:
         batches = tf.reshape(_forward(on_rows, inputs), (-1, size, width))
         truths = tf.reshape(tf.one_hot(targets, classes), (-1, size, classes))
-        for step in tf.range(tf.shape(truths)[0]):
+
+        def one_step(step: Any) -> tuple[Any]:
             with tf.GradientTape() as tape:
                 loss = cost(truths[step], _forward(in_steps, batches[step]))
             update(tape.gradient(loss, variables))
+            return (step + 1,)
+
+        tf.while_loop(lambda step: step < tf.shape(truths)[0], one_step, [0], parallel_iterations=1)
 
     steps, call = len(X) // size, max(CALL_BYTES // (4 * width * size), 1) * size
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.backend import tensorflow
 from models.dense import DenseHead
 from models.epochs import drop
 from models.heads import head
@@ -62,6 +63,20 @@ def test_each_step_rests_other_units() -> None:
     (layer,) = (layer for layer in head._network.layers if hasattr(layer, "rate"))
     drawn = np.asarray(layer.seed_generator.state)[1]
     assert drawn == 2 * (300 // 32), "one seed a step, of both epochs"
+
+
+def test_training_does_not_lean_on_autograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.13 it fails where warnings are errors; loops are written as graphs instead."""
+    tf = tensorflow()
+    function = tf.function
+
+    def as_it_stands(*given: Any, autograph: bool = True, **more: Any) -> Any:
+        assert not autograph
+        return function(*given, autograph=False, **more)
+
+    monkeypatch.setattr(tf, "function", as_it_stands)
+    X, y = blobs(rows=60)
+    small(epochs=1).fit(X, y)
 
 
 def test_it_stops_early_and_keeps_the_best_epoch() -> None:
