@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from features.pictures import array_squares
+from features.pictures import Stored, array_squares
 from features.splits import pick, stratified
 
 SPLITS = ("train", "test")
@@ -81,9 +81,9 @@ class Dataset(ABC):
         """
         return self._read(split, self._rows[split][start:stop], size)
 
-    def short_side(self, split: str, row: int) -> int:
-        """Of the picture in a row as it is stored, in pixels."""
-        return self.side
+    def stored(self, split: str, row: int) -> Stored:
+        """How the picture in a row is stored: pixels of its short side, quality of a JPEG."""
+        return Stored(self.side)
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:

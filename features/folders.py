@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.datasets import MIN_TEST, MIN_TRAIN, SPLITS, Dataset, hold_out
 from features.errors import UserError
 from features.filedigests import FileDigests, stamp
-from features.pictures import read_square, short_side
+from features.pictures import Stored, read_square, stored
 
 
 class Folder(Dataset):
@@ -72,8 +72,8 @@ class Folder(Dataset):
         self._stamps = dict(zip(SPLITS, np.split(stamps, [len(self._files["train"])]), strict=True))
         return self._digest
 
-    def short_side(self, split: str, row: int) -> int:
-        return short_side(self._root / self._id(split, int(self._rows[split][row])))
+    def stored(self, split: str, row: int) -> Stored:
+        return stored(self._root / self._id(split, int(self._rows[split][row])))
 
     def _read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         paths = [self._root / self._id(split, int(row)) for row in rows]

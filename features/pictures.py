@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,33 @@ if TYPE_CHECKING:
 
 # Named in the extractor's spec, because another way gives other vectors.
 RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short side, centre crop"
+
+# How coarsely a JPEG of quality 50 keeps the 8 x 8 frequencies of brightness: ITU-T T.81, table K.1.
+LUMINANCE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+
+
+class Stored(NamedTuple):
+    """How a picture is stored.
+
+    Attributes
+    ----------
+    side : pixels of its short side.
+    quality : 1 to 100, of a JPEG, as :func:`jpeg_quality` estimates it; None of what is no JPEG.
+    """
+
+    side: int
+    quality: int | None = None
 
 
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -62,12 +89,31 @@ def read_square(path: Path, size: int) -> NDArray[np.uint8]:
         return square(image, size)
 
 
-def short_side(path: Path) -> int:
-    """Of the picture in a JPEG or PNG file, in pixels, from its header. Raises as :func:`read_square`."""
+def stored(path: Path) -> Stored:
+    """How the picture in a JPEG or PNG file is stored, from its header. Raises as :func:`read_square`."""
     from PIL import Image
 
     with _told(path), Image.open(path, formats=("JPEG", "PNG")) as image:
-        return min(image.size)
+        tables = getattr(image, "quantization", {})
+        return Stored(min(image.size), jpeg_quality(tables[0]) if 0 in tables else None)
+
+
+def jpeg_quality(table: Sequence[int]) -> int:
+    """The quality at which the Independent JPEG Group's library makes the table nearest to this one.
+
+    Parameters
+    ----------
+    table : (64,) of brightness, row by row, as Pillow's ``image.quantization[0]`` holds it.
+
+    Notes
+    -----
+    The library scales table K.1 by a factor that follows from the quality: ``jpeg_quality_scaling`` and
+    ``jpeg_add_quant_table`` in its ``jcparam.c``. For files of other encoders it is an estimate.
+    """
+    qualities = np.arange(1, 101)[:, None]
+    percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
+    tables = ((LUMINANCE.ravel() * percent + 50) // 100).clip(1, 255)
+    return int(np.abs(tables - np.asarray(table)).sum(axis=1).argmin()) + 1
 
 
 @contextmanager

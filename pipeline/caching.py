@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING
 
 from features.progress import say
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from features.embeddings import Embeddings
     from features.extractor import VGG16
 
-LOOKED_AT = 20  # pictures whose size is looked at
+LOOKED_AT = 20  # pictures whose size and quality are looked at
+GOOD = 95  # quality from which on a JPEG is told nothing of
 
 
 def finished_cache(options: Options) -> Path:
@@ -74,8 +76,7 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
         store.check_disk(todo)
         begun = time.perf_counter()
         if todo:
-            if "image_size" not in options.said:
-                _tell_what_is_lost(dataset, extractor.image_size)
+            _tell_what_is_lost(dataset, extractor.image_size, chosen="image_size" in options.said)
             extractor.prepare()
         started = time.perf_counter()
         with store.assembly() as assembly:
@@ -96,14 +97,25 @@ def _compute(options: Options, extractor: VGG16, dataset: Dataset) -> Path:
     return store.path
 
 
-def _tell_what_is_lost(dataset: Dataset, size: int) -> None:
-    """A note where pictures are much larger than the network's input, and nobody chose its size."""
+def _tell_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:
+    """A note where pictures are much larger than the network's input, and nobody chose its size.
+
+    Also where they are compressed and much smaller: enlarging them enlarges what compression did.
+    """
     rows = range(0, len(dataset.labels("train")), len(dataset.labels("train")) // LOOKED_AT or 1)
-    side = sorted(dataset.short_side("train", row) for row in rows)[len(rows) // 2]
-    if side >= 2 * size:
+    looked_at = [dataset.stored("train", row) for row in rows]
+    side = median_high(picture.side for picture in looked_at)
+    quality = median_high(picture.quality or 100 for picture in looked_at)
+    if side >= 2 * size and not chosen:
         say(
             f"note: these pictures are about {side} pixels on their short side, and {size} of it are left; "
             "a larger IMAGE_SIZE= keeps more: four times the time for twice the size"
+        )
+    elif size >= 2 * side and quality < GOOD:
+        say(
+            f"note: these pictures are JPEGs of about quality {quality}, {side} pixels on their short side, "
+            f"enlarged {round(size / side, 1):g} times: compression, not the network, may limit accuracy; "
+            "lossless originals keep more"
         )
 
 

@@ -59,7 +59,7 @@ class Pictures:
         if self.problem is not None:
             return None
         try:
-            size = min(SIDE, self._dataset.short_side(split, row))
+            size = min(SIDE, self._dataset.stored(split, row).side)
             (pixels,) = self._dataset.images(split, row, row + 1, size)
         except (UserError, OSError) as error:
             self._fail(error)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from features.errors import UserError
-from features.pictures import array_squares, read_square, square
+from features.pictures import array_squares, read_square, square, stored
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -78,6 +78,25 @@ def test_a_small_jpeg_is_decoded_whole(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "small.jpg")
     with Image.open(tmp_path / "small.jpg") as image:
         assert np.array_equal(read_square(tmp_path / "small.jpg", 32), square(image, 32))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("quality", [1, 30, 50, 75, 90, 95, 100])
+def test_a_jpeg_tells_its_short_side_and_its_quality(tmp_path: Path, quality: int, mode: str) -> None:
+    gradient(60, 40).convert(mode).save(tmp_path / "a.jpg", quality=quality)
+    assert stored(tmp_path / "a.jpg") == (40, quality)
+
+
+def test_a_table_of_another_encoder_has_about_the_quality_of_the_nearest(tmp_path: Path) -> None:
+    flat = [16] * 64
+    gradient(60, 40).save(tmp_path / "a.jpg", qtables=[flat, flat])
+    quality = stored(tmp_path / "a.jpg").quality
+    assert quality is not None and 80 <= quality <= 95
+
+
+def test_a_png_has_no_quality(tmp_path: Path) -> None:
+    gradient(60, 40).save(tmp_path / "a.png")
+    assert stored(tmp_path / "a.png") == (40, None)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "not an image", "empty", "missing", "another format"])

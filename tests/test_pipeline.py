@@ -221,6 +221,32 @@ class TestContentDecides:
         _, _, err = project("features", "--image-size", "33")
         assert "note:" not in err
 
+    @pytest.mark.parametrize(
+        ("suffix", "quality", "size", "told"),
+        [
+            (".jpg", 75, 80, True),
+            (".jpg", 75, 79, False),
+            (".jpg", 94, 128, True),
+            (".jpg", 95, 128, False),
+            (".png", 75, 128, False),
+        ],
+    )
+    def test_compression_that_is_enlarged_is_told(
+        self, project: Project, suffix: str, quality: int, size: int, told: bool
+    ) -> None:
+        for path in project.images.glob("*/*/*"):
+            image = Image.open(path)
+            path.unlink()
+            image.save(path.with_suffix(suffix), quality=quality)
+        _, _, err = project("features", "--image-size", str(size))
+        note = (
+            f"note: these pictures are JPEGs of about quality {quality}, 40 pixels on their short side, "
+            f"enlarged {size / 40:g} times: compression, not the network, may limit accuracy; "
+            "lossless originals keep more"
+        )
+        assert (note in err.splitlines()) is told
+        assert told or "note:" not in err
+
     def test_layers_of_an_older_state_are_not_taken_for_these(self, project: Project) -> None:
         project("features", "--layers", "block5")
         old = project.cache
