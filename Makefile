@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict export demo baseline test browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict export demo baseline test kernels browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -88,6 +88,9 @@ baseline: setup ## what the assignment did, on the same images: block5, pixels /
 
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(BIN)/python -m pytest --numprocesses auto
+
+kernels: $(BIN)/.ready-dev ## the numerical tests under every OpenBLAS kernel that this processor has
+	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
 
 browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
