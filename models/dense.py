@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,18 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from features.backend import tensorflow
 from models.epochs import one_epoch
 from models.linear import centre_and_scale
-from models.parameters import FLAG, check, number, one_of, optional, positive, several, share, whole
+from models.parameters import (
+    FLAG,
+    automatic,
+    check,
+    number,
+    one_of,
+    optional,
+    positive,
+    several,
+    share,
+    whole,
+)
 from models.refusal import Refused
 from models.temperature import softmax
 
@@ -31,6 +43,8 @@ ACTIVATIONS = (
     "sigmoid",
     "linear",
 )
+AUTO = "auto"  # a parameter that depends on the number of training images
+MANY, FEW = 50_000, 5_000  # training images from which on, and up to which, it no longer does
 UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
 PREDICT_ROWS = 4096  # rows a prediction call takes
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
@@ -46,7 +60,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     standardize : bring every input to mean 0 and variance 1, as seen in training.
     batch_norm : normalise each hidden layer's sums over the batch.
     dropout : share of hidden units that rest in a step.
-    input_dropout : share of inputs that rest in a step.
+    input_dropout : share of inputs that rest in a step; ``auto``: 0.2 from 50,000 training images on,
+        0.6 up to 5,000, and between them in proportion to the logarithm of their number.
     input_noise : standard deviation of the noise added to each (standardised) input in a step.
     label_smoothing : probability spread over all classes in the training target.
     optimizer : ``adamw`` or ``sgd``.
@@ -55,9 +70,11 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         without stairs.
     weight_decay : AdamW's.
     batch_size : rows a step.
-    epochs : length of the schedule.
-    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never.
-        Only with ``validation_data``.
+    epochs : length of the schedule; ``auto``: 12 from 50,000 training images on, and of fewer in inverse
+        proportion to the root of their number, 100 at most.
+    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never;
+        ``auto``: 5, or two fifths of the epochs where they are ``auto`` too. Only with
+        ``validation_data``.
     stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
         what validation chose.
     random_state : seeds initial weights, order and dropout.
@@ -72,6 +89,11 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         the validation rows. All are measured after the epoch and without dropout, so that the two
         curves differ by the images alone.
     best_epoch_ : the epoch whose weights are kept: the best validation accuracy, or the last.
+
+    Notes
+    -----
+    What is ``auto`` was found by five-fold cross-validation on official and JPEG pixels of CIFAR-10
+    (``benchmarks/few_images.py``, docs/results.md).
     """
 
     def __init__(
@@ -81,7 +103,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         standardize: bool = True,
         batch_norm: bool = True,
         dropout: float = 0.5,
-        input_dropout: float = 0.2,
+        input_dropout: float | str = AUTO,
         input_noise: float = 0.0,
         label_smoothing: float = 0.1,
         optimizer: str = "adamw",
@@ -89,8 +111,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         schedule: str = "cosine",
         weight_decay: float = 0.05,
         batch_size: int = 256,
-        epochs: int = 12,
-        patience: int | None = 5,
+        epochs: int | str = AUTO,
+        patience: int | str | None = AUTO,
         stop_epoch: int | None = None,
         random_state: int = 0,
     ) -> None:
@@ -150,12 +172,13 @@ class DenseHead(ClassifierMixin, BaseEstimator):
                     f"came {target.shape} with {len(np.setdiff1d(target, self.classes_))} unknown classes"
                 )
             measured["val_"] = (X_val, np.searchsorted(self.classes_, target))
-        self._network = self._build(rng)
-        run_epoch = self._trainer(X, codes)
+        decided = self.automatic(len(X))
+        self._network = self._build(rng, decided["input_dropout"])
+        run_epoch = self._trainer(X, codes, decided["epochs"])
         self.history_: dict[str, list[float]] = {}
-        patience = self.patience if self.stop_epoch is None else None
+        patience = decided["patience"] if self.stop_epoch is None else None
         best, self.best_epoch_ = -1.0, 0
-        for epoch in range(1, (self.stop_epoch or self.epochs) + 1):
+        for epoch in range(1, (self.stop_epoch or decided["epochs"]) + 1):
             run_epoch(rng.permutation(len(X)))
             if validation_data is not None:  # without it the curves would show one side only
                 for name, (rows, target) in measured.items():
@@ -175,6 +198,16 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self._logits(X[sample])  # raises where training has diverged
         return self
 
+    def automatic(self, rows: int) -> dict[str, Any]:
+        """The parameters that may be ``auto``, as they are with so many training images."""
+        fewer = min(max(math.log(MANY / rows, MANY / FEW), 0.0), 1.0)  # 0 with many images, 1 with few
+        epochs = min(max(round(12 * math.sqrt(MANY / rows)), 12), 100)
+        patience = max(5, round(0.4 * epochs)) if self.epochs == AUTO else 5
+        ways = {"epochs": epochs, "input_dropout": round(0.2 + 0.4 * fewer, 2), "patience": patience}
+        return {
+            name: way if getattr(self, name) == AUTO else getattr(self, name) for name, way in ways.items()
+        }
+
     def check(self) -> None:
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
         check(
@@ -184,7 +217,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             standardize=FLAG,
             batch_norm=FLAG,
             dropout=number(0, below=1),
-            input_dropout=number(0, below=1),
+            input_dropout=automatic(number(0, below=1)),
             input_noise=share(),
             label_smoothing=number(0, below=1),
             optimizer=one_of("adamw", "sgd"),
@@ -192,8 +225,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             schedule=one_of("cosine", "exponential"),
             weight_decay=number(0),
             batch_size=whole(1),
-            epochs=whole(1),
-            patience=optional(whole(1)),
+            epochs=automatic(whole(1)),
+            patience=automatic(optional(whole(1))),
             stop_epoch=optional(whole(1)),
             random_state=whole(0),
         )
@@ -224,7 +257,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         if not hasattr(self, "_network"):
-            self._network = self._build(np.random.default_rng(0))
+            self._network = self._build(np.random.default_rng(0), 0.0)
             self._network.set_weights(self.weights_)
         parts = [
             np.asarray(self._network(X[start : start + PREDICT_ROWS], training=False))
@@ -245,7 +278,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         log_likelihood = logits[np.arange(len(X)), codes] - np.log(np.exp(logits).sum(axis=1))
         return float(-log_likelihood.mean()), float((logits.argmax(axis=1) == codes).mean())
 
-    def _build(self, rng: np.random.Generator) -> Any:
+    def _build(self, rng: np.random.Generator, input_dropout: float) -> Any:
         """The network, from raw embeddings to logits, with initial weights drawn from ``rng``."""
         tensorflow()
         import keras
@@ -259,8 +292,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         ]
         if self.input_noise:
             layers.append(keras.layers.GaussianNoise(self.input_noise, seed=seed()))
-        if self.input_dropout:
-            layers.append(keras.layers.Dropout(self.input_dropout, seed=seed()))
+        if input_dropout:
+            layers.append(keras.layers.Dropout(input_dropout, seed=seed()))
         for units in self.hidden:
             start = keras.initializers.HeNormal(seed())
             layers.append(keras.layers.Dense(units, kernel_initializer=start))
@@ -274,15 +307,15 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         return keras.Sequential(layers)
 
     def _trainer(
-        self, X: NDArray[np.float32], codes: NDArray[np.int64]
+        self, X: NDArray[np.float32], codes: NDArray[np.int64], epochs: int
     ) -> Callable[[NDArray[np.int64]], None]:
-        """A function that trains one epoch in a given order of rows."""
+        """A function that trains one of so many epochs in a given order of rows."""
         import keras
 
         size = min(self.batch_size, len(X))
         steps = len(X) // size
         if self.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps * self.epochs)
+            rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps * epochs)
         else:
             rate = keras.optimizers.schedules.ExponentialDecay(self.learning_rate, 10_000, 0.9)
         if self.optimizer == "adamw":

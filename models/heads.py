@@ -30,10 +30,20 @@ class Head:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     draws: bool = False
 
-    def configuration(self, seed: int) -> dict[str, Any]:
-        """What is asked for before validation decides: every parameter, and every grid."""
+    def make_for(self, seed: int, rows: int) -> Any:
+        """The unfitted estimator for so many training images: none of its parameters is ``auto``.
+
+        An estimator that has such parameters says by its ``automatic(rows)`` what they are.
+        """
+        estimator = self.make(seed)
+        if "auto" in map(str, estimator.get_params(deep=False).values()):
+            estimator.set_params(**estimator.automatic(rows))
+        return estimator
+
+    def configuration(self, seed: int, rows: int) -> dict[str, Any]:
+        """What is asked for before validation decides, with so many training images: parameters, grids."""
         return {
-            "asked": saved.parameters(self.make(seed)),
+            "asked": saved.parameters(self.make_for(seed, rows)),
             "grid": {name: list(values) for name, values in self.grid.items()},
         }
 
@@ -154,7 +164,7 @@ def head(name: str, settings: Mapping[str, Any] | None = None) -> Head:
 
 def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
     """``entry``, called ``name``, with ``settings`` for its parameters and its grids narrowed to them."""
-    defaults = entry.make(0).get_params(deep=False)
+    defaults = entry.make_for(0, 1).get_params(deep=False)  # each of the type that its values have
     known = [parameter for parameter in defaults if parameter not in FIXED]
     for parameter in settings:
         if parameter not in known:

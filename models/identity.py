@@ -36,7 +36,7 @@ def identity(
         "seed": seed if entry.draws else 0,
         "layers": tuple(layers),
         "fingerprint": embeddings.fingerprint,
-        **entry.configuration(seed),
+        **entry.configuration(seed, embeddings.rows["train"]),
     }
 
 
@@ -53,7 +53,7 @@ def in_order(identity: Mapping[str, Any]) -> dict[str, Any]:
 def is_set_as(run: Run, settings: Mapping[str, Any]) -> bool:
     """Whether a run is of a head as it is but for these settings; whatever the seed and the images."""
     try:
-        return known_head(run.head, settings).configuration(run.seed) == {
+        return known_head(run.head, settings).configuration(run.seed, run.train_rows) == {
             "asked": run.asked,
             "grid": run.grid,
         }

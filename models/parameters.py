@@ -60,6 +60,11 @@ def optional(rule: Rule) -> Rule:
     return Rule(f"None or {rule.words}", lambda value: value is None or rule.holds(value))
 
 
+def automatic(rule: Rule) -> Rule:
+    """``auto``, or what the rule says."""
+    return Rule(f"auto or {rule.words}", lambda value: value == "auto" or rule.holds(value))
+
+
 def several(rule: Rule) -> Rule:
     """Any number of what the rule says, in parentheses."""
     return Rule(

@@ -136,7 +136,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
     estimator, selection.estimator = selection.estimator, None
     if not getattr(estimator, "warm_start", False):
-        estimator = entry.make(seed)  # and whatever the selection fit still held is let go
+        estimator = entry.make_for(seed, len(material.X))  # whatever the selection fit still held is let go
     with _convergence() as stopped_again:
         _fit(estimator.set_params(**selection.chosen), material.X, material.y)
     refitted = time.perf_counter()
@@ -190,7 +190,7 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     The best has the highest accuracy; of equals, the lowest log loss.
     """
     best = Selection()
-    best.estimator = estimator = entry.make(seed)
+    best.estimator = estimator = entry.make_for(seed, len(material.X))
     grid = {name: list(values) for name, values in entry.grid.items()}
     if hasattr(estimator, "sweep"):
         tried = estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid)

@@ -80,7 +80,7 @@ def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
 
 def _traits(run: Run) -> tuple[str, ...]:
     """What can tell two runs of one head apart, in words."""
-    settings = HEADS[run.head].make(run.seed).get_params() if run.head in HEADS else {}
+    settings = HEADS[run.head].make_for(run.seed, run.train_rows).get_params() if run.head in HEADS else {}
     changed = [
         f"{name.replace('_', ' ')} {_short(value)}"
         for name, value in run.asked.items()

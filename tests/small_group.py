@@ -69,7 +69,7 @@ def run(
             val_proba=probabilities(np.where(known, 0, 1)),
             test_labels=labels,
             test_proba=probabilities(says),
-            **(head(name, settings).configuration(seed) if name in HEADS else {"grid": {}}),
+            **(head(name, settings).configuration(seed, TRAIN) if name in HEADS else {"grid": {}}),
         ),
         **changes,
     )

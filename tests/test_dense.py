@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from features.backend import tensorflow
 from models.dense import DenseHead
 from models.epochs import drop
 from models.heads import head
+from models.identity import id_of, identity
 from tests.test_heads import blobs
 
 
@@ -146,3 +148,45 @@ def test_the_baseline_is_the_assignments() -> None:
         "patience": None,
     }
     assert {name: baseline.get_params()[name] for name in expected} == expected
+
+
+class TestAutomatic:
+    """What depends on the number of training images, where nobody says what it is."""
+
+    def test_many_images_get_what_every_number_got_before(self) -> None:
+        expected = {"epochs": 12, "input_dropout": 0.2, "patience": 5}
+        assert [DenseHead().automatic(rows) for rows in (50_000, 10**6)] == [expected] * 2
+
+    def test_fewer_images_get_more_epochs_and_more_dropout(self) -> None:
+        ways = [DenseHead().automatic(rows) for rows in (1, 500, 5_000, 15_000, 50_000)]
+        for name in ("epochs", "input_dropout", "patience"):
+            values = [way[name] for way in ways]
+            assert values == sorted(values, reverse=True)
+        assert ways[2] == {"epochs": 38, "input_dropout": 0.6, "patience": 15}
+        assert ways[0]["epochs"] == 100
+
+    def test_what_is_said_stays(self) -> None:
+        said = DenseHead(epochs=40, input_dropout=0.0, patience=None)
+        assert said.automatic(500) == {"epochs": 40, "input_dropout": 0.0, "patience": None}
+        assert DenseHead(epochs=40).automatic(500)["patience"] == 5
+
+    def test_fit_decides_and_leaves_the_parameters_alone(self) -> None:
+        X, y = blobs()
+        automatic = DenseHead(hidden=(4,)).fit(X, y)
+        decided = DenseHead(hidden=(4,), **automatic.automatic(len(X))).fit(X, y)
+        assert automatic.epochs == "auto"
+        assert automatic.best_epoch_ == decided.best_epoch_ == 100
+        np.testing.assert_allclose(automatic.predict_proba(X), decided.predict_proba(X), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("settings", "id"),
+        [({}, "00b993c651d8"), ({"epochs": 40, "input_dropout": 0}, "b8ee01e8dd1f")],
+    )
+    def test_runs_of_before_on_many_images_are_found(self, settings: dict[str, Any], id: str) -> None:
+        embeddings: Any = SimpleNamespace(fingerprint="f" * 64, rows={"train": 50_000})
+        assert id_of(identity(embeddings, ("block5",), "dense", 0, settings)) == id
+
+    def test_a_run_keeps_what_was_decided_for_all_its_images(self) -> None:
+        embeddings: Any = SimpleNamespace(fingerprint="f" * 64, rows={"train": 5_000})
+        asked = identity(embeddings, ("block5",), "dense", 0)["asked"]
+        assert (asked["epochs"], asked["input_dropout"]) == (38, 0.6)

@@ -145,5 +145,5 @@ def _of(rung: Rung, like: Run, seed: int = 0) -> Run:
         layers=tuple(reversed(rung.features["layers"].split(","))),
         spec=like.spec | features,
         estimator=None,
-        **head(rung.head, rung.settings).configuration(seed),
+        **head(rung.head, rung.settings).configuration(seed, like.train_rows),
     )

@@ -40,6 +40,7 @@ class Fake:
     def __init__(self, X: NDArray[np.float32], y: NDArray[np.int64], train: int) -> None:
         self._X = {"train": X[:train], "test": X[train:]}
         self._y = {"train": y[:train], "test": y[train:]}
+        self.rows = {split: len(labels) for split, labels in self._y.items()}
         self.asked: list[str] = []
 
     def matrix(self, split: str, layers: Any, order: Any = None) -> NDArray[np.float32]:

@@ -1,0 +1,80 @@
+"""Accuracy of a head inside the training split: five stratified folds, the same for every setting."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedKFold
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from features.embeddings import Embeddings
+from features.splits import stratified
+from models.heads import head
+
+FOLDS = 5
+
+
+def cache_of(folder: Path, dataset: str, image_size: int, mirror: bool = False) -> Embeddings:
+    """The cache of this dataset's name, size and mirroring below ``OUT/embeddings``."""
+    found = [
+        cache
+        for cache in map(Embeddings, sorted((folder / "embeddings").glob("*.h5")))
+        if (cache.dataset["name"], cache.spec["image_size"], cache.spec["mirror"])
+        == (dataset, image_size, mirror)
+    ]
+    if len(found) != 1:
+        sys.exit(
+            f"{folder}: {len(found)} caches of {dataset} at {image_size} px, mirror={mirror}; expected one"
+        )
+    return found[0]
+
+
+def folds(y: NDArray[np.int64], rows: int | None = None) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Rows to fit (of each fold at most ``rows``, stratified and nested) and rows to measure."""
+    cut = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    for number, (fit, held_out) in enumerate(cut.split(y, y)):
+        if rows is not None and rows < len(fit):
+            fit = fit[stratified(y[fit], rows, f"cross-validation {number}")]
+        yield fit, held_out
+
+
+def sweep(
+    name: str,
+    X: NDArray[np.float32],
+    y: NDArray[np.int64],
+    grid: Mapping[str, Sequence[Any]],
+    rows: int | None = None,
+) -> dict[Any, NDArray[np.bool_]]:
+    """Which rows are right while held out, ``(n,)``, by value of the one parameter of a head's sweep."""
+    (values,) = grid.values()
+    right = {value: np.zeros(len(y), bool) for value in values}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for fit, held_out in folds(y, rows):
+            for chosen, proba in head(name).make(0).sweep(X[fit], y[fit], X[held_out], grid):
+                (value,) = chosen.values()
+                right[value][held_out] = proba.argmax(axis=1) == y[held_out]
+    return right
+
+
+def fits(
+    name: str,
+    X: NDArray[np.float32],
+    y: NDArray[np.int64],
+    settings: Mapping[str, Any],
+    rows: int | None = None,
+    seed: int = 0,
+) -> NDArray[np.bool_]:
+    """Which rows are right while held out, ``(n,)``, by a head with these settings, trained to its end."""
+    right = np.zeros(len(y), bool)
+    for fit, held_out in folds(y, rows):
+        estimator = head(name, settings).make(seed).fit(X[fit], y[fit])
+        right[held_out] = estimator.predict(X[held_out]) == y[held_out]
+    return right
