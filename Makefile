@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict export demo baseline test kernels browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict export demo baseline test kernels pythons browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -92,6 +92,9 @@ test: $(BIN)/.ready-dev ## the tests: no network, no data
 kernels: $(BIN)/.ready-dev ## the numerical tests under every OpenBLAS kernel that this processor has
 	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
 
+pythons: $(BIN)/.ready ## the fast tests under each other Python that is installed, each in a venv of its own
+	@.ci/pythons
+
 browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
 
@@ -109,7 +112,7 @@ lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/mypy
 
 clean: ## remove the caches of tools, never OUT
-	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/.ready: requirements.txt

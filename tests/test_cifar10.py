@@ -95,6 +95,7 @@ def test_a_missing_batch_is_named(make_archive: Make) -> None:
         read_archive(make_archive(leave_out="data_batch_3"))
 
 
+@pytest.mark.slow
 def test_the_pinned_digest_is_keras_own() -> None:
     import keras.src.datasets.cifar10 as keras_cifar10
 

@@ -55,6 +55,7 @@ def test_unit_preprocessing_divides_by_255(weights_path: str) -> None:
     np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mirrored_pass_averages_an_image_and_its_mirror_image(network: VGG16, weights_path: str) -> None:
     both = VGG16(LAYERS, precision="float32", mirror=True, weights=weights_path)
     batch = images(5)
@@ -77,6 +78,7 @@ def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
     np.testing.assert_allclose(found["block3@3"], expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> None:
     network = VGG16(LAYERS, precision=precision, weights=weights_path, batch=50)
@@ -91,6 +93,7 @@ def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> No
         assert away.max() <= TOLERANCE[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_low_precision_points_the_same_way(network: VGG16, weights_path: str, precision: str) -> None:
     batch = images(8)

@@ -17,6 +17,8 @@ from pipeline.failures import reason, trace
 from pipeline.options import Options
 from tests.conftest import Project
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("prior", "centroid", "ridge", "lda")
 FAILED = r"^failed: (.*): ValueError: a covariance of no shape; traceback: (.*)$"
 

@@ -18,6 +18,8 @@ import pytest
 
 from models.runs import load_all
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

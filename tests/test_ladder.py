@@ -18,6 +18,8 @@ from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
+pytestmark = pytest.mark.slow
+
 BLOCK5 = {"layers": "block5", "preprocess": "unit", "image_size": 32}
 QUICK = (
     Rung("floor", BLOCK5, "centroid"),

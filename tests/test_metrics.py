@@ -26,6 +26,8 @@ from reports.metrics import (
     wilson,
 )
 
+pytestmark = pytest.mark.slow
+
 METRICS = ("precision", "recall", "f1")
 
 

@@ -65,6 +65,7 @@ def test_a_second_pass_is_a_hit(project: Project) -> None:
     assert "cached and verified" in err, "a subset of the layers is a hit"
 
 
+@pytest.mark.slow
 def test_a_hit_and_a_linear_head_and_a_report_load_no_tensorflow(project: Project) -> None:
     project("features")
     for stage in (["features"], ["train", "--head", "logistic"], ["report"]):
@@ -82,6 +83,7 @@ def test_a_hit_and_a_linear_head_and_a_report_load_no_tensorflow(project: Projec
         assert run.returncode == 0, (stage, run.stderr)
 
 
+@pytest.mark.slow
 def test_a_limit_never_poses_as_the_whole(project: Project) -> None:
     project("features", "--limit", "12")
     with h5py.File(project.cache) as file:
@@ -96,6 +98,7 @@ def test_a_limit_never_poses_as_the_whole(project: Project) -> None:
     assert "A small run:" in (project.out / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_for_a_spreadsheet_when_asked(project: Project) -> None:
     project("features")
     project("train", "--head", "centroid")
@@ -112,6 +115,7 @@ def test_a_report_is_made_again_for_a_spreadsheet_when_asked(project: Project) -
     assert err == "error: FORMAT=xml: expected one of table, json, csv, spreadsheet\n"
 
 
+@pytest.mark.slow
 def test_a_report_keeps_to_what_was_said(project: Project) -> None:
     project("features")
     project("train", "--head", "logistic")

@@ -11,6 +11,8 @@ from features import precision
 from features.extractor import VGG16
 from features.precision import choose
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 
 

@@ -25,6 +25,8 @@ from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def trained(project: Project) -> Project:

@@ -24,6 +24,8 @@ from reports import pictures
 from reports.pictures import SIDE, Pictures
 from tests.conftest import Project
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Path]
 
 

@@ -29,6 +29,8 @@ from tests import small_group
 from tests.test_heads import blobs
 from tests.test_selection import Fake, train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 NASTY = ("<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a|b ```c``` *d* _e_ $x$")
 SPEC = {

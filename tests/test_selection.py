@@ -103,6 +103,7 @@ def test_the_refit_sees_all_of_train(fake: Fake) -> None:
     np.testing.assert_allclose(run.estimator.mean_, fake._X["train"].mean(axis=0, dtype=np.float64))
 
 
+@pytest.mark.slow
 def test_test_images_and_labels_do_not_change_what_is_chosen_or_fitted(fake: Fake) -> None:
     other = Fake(*blobs(rows=400), train=300)
     other._X["test"] = other._X["test"][::-1] * 3

@@ -22,6 +22,8 @@ from tests.conftest import Project
 from tests.test_heads import blobs
 from tests.test_selection import Fake
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("prior", "centroid", "knn", "ridge", "lda", "logistic")
 
 

@@ -19,6 +19,8 @@ from features.verification import _disasters
 from tests.conftest import Project, picture
 from tests.stand_in import embed as stand_in_embed
 
+pytestmark = pytest.mark.slow
+
 LINES = {
     "NaN": "every number is finite",
     "infinite": "every number is finite",
