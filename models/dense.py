@@ -72,9 +72,10 @@ class DenseHead(ClassifierMixin, BaseEstimator):
     batch_size : rows a step.
     epochs : length of the schedule; ``auto``: 12 from 50,000 training images on, and of fewer in inverse
         proportion to the root of their number, 100 at most.
-    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never;
-        ``auto``: 5, or two fifths of the epochs where they are ``auto`` too. Only with
-        ``validation_data``.
+    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never, and the
+        last epoch is kept; ``auto``: None where ``epochs`` is ``auto`` and training images are fewer
+        than 50,000, as the best of many epochs on few validation images is chance; else 5. Only
+        with ``validation_data``.
     stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
         what validation chose.
     random_state : seeds initial weights, order and dropout.
@@ -202,7 +203,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         """The parameters that may be ``auto``, as they are with so many training images."""
         fewer = min(max(math.log(MANY / rows, MANY / FEW), 0.0), 1.0)  # 0 with many images, 1 with few
         epochs = min(max(round(12 * math.sqrt(MANY / rows)), 12), 100)
-        patience = max(5, round(0.4 * epochs)) if self.epochs == AUTO else 5
+        patience = 5 if rows >= MANY or self.epochs != AUTO else None
         ways = {"epochs": epochs, "input_dropout": round(0.2 + 0.4 * fewer, 2), "patience": patience}
         return {
             name: way if getattr(self, name) == AUTO else getattr(self, name) for name, way in ways.items()

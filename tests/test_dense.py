@@ -159,11 +159,16 @@ class TestAutomatic:
 
     def test_fewer_images_get_more_epochs_and_more_dropout(self) -> None:
         ways = [DenseHead().automatic(rows) for rows in (1, 500, 5_000, 15_000, 50_000)]
-        for name in ("epochs", "input_dropout", "patience"):
+        for name in ("epochs", "input_dropout"):
             values = [way[name] for way in ways]
             assert values == sorted(values, reverse=True)
-        assert ways[2] == {"epochs": 38, "input_dropout": 0.6, "patience": 15}
+        assert ways[2] == {"epochs": 38, "input_dropout": 0.6, "patience": None}
         assert ways[0]["epochs"] == 100
+
+    def test_few_validation_images_do_not_choose_among_many_epochs(self) -> None:
+        X, y = blobs(rows=300)
+        fitted = DenseHead(hidden=(4,)).fit(X[:200], y[:200], validation_data=(X[200:], y[200:]))
+        assert len(fitted.history_["val_accuracy"]) == fitted.best_epoch_ == 100
 
     def test_what_is_said_stays(self) -> None:
         said = DenseHead(epochs=40, input_dropout=0.0, patience=None)

@@ -59,8 +59,8 @@ class Fake:
         return hashlib.sha256(self._y["test"].tobytes()).hexdigest() if "labels" in name else name
 
 
-def train(fake: Any, head: str = "logistic", seed: int = 0) -> Run:
-    return selection.train(selection.Material(fake, ("block5",)), head, seed)
+def train(fake: Any, head: str = "logistic", seed: int = 0, settings: dict[str, Any] | None = None) -> Run:
+    return selection.train(selection.Material(fake, ("block5",)), head, seed, settings)
 
 
 @pytest.fixture
@@ -130,11 +130,17 @@ def test_test_arrays_are_read_after_the_last_fit(fake: Fake, monkeypatch: pytest
 
 
 def test_a_neural_head_refits_as_long_as_validation_chose(fake: Fake) -> None:
-    run = train(fake, "dense")
+    run = train(fake, "dense", settings={"epochs": 12})
     best = int(np.argmax(run.history["val_accuracy"])) + 1
     assert run.chosen == {"stop_epoch": best}
     assert run.estimator.best_epoch_ == best
     assert run.parameters["stop_epoch"] == best
+
+
+def test_with_few_images_a_neural_head_trains_and_refits_to_its_end(fake: Fake) -> None:
+    run = train(fake, "dense")
+    assert run.chosen == {}
+    assert len(run.history["val_accuracy"]) == run.parameters["epochs"] == run.estimator.best_epoch_ == 100
 
 
 def test_embeddings_that_are_no_numbers_are_refused(fake: Fake) -> None:
