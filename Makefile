@@ -86,14 +86,16 @@ baseline: setup ## what the assignment did, on the same images: block5, pixels /
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT DEBUG)
 
+# A thread for each test process, as every core has a process already.
+ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 test: $(BIN)/.ready-dev ## the tests: no network, no data
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto
 
 kernels: $(BIN)/.ready-dev ## the numerical tests under every OpenBLAS kernel that this processor has
 	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
 
 pythons: $(BIN)/.ready ## the fast tests under each other Python that is installed, each in a venv of its own
-	@.ci/pythons
+	@$(ONE_THREAD) .ci/pythons
 
 browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
