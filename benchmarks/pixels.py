@@ -79,7 +79,8 @@ def trained(dataset: Path, setting: str, args: argparse.Namespace) -> Run:
     common = ["--dataset", dataset, "--out", args.out, "--image-size", size, "--layers", layers]
     common += ["--precision", args.precision]
     stage = [sys.executable, "-m", "pipeline"]
-    subprocess.run([*stage, "features", *common, "--weights", args.weights], cwd=HOME, check=True)
+    features = [*stage, "features", *common, "--weights", args.weights]
+    subprocess.run(features, cwd=HOME, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
         [*stage, "train", *common, "--head", "logistic"],
         cwd=HOME,

@@ -93,8 +93,9 @@ class DenseHead(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    What is ``auto`` was found by five-fold cross-validation on official and JPEG pixels of CIFAR-10
-    (``benchmarks/few_images.py``, docs/results.md).
+    What is ``auto`` was held to cross-validation on official and JPEG pixels of CIFAR-10 with 1,000 and
+    4,068 images (``benchmarks/few_images.py``, docs/results.md); in between 5,000 and 50,000 it is
+    interpolated.
     """
 
     def __init__(
