@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
+VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
   SET SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict export demo baseline test kernels pythons browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -66,12 +66,15 @@ verify: setup ## check every digest of a cache, and embed a sample of its images
 predict: setup ## what a trained head sees in new images: IMAGE=file, folder or -
 	@$(PIPELINE) predict $(OPTIONS)
 
+evaluate: setup ## score a trained head on other labelled images: DATASET=folder
+	@$(PIPELINE) evaluate $(OPTIONS)
+
 export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head.joblib
 	@$(PIPELINE) export $(OPTIONS)
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT DEBUG)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT DEBUG)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
@@ -81,7 +84,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT DEBUG) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
-	$(call fixed,LAYERS PREPROCESS MIRROR HEAD SET)
+	$(call fixed,BACKBONE LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT DEBUG)
@@ -104,7 +107,7 @@ torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROU
 	@$(BIN)/python -m pytest tests/torture.py
 
 PEER = $(if $(call GIVES,PEERS),$(PEERS))
-bench: setup ## images a second against the bare network (PEERS=1: against OpenVINO too)
+bench: setup ## images per second against the bare network (PEERS=1: against OpenVINO too)
 	$(call only,DATASET WEIGHTS PEERS)$(if $(filter-out 0 1,$(PEER)),$(error PEERS=$(PEERS): expected 0 or 1))
 	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(filter 1,$(PEER)),--peers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from features.embeddings import Embeddings
-from features.splits import stratified
-from models.heads import head
+from features.cache.embeddings import Embeddings
+from features.datasets.splits import stratified
+from models.heads.registry import head
 
 FOLDS = 5
 
@@ -71,10 +72,15 @@ def fits(
     settings: Mapping[str, Any],
     rows: int | None = None,
     seed: int = 0,
+    parts: int = FOLDS,
 ) -> NDArray[np.bool_]:
-    """Which rows are right while held out, ``(n,)``, by a head with these settings, trained to its end."""
-    right = np.zeros(len(y), bool)
-    for fit, held_out in folds(y, rows):
+    """Which rows are right while held out by a head with these settings, trained to its end.
+
+    Shape ``(n,)``, in the order of the rows; with fewer ``parts`` than folds, only rows of the first ones.
+    """
+    right, seen = np.zeros(len(y), bool), np.zeros(len(y), bool)
+    for fit, held_out in islice(folds(y, rows), parts):
         estimator = head(name, settings).make(seed).fit(X[fit], y[fit])
         right[held_out] = estimator.predict(X[held_out]) == y[held_out]
-    return right
+        seen[held_out] = True
+    return right[seen]

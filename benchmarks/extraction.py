@@ -1,4 +1,4 @@
-"""Stage one against the bare network: images a second, in one run, interleaved, medians.
+"""Stage one against the bare network: images per second, in one run, interleaved, medians.
 
     make bench                       # array, digits and large JPEGs against Keras' predict
     make bench PEERS=1               # and OpenVINO, in an environment of its own
@@ -40,17 +40,18 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from features.backbones.extractor import VGG16
+from features.backbones.precision import choose
 from features.backend import tensorflow
-from features.datasets import SPLITS, Dataset, open_dataset
-from features.embeddings import Embeddings
+from features.cache.embeddings import Embeddings
+from features.cache.store import EmbeddingStore
+from features.datasets.base import SPLITS, Dataset
+from features.datasets.images import square
+from features.datasets.registry import open_dataset
 from features.errors import UserError
-from features.extraction import extract
-from features.extractor import VGG16
-from features.pictures import square
-from features.precision import choose
+from features.executors.local import embed_shards
 from features.progress import say
-from features.store import EmbeddingStore
-from models.runs import processor, versions
+from models.runs.run import processor, versions
 
 ROUNDS = 3
 PREDICT_BATCH = 256
@@ -75,10 +76,13 @@ class Arrays(Dataset):
     def digest(self, fresh: bool = False) -> str:
         return hashlib.sha256(self.pixels["train"].tobytes()).hexdigest()
 
-    def _read(self, split: str, rows: Any, size: int) -> Any:
+    def all_labels(self, split: str) -> Any:
+        return self._labels[split]
+
+    def read(self, split: str, rows: Any, size: int) -> Any:
         return self.pixels[split][rows]
 
-    def _id(self, split: str, row: int) -> str:
+    def name_of(self, split: str, row: int) -> str:
         return f"{split}/{row}"
 
 
@@ -88,7 +92,7 @@ def end_to_end(dataset: Dataset, extractor: VGG16) -> float:
         store = EmbeddingStore(Path(folder), dataset, extractor.spec(), extractor.widths)
         started = time.perf_counter()
         with store.lock(), store.assembly() as assembly:
-            extract(dataset, extractor, store, assembly, store.missing())
+            embed_shards(dataset, extractor, store, assembly, store.missing())
             store.commit(assembly, {})
         return sum(len(dataset.labels(split)) for split in SPLITS) / (time.perf_counter() - started)
 

@@ -25,10 +25,10 @@ from crossvalidation import FOLDS, cache_of, fits, sweep
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from features.embeddings import Embeddings
+from features.cache.embeddings import Embeddings
 from features.progress import say
-from models.heads import INVERSE_STRENGTH, head
-from models.selection import Material
+from models.heads.registry import INVERSE_STRENGTH, head
+from models.selection import TrainSplit
 
 SIZES = (250, 500, 1_000, 2_000)  # and four fifths of the images
 TARGET = 50_000
@@ -71,7 +71,7 @@ def right_by_size(name: str, X: NDArray[np.float32], y: NDArray[np.int64]) -> di
 
 def measured(cache: Embeddings, layers: list[str], name: str) -> tuple[int, float]:
     """Images fitted and accuracy on the validation split of the larger cache; the best C of its grid."""
-    rows = Material(cache, layers)
+    rows = TrainSplit(cache, layers)
     if name == "dense":
         proba = head(name).make(0).fit(rows.X_fit, rows.y_fit).predict_proba(rows.X_val)
         return len(rows.y_fit), float((proba.argmax(axis=1) == rows.y_val).mean())

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from crossvalidation import cache_of, fits, sweep
 
-from models.dense import DenseHead
-from models.heads import INVERSE_STRENGTH
+from models.heads.dense import DenseHead
+from models.heads.registry import INVERSE_STRENGTH
 
 BEFORE = {"epochs": 12, "input_dropout": 0.2}
 

@@ -31,14 +31,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from features.backend import tensorflow
-from features.embeddings import Embeddings
+from features.cache.embeddings import Embeddings
 from features.progress import say
-from models.dense import DenseHead
-from models.heads import HEADS
-from models.knn import QUERIES, KnnHead
-from models.moments import RidgeHead
-from models.runs import processor, versions
-from models.selection import PATIENCE, Material
+from models.heads.dense import DenseHead
+from models.heads.knn import QUERIES, KnnHead
+from models.heads.moments import RidgeHead
+from models.heads.registry import HEADS
+from models.runs.run import processor, versions
+from models.selection import PATIENCE, TrainSplit
 
 HOME = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -70,7 +70,7 @@ class Bench:
     def load(self, layers: str) -> None:
         """Take the rows of these layers, with ``rows`` only so many for fitting."""
         self.layers = layers
-        self.material = Material(self.embeddings, layers.split(","))
+        self.material = TrainSplit(self.embeddings, layers.split(","))
         fit = len(self.material.X_fit)
         if self.rows is not None and self.rows < fit:
             chosen = np.linspace(0, fit - 1, self.rows).astype(int)  # of every class, if they are sorted
@@ -386,7 +386,7 @@ import json, numpy as np
 from pathlib import Path
 from features.embeddings import Embeddings
 from models.heads import HEADS
-from models.selection import Material, train
+from models.selection import TrainSplit, train
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -400,7 +400,7 @@ if small == "small":
     HEADS[head].make(0).fit(X, y).predict_proba(X)
 libraries = memory("VmRSS")
 before = time.perf_counter()
-material = Material(Embeddings(Path(path)), layers.split(","))
+material = TrainSplit(Embeddings(Path(path)), layers.split(","))
 loading = time.perf_counter() - before
 loaded, load_peak, size = memory("VmRSS"), memory("VmHWM"), material.X.nbytes
 fit = len(material.X_fit)

@@ -24,10 +24,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from features.progress import say
-from models.runs import Run, load
-from reports.configurations import accuracy, is_right
-from reports.metrics import wilson
-from reports.paired import compare
+from models.runs.run import Run, load
+from reports.statistics.metrics import wilson
+from reports.statistics.paired import compare
+from reports.statistics.ranking import accuracy, is_right
 
 HOME = Path(__file__).resolve().parents[1]
 SETTINGS = (

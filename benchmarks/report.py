@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from features.progress import say
-from models.runs import processor
+from models.runs.run import processor
 
 BARS = {"seconds": 20.0, "peak_rss_mb": 1500.0}  # of ten heads on 10,000 test images, neighbours kept
 

@@ -4,8 +4,9 @@
         --weights $VGG16_WEIGHTS --out out/sizes
 
 One pass of the network per size keeps every layer that any set reads. Layers and C are chosen by
-five-fold cross-validation inside the train split; what is chosen for a size and a head is then trained
-on all of it and looks at the test split once (``dense``: once per seed). Interrupted, it resumes: passes
+five-fold cross-validation inside the train split (``dense``: two of the five folds, since a fit on the
+widest sets takes minutes); what is chosen for a size and a head is then trained on all of the split and
+looks at the test split once (``dense``: once per seed). Interrupted, it resumes: passes
 and runs that are there are used, and cross-validated accuracies are kept in ``OUT/resolution.json``.
 Prints two tables in Markdown.
 """
@@ -23,10 +24,10 @@ import numpy as np
 from crossvalidation import cache_of, fits, sweep
 
 from features.progress import say
-from models.heads import INVERSE_STRENGTH
-from models.runs import load
-from reports.configurations import accuracy
-from reports.metrics import wilson
+from models.heads.registry import INVERSE_STRENGTH
+from models.runs.run import load
+from reports.statistics.metrics import wilson
+from reports.statistics.ranking import accuracy
 
 HOME = Path(__file__).resolve().parents[1]
 SIZES = (32, 48, 64, 96, 128, 160, 224)
@@ -40,6 +41,7 @@ SETS = (
     "block3@4,block4@4,block5@4",
 )
 SEEDS = 3
+DENSE_FOLDS = 2
 
 
 def fitting(size: int) -> list[str]:
@@ -79,7 +81,7 @@ def cross_validated(args: argparse.Namespace, size: int, mirror: bool, known: di
             "width": X.shape[1],
             "C": C,
             "logistic": float(values[C].mean()),
-            "dense": float(fits("dense", X, y, {}).mean()),
+            "dense": float(fits("dense", X, y, {}, parts=DENSE_FOLDS).mean()),
         }
         (args.out / "resolution.json").write_text(json.dumps(known, indent=1))
         say(f"{key}: logistic {known[key]['logistic']:.4f} (C = {C:g}), dense {known[key]['dense']:.4f}")

@@ -1,112 +1,158 @@
-"""The loop of stage one: read, embed and write side by side, shard by shard."""
+"""The embeddings of a dataset: from a finished cache, or computed and kept."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from features.assembly import Assembly, Shard
-from features.datasets import Dataset
-from features.errors import UserError
-from features.extractor import VGG16
-from features.progress import progress
-from features.store import EmbeddingStore, Kept
-
-READ = 25  # images read between two looks at whether to stop
-T = TypeVar("T")
+from features.backbones.extractor import AUTO, PRECISIONS, Extractor
+from features.backbones.precision import choose
+from features.cache.catalogue import damaged, exact, find
+from features.cache.embeddings import Damaged, Embeddings
+from features.cache.lock import clear, set_aside, writing
+from features.cache.store import EmbeddingStore
+from features.datasets.base import Dataset
+from features.environment import processor, versions
+from features.executors.local import embed_shards
+from features.progress import say
 
 
 def extract(
-    dataset: Dataset, extractor: VGG16, store: EmbeddingStore, assembly: Assembly, todo: list[Shard]
-) -> float:
-    """Embed every row of ``todo``, keep each as a shard, and pass all shards on to ``assembly``.
+    dataset: Dataset,
+    extractor: Extractor,
+    folder: str | Path,
+    command: str = "",
+    before: Callable[[], None] | None = None,
+) -> Embeddings:
+    """Embed every image of a dataset once, and keep the embeddings.
 
-    The caller holds the store's lock. While the network works on one shard, another thread reads
-    the next one's images and a third writes the last one's vectors. An interruption leaves the
-    finished shards, and does not wait for images that are only being read.
+    Where ``folder`` holds a finished cache of the same images, network and layers (perhaps among other
+    layers), that one is proved and returned. Else the network runs, shard by shard; interrupted, the
+    next call resumes. A damaged cache is set aside and computed again.
+
+    Parameters
+    ----------
+    dataset : as :func:`features.open_dataset` opens it.
+    extractor : the frozen network; its precision ``auto`` is decided here.
+    folder : where caches are, one file each; made if it is not there.
+    command : what repeats this, kept as provenance.
+    before : called before the network is built, where there is anything left to embed.
 
     Returns
     -------
-    float
-        Seconds that the network took for all shards, those of earlier passes included.
+    Embeddings
+        Open for reading; ``embeddings.path`` is the HDF5 file.
 
     Raises
     ------
     UserError
-        An image cannot be read, the network's numbers are not finite, the disk is full, or a shard has been
-        damaged meanwhile.
+        An image or the weights cannot be read, the disk is full, or another process writes this cache.
+
+    Examples
+    --------
+    >>> from features import VGG16, extract, open_dataset
+    >>> network = VGG16(layers="block5", image_size=32)
+    >>> embeddings = extract(open_dataset("digits"), network, "out/embeddings")  # doctest: +SKIP
+    >>> embeddings.matrix("train", ["block5"]).shape  # doctest: +SKIP
+    (1442, 512)
     """
-    stop = threading.Event()
-
-    def read(shard: Shard) -> NDArray[np.uint8]:
-        size = extractor.image_size
-        pixels = np.empty((shard.stop - shard.start, size, size, 3), np.uint8)
-        for start in range(shard.start, shard.stop, READ):
-            if stop.is_set():
-                raise CancelledError
-            end = min(start + READ, shard.stop)
-            pixels[start - shard.start : end - shard.start] = dataset.images(shard.split, start, end, size)
-        return pixels
-
-    def write(shard: Shard, new: Kept | None) -> float:
-        if new is not None:
-            store.put(shard, new.vectors, new.seconds)
-        kept = store.read(shard) if new is None else new
-        if kept is None:
-            raise UserError(f"the shard {shard.name} has been damaged meanwhile; run this again")
-        assembly.add(shard, kept.vectors)
-        return kept.seconds
-
-    shards, network = store.shards, 0.0
-    rows, left = (sum(shard.stop - shard.start for shard in some) for some in (shards, todo))
-    with (
-        ThreadPoolExecutor(1) as reader,
-        ThreadPoolExecutor(1) as writer,
-        progress(rows, "embed", "img", done=rows - left, delay=0 if todo else 1) as bar,
-    ):
-        try:
-            images = _ahead(reader, read, todo)
-            written: Future[float] | None = None
-            for number, shard in enumerate(shards, start=1):
-                bar.set_postfix_str(f"shard {number} of {len(shards)}", refresh=False)
-                new = None
-                if shard in todo:
-                    pixels, started = next(images), time.perf_counter()
-                    new = Kept(extractor.embed(pixels, bar.update), time.perf_counter() - started)
-                    _refuse_overflow(new, extractor.precision)
-                if written is not None:
-                    network += written.result()
-                written = writer.submit(write, shard, new)
-            if written is not None:
-                network += written.result()
-        finally:
-            stop.set()
-            reader.shutdown(wait=False, cancel_futures=True)
-    return network
+    root = Path(folder)
+    started = time.perf_counter()
+    for path, _ in damaged(root):
+        _set_aside(path)
+    hit = _hit(root, extractor, dataset)
+    if hit is None:
+        extractor.weights  # noqa: B018  the spec below is of what was really found
+        hit = _hit(root, extractor, dataset, report=True)
+    if hit is not None and _problem(hit.path):
+        _set_aside(hit.path)
+        hit = None
+    if hit is None:
+        return _compute(root, _settled(root, extractor, dataset), dataset, command, before)
+    clear(hit.path)
+    say(f"cached and verified in {time.perf_counter() - started:.1f} s: {describe(hit)}")
+    return hit
 
 
-def _refuse_overflow(kept: Kept, precision: str) -> None:
-    """What is no number would be found out only by the heads."""
-    if not all(np.isfinite(vectors).all() for vectors in kept.vectors.values()):
-        raise UserError(
-            f"the network gives numbers beyond the range of {precision} for these images, or its weights "
-            "are damaged; give PRECISION=float32, or other WEIGHTS="
-        )
+def describe(embeddings: Embeddings) -> str:
+    """What a cache holds, in a line."""
+    rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
+    return (
+        f"{embeddings.dataset['name']}, {rows} images, "
+        f"{embeddings.spec['image_size']} px, {', '.join(embeddings.layers)}, "
+        f"weights {embeddings.spec['weights']}"
+    )
 
 
-def _ahead(pool: Executor, read: Callable[[Shard], T], shards: list[Shard]) -> Iterator[T]:
-    """``read(shard)`` for each shard in turn, with the next one under way meanwhile."""
-    waiting: deque[Future[T]] = deque()
-    for shard in shards:
-        waiting.append(pool.submit(read, shard))
-        if len(waiting) > 1:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _settled(root: Path, extractor: Extractor, dataset: Dataset) -> Extractor:
+    """The extractor with its precision decided: asked for, begun with, or measured to be faster."""
+    if extractor.precision != AUTO:
+        return extractor
+    for precision in PRECISIONS:
+        begun = extractor.at(precision)
+        if EmbeddingStore(root, dataset, begun.spec(), begun.widths).begun:
+            say(f"precision {precision}: a pass was begun with it, and goes on")
+            return begun
+    count = min(extractor.batch, len(dataset.labels("train")))
+    settled, reason = choose(extractor, dataset.images("train", 0, count, extractor.image_size))
+    say(f"precision {reason}")
+    return settled
+
+
+def _compute(
+    root: Path, extractor: Extractor, dataset: Dataset, command: str, before: Callable[[], None] | None
+) -> Embeddings:
+    store = EmbeddingStore(root, dataset, extractor.spec(), extractor.widths)
+    with store.lock():
+        if store.path.exists():  # finished while this process looked
+            return Embeddings(store.path)
+        todo = store.missing()
+        store.check_disk(todo)
+        begun = time.perf_counter()
+        if todo:
+            if before is not None:
+                before()
+            extractor.prepare()
+        started = time.perf_counter()
+        with store.assembly() as assembly:
+            network = embed_shards(dataset, extractor, store, assembly, todo)
+            provenance = {
+                "weights_source": extractor.weights.source,
+                "archive": dataset.archive,
+                "startup_seconds": round(started - begun, 1),
+                "seconds": round(time.perf_counter() - started, 1),
+                "network_seconds": round(network, 1),
+                "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
+                "versions": versions(),
+                "processor": processor(),
+                "command": command,
+            }
+            embeddings = store.commit(assembly, provenance)
+    say(f"written: {describe(embeddings)}")
+    return embeddings
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a finished file; None if it holds what was written."""
+    try:
+        return next((problem for _, problem in Embeddings(path).problems() if problem), None)
+    except Damaged as error:
+        return str(error)
+
+
+def _set_aside(path: Path) -> None:
+    """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
+    with writing(path):
+        if path.exists() and (problem := _problem(path)):
+            say(f"{problem}\n{path.name} is set aside as {set_aside(path).name}")
+
+
+def _hit(root: Path, extractor: Extractor, dataset: Dataset, report: bool = False) -> Embeddings | None:
+    """The finished cache that has what is asked, by content; ``report``: how the nearest other differs."""
+    asked = {**extractor.spec(), "dataset_sha256": dataset.digest(), "limit": dataset.limit}
+    fitting, others = find(root, asked)
+    if report and others and not fitting:
+        path, phrases = others[0]
+        say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
+    return exact(fitting, extractor.layers)[0] if fitting else None

@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of training images a class: the learning curve of a run."""
+"""How accuracy grows with the number of training images per class: the learning curve of a run."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import canonical
+from features.cache.embeddings import canonical
+from features.datasets.splits import pick
 from features.errors import UserError
 from features.files import write_whole
 from features.progress import say
-from features.splits import pick
-from models.heads import remade
-from models.refusal import refusing
-from models.runs import Run
-from models.selection import Material
+from models.heads.refusal import refusing
+from models.heads.registry import remade
+from models.runs.run import Run
+from models.selection import TrainSplit
 
-SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images a class; after them: all
+SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images per class; after them: all
 FOLDER = "curves"  # beside the runs
 LEAST_STEPS = 500  # of a head with epochs: the epochs of a full run are next to nothing on few images
 
 
-def draws(shots: int) -> int:
-    """How many samples of so many images a class are drawn: more where they differ more."""
+def samples(shots: int) -> int:
+    """How many samples of so many images per class are drawn: more where they differ more."""
     return 10 if shots <= 10 else 5 if shots <= 250 else 3 if shots <= 1000 else 2
 
 
 @dataclass
 class Curve:
-    """Accuracy on validation, by images a class.
+    """Accuracy on validation, by images per class.
 
     Attributes
     ----------
     run, parameters : folder of the run, and its parameters, which the fits have.
-    points : ``shots`` (images a class; of the last point: the mean over classes), ``images`` (all
+    points : ``shots`` (images per class; of the last point: the mean over classes), ``images`` (all
         together) and ``accuracy``, one value a draw.
     rows : for each point and draw, the stored rows of train that were drawn.
     """
@@ -98,7 +98,7 @@ def load(root: Path, run: Run) -> Curve | None:
     return Curve(run.folder, about["points"], rows, run.parameters)
 
 
-def grow(material: Material, run: Run, root: Path) -> Curve:
+def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
     """Fit the run's head, as validation chose it, on ever more images; what is there is kept.
 
     A head with epochs gets as many as the full run, but no fewer than ``LEAST_STEPS`` steps.
@@ -114,7 +114,7 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
         if shots in done:
             continue
         accuracies: list[float] = []
-        for draw in range(draws(int(shots)) if shots in smaller else 1):
+        for draw in range(samples(int(shots)) if shots in smaller else 1):
             X, y = material.X_fit, labels  # all of them are not copied
             if shots in smaller:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
@@ -122,12 +122,12 @@ def grow(material: Material, run: Run, root: Path) -> Curve:
             accuracies.append(_accuracy(_estimator(run, len(y)), X, y, material))
         images = int(shots * len(sizes)) if shots in smaller else len(labels)
         curve.points.append({"shots": shots, "images": images, "accuracy": accuracies})
-        say(f"{run.head}: {shots:g} images a class, validation accuracy {np.mean(accuracies):.4f}")
+        say(f"{run.head}: {shots:g} images per class, validation accuracy {np.mean(accuracies):.4f}")
         curve.save(root)
     return curve
 
 
-def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], material: Material) -> float:
+def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], material: TrainSplit) -> float:
     """On validation, after a fit on these rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a solver that stops early is part of the picture

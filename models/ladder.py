@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.identity import is_set_as
-from models.runs import Run
+from features.backbones.registry import BACKBONES, DEFAULT
+from models.runs.run import Run
 
-FIXED = ("layers", "preprocess", "image_size", "mirror", "head", "set")  # what rungs say, and nobody else
+FIXED = (
+    "backbone",
+    "layers",
+    "preprocess",
+    "image_size",
+    "mirror",
+    "head",
+    "set",
+)  # what rungs say, and nobody else
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,12 @@ class Rung:
     sibling: bool = False
 
 
-UNIT = {"layers": "block5", "preprocess": "unit", "image_size": 32}
+NETWORK = BACKBONES[DEFAULT]
+EARLY, MIDDLE, LAST = NETWORK.layers.split(",")
+UNIT = {"layers": LAST, "preprocess": "unit", "image_size": 32}
 IMAGENET = UNIT | {"preprocess": "imagenet"}
-LAYERS = IMAGENET | {"layers": "block3,block4@2,block5"}
-PIXELS = IMAGENET | {"layers": "block3,block4@2,block5@2", "image_size": 64}
+LAYERS = IMAGENET | {"layers": NETWORK.layers}
+PIXELS = IMAGENET | {"layers": f"{NETWORK.layers}@2", "image_size": 64}
 
 
 def _suspected(title: str, **settings: Any) -> Rung:
@@ -52,9 +62,9 @@ RUNGS = (
     ),
     Rung("the same vectors, fitted properly: logistic regression", UNIT, "logistic"),
     Rung("ImageNet's preprocessing, not pixels / 255", IMAGENET, "logistic"),
-    Rung("more layers: block3 and block4@2 beside block5", LAYERS, "logistic"),
+    Rung(f"more layers: {EARLY} and {MIDDLE} beside {LAST}", LAYERS, "logistic"),
     Rung("a better head: dense", LAYERS, "dense"),
-    Rung("more pixels: 64, not 32, and block5 as a 2 x 2 grid", PIXELS, "dense"),
+    Rung(f"more pixels: 64, not 32, and {LAST} as a 2 x 2 grid", PIXELS, "dense"),
 )
 
 
@@ -73,8 +83,9 @@ def matches(rung: Rung, run: Run) -> bool:
     """Whether a run is what a rung asks for, on whatever dataset and with whatever seed."""
     return (
         run.head == rung.head
+        and run.spec["backbone"] == NETWORK.name
         and set(run.layers) == set(rung.features["layers"].split(","))
         and all(run.spec.get(name) == rung.features[name] for name in ("preprocess", "image_size"))
         and not run.spec.get("mirror")
-        and is_set_as(run, rung.settings)
+        and run.is_set_as(rung.settings)
     )

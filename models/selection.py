@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import Embeddings
+from features.cache.embeddings import Embeddings
+from features.datasets.splits import stratified
 from features.errors import UserError
 from features.progress import say
-from features.splits import stratified
-from models.heads import HEADS, Head
-from models.heads import head as known_head
-from models.identity import identity, test_digest
-from models.parameters import on_a_scale, shown
-from models.refusal import refusing
-from models.runs import Run
+from models.heads.parameters import on_a_scale, shown
+from models.heads.refusal import refusing
+from models.heads.registry import HEADS, Head
+from models.heads.registry import head as known_head
+from models.runs.identity import identity, test_digest
+from models.runs.run import Run
 from models.temperature import FLOOR, temperature_of
 
 PATIENCE = 2  # values in a row below the best after which a sweep ends
@@ -37,7 +37,7 @@ FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
 Tried = tuple[dict[str, Any], NDArray[np.float64]]
 
 
-class Material:
+class TrainSplit:
     """The train split of some layers, once in memory, with the validation rows at its end.
 
     Attributes
@@ -113,13 +113,13 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
 
 
 @refusing()
-def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
+def train(material: TrainSplit, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
 
     Parameters
     ----------
     settings : constructor parameters of the head that are not its own; what is set is not swept.
-    seed : 0 is taken for a head that draws nothing.
+    seed : 0 is taken for a head that does not depend on it.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
         is no number.
     """
     entry, embeddings = known_head(head, settings), material.embeddings
-    seed = seed if entry.draws else 0
+    seed = seed if entry.random else 0
     started = time.perf_counter()
     with _convergence() as stopped:
         selection = _select(head, entry, seed, material)
@@ -184,7 +184,7 @@ def train(material: Material, head: str, seed: int, settings: Mapping[str, Any] 
     )
 
 
-def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
+def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selection:
     """Fit every candidate on train minus validation and keep the best on validation.
 
     The best has the highest accuracy; of equals, the lowest log loss.
@@ -226,7 +226,9 @@ def _select(head: str, entry: Head, seed: int, material: Material) -> Selection:
     return best
 
 
-def _one_by_one(estimator: Any, grid: dict[str, list[Any]], material: Material, head: str) -> Iterator[Tried]:
+def _one_by_one(
+    estimator: Any, grid: dict[str, list[Any]], material: TrainSplit, head: str
+) -> Iterator[Tried]:
     """Each combination of the grid, fitted from the start."""
     for values in product(*grid.values()):
         parameters = dict(zip(grid, values, strict=True))
@@ -238,7 +240,7 @@ def _fit(
     estimator: Any,
     X: NDArray[np.float32],
     y: NDArray[np.int64],
-    watched: Material | None = None,
+    watched: TrainSplit | None = None,
     head: str = "",
 ) -> None:
     """Fit, giving the validation split to the heads that watch it."""
@@ -280,7 +282,7 @@ def _check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:
 
 
 def _warnings(
-    head: str, entry: Head, selection: Selection, material: Material, train_accuracy: float
+    head: str, entry: Head, selection: Selection, material: TrainSplit, train_accuracy: float
 ) -> list[str]:
     """What a reader of the result should know: a sentence each."""
     found = list(selection.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-BOUNDS = (1e-4, 1e4)  # of a temperature; reached only where scores say nothing or everything
+BOUNDS = (1e-4, 1e4)  # of a temperature; reached only by uninformative or perfectly separable scores
 FLOOR = 1e-12  # of a probability whose logarithm is a loss: one certain error is not all that counts
 TINY = 1e-300  # of a probability that is scaled: as little as possible is lost of what it was
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import Embeddings
+from features.cache.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
-from models.runs import Run, is_outdated, load, mean, remove
+from models.runs.run import Run, load, mean, remove
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"
@@ -96,25 +96,6 @@ def eligible(runs: Sequence[Run], embeddings: Embeddings, layers: Sequence[str] 
         and (layers is None or set(run.layers) == set(layers))
         and run.val_accuracy > run.floors.get("prior", 0.0)
     ]
-
-
-def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
-    """The runs a vote consists of, with their fitted heads, and their weights.
-
-    Raises
-    ------
-    UserError
-        One of them has been removed, or trained again since.
-    """
-    missing = [folder for folder in run.members if not (root / folder).is_dir()]
-    if missing:
-        raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
-    parts = [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
-    if is_outdated(run, {part.folder: part for part, _ in parts}):
-        raise UserError(
-            f"the vote {run.folder}: a member was trained again; take it anew: make train HEAD=vote"
-        )
-    return parts
 
 
 def drop_others(root: Path, vote: Run) -> None:

@@ -19,11 +19,12 @@ STAGES = {
     "report": "compare all trained heads: index.html, report.md, report.json, runs.csv, figures/",
     "verify": "check every digest of a cache and embed a sample of its images again",
     "predict": "say what a trained head sees in new images",
+    "evaluate": "score a trained head on other labelled images",
     "export": "write a trained head as a plain scikit-learn or Keras object",
 }
 ALWAYS = ("out", "debug")
 IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", *ALWAYS)
-EMBEDDINGS = (*IMAGES, "layers", "image_size", "preprocess", "mirror")
+EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
 RUNS = (*EMBEDDINGS, "head", "set", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
     "features": EMBEDDINGS,
@@ -33,10 +34,11 @@ SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that
     "report": (*RUNS, "format"),
     "verify": EMBEDDINGS,
     "predict": (*RUNS, "run", "image", "format"),
+    "evaluate": (*RUNS, "run", "format"),
     "export": (*RUNS, "run", "to"),
 }
 OWN_DEFAULTS = {("curve", "head"): "each that is there", ("report", "format"): "csv"}
-AMONG = ("report", "predict", "export")  # among the runs that are there: what is not said is left open
+AMONG = ("report", "predict", "evaluate", "export")  # the runs that are there: what is not said is open
 NARROWED = (
     " The runs are all those under OUT, or of them those that have what is given: --head, --layers and so on."
 )
@@ -48,6 +50,7 @@ EXAMPLES = {
     "report": "python -m pipeline report --out out",
     "verify": "python -m pipeline verify --dataset path/to/folder",
     "predict": "find photos -name '*.jpg' | python -m pipeline predict --image - --csv",
+    "evaluate": "python -m pipeline evaluate --run logistic --dataset path/to/folder --json",
     "export": "python -m pipeline export --head logistic --to head.joblib",
 }
 
@@ -115,19 +118,28 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
-    from features.extractor import PRECISIONS, PREPROCESS, VGG16
-    from models.heads import HEADS
+    from features.backbones.extractor import PRECISIONS, PREPROCESS, Extractor
+    from features.backbones.registry import BACKBONES, DEFAULT
+    from models.heads.registry import HEADS
     from pipeline.options import Options
 
-    defaults = _defaults(Options) | _defaults(VGG16.__init__)
+    defaults = _defaults(Options) | _defaults(Extractor.__init__) | {"layers": BACKBONES[DEFAULT].layers}
     heads = "; ".join(f"{name}: {entry.about}" for name, entry in HEADS.items())
     texts: dict[str, tuple[type, str]] = {
         "dataset": (
             str,
-            "cifar10, digits, or a folder with train/<class>/ and test/<class>/, or <class>/ alone",
+            "cifar10, cifar100, digits, or a folder with train/<class>/ and test/<class>/, or <class>/ alone",
         ),
-        "archive": (str, "a cifar-10-python.tar.gz you have already; default: found or downloaded"),
-        "layers": (str, "block1 to block5, with @g for a g x g grid, separated by commas, in any order"),
+        "archive": (
+            str,
+            "CIFAR's official archive, if you have it already; default: found or downloaded",
+        ),
+        "backbone": (str, f"the network: {', '.join(BACKBONES)}"),
+        "layers": (
+            str,
+            f"maps of the network ({', '.join(BACKBONES[DEFAULT].taps)} of {DEFAULT}; an unknown one names "
+            "the others), with @g for a g x g grid, separated by commas, in any order",
+        ),
         "image_size": (int, "side of the network's square input in pixels, at least 32"),
         "preprocess": (str, " or ".join(PREPROCESS)),
         "precision": (
@@ -136,7 +148,10 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "cached one, else the faster one",
         ),
         "mirror": (int, "1: embed each image and its mirror image and average the two; costs two passes"),
-        "weights": (str, "VGG16 weights you have already (.h5, .weights.h5); default: found or downloaded"),
+        "weights": (
+            str,
+            "the network's weights you have already (.h5, .weights.h5); default: found or downloaded",
+        ),
         "batch": (
             int,
             "images in one call of the network; changes no result beyond rounding; default: by image size",
@@ -148,7 +163,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "set": (str, "parameters of the head, as in learning_rate=0.1,epochs=40; what is set is not swept"),
         "seed": (int, "of everything random in a head"),
-        "seeds": (int, "so many runs of a head that draws at random, from this seed on"),
+        "seeds": (int, "so many runs of a head that depends on the seed, from this seed on"),
         "force": (int, "1: train again what is there already"),
         "run": (
             str,
@@ -176,7 +191,8 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
         sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)
     for form in ("json", "csv"):
-        help_ = f"--format {form}" if stage == "predict" else argparse.SUPPRESS
+        read = stage == "predict" or (stage, form) == ("evaluate", "json")
+        help_ = f"--format {form}" if read else argparse.SUPPRESS
         sub.add_argument(f"--{form}", dest="format", action="store_const", const=form, help=help_)
 
 

@@ -1,4 +1,4 @@
-"""What failed: told in a line, and the traceback of a defect kept in a file."""
+"""What failed: reported in one line, and the traceback of a defect kept in a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reason(error: Exception, options: Options, job: str) -> str:
     return f"{type(error).__name__}: {first}; traceback: {_kept(error, options.logs, job)}"
 
 
-def told(failed: dict[str, str]) -> int:
+def reported(failed: dict[str, str]) -> int:
     """Name what failed; the exit code."""
     for job, why in failed.items():
         say(f"failed: {job}: {why}")
@@ -43,7 +43,7 @@ def trace(error: BaseException) -> str:
 
 def _kept(error: Exception, folder: Path, job: str) -> str:
     """Where the traceback is: in a new file, or on standard error if none can be written."""
-    from features.embeddings import slug
+    from features.cache.embeddings import slug
 
     name, content = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(job)}", f"{job}\n\n{trace(error)}"
     try:

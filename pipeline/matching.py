@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from features.embeddings import Embeddings, canonical
+from features.cache.embeddings import Embeddings, canonical
 from features.errors import UserError
 from features.progress import say
-from models.configurations import ranked_on_validation, reason
-from models.runs import Run, load_all
+from models.runs.configurations import ranked_on_validation, reason
+from models.runs.run import Run, load_all
 from pipeline.options import ALL, EXTRACTOR, Options
 
 
@@ -22,13 +22,12 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     Found by the paths that were given when it was made; only where they do not decide (a folder
     has moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
-    from features import weights
-    from features.catalogue import exact, find, writers
-    from features.datasets import open_dataset, source_of
+    from features.cache.catalogue import exact, find, writers
+    from features.datasets.registry import open_dataset, source_of
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
-    del asked["weights_sha256"]
+    asked.pop("weights_sha256", None)
     if options.weights is not None:
         del asked["weights"]
         asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
@@ -40,7 +39,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
             asked["dataset_sha256"] = open_dataset(options.dataset).digest()
         if options.weights is not None and Path(options.weights).expanduser().is_file():
             del asked["weights_source"]
-            asked["weights_sha256"] = weights.load(options.weights).digest
+            asked["weights_sha256"] = extractor.backbone.load(options.weights).digest
         by_content, differing = find(options.embeddings, asked)
         if by_content or fitting:  # where several fit by path, and none is of what lies there now: none
             fitting, others = by_content, differing
@@ -76,17 +75,18 @@ def the_runs(options: Options) -> list[Run]:
     return runs
 
 
-def the_run(options: Options) -> Run:
+def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Run:
     """The run that ``RUN`` names among those that fit, or else the one that validation chooses.
 
-    Which it is and why is told in a line; the rule is that of :mod:`models.configurations`.
+    Which it is and why is reported in one line; the rule is that of :mod:`models.runs.configurations`.
+    ``remedy`` is what to name where runs of several datasets fit.
 
     Raises
     ------
     UserError
         ``RUN`` names none or several, or none fits.
     """
-    from features.datasets import source_of
+    from features.datasets.registry import source_of
 
     # which network made it is not asked of a run that is named, but compared below
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
@@ -96,7 +96,7 @@ def the_run(options: Options) -> Run:
             fitting = [run for run in fitting if run.dataset["digest"] == now] or fitting
         if len({run.dataset["digest"] for run in fitting}) > 1:
             names = ", ".join(sorted({f"DATASET={shlex.quote(run.dataset['source'])}" for run in fitting}))
-            raise UserError(f"runs of several datasets fit ({names}); name one of them, or a run, RUN=")
+            raise UserError(f"runs of several datasets fit ({names}); name {remedy}")
         most = max(run.dataset["limit"] or math.inf for run in fitting)
         whole = [run for run in fitting if (run.dataset["limit"] or math.inf) == most]
         ranked = ranked_on_validation(whole)  # the others were validated on other images
@@ -120,7 +120,7 @@ def the_run(options: Options) -> Run:
 def _agree(run: Run, options: Options) -> None:
     """Refuse, by its name, a variable that says what the named run is not; weights are compared later."""
     have = {**run.spec, "layers": ",".join(run.layers)}
-    for name in ("layers", "image_size", "preprocess", "precision", "mirror"):
+    for name in ("backbone", "layers", "image_size", "preprocess", "precision", "mirror"):
         others = (other for other in options.said if other != name)
         if name in options.said and not _has_what_was_said(run, options.without(*others)):
             came = getattr(options, name)
@@ -133,24 +133,31 @@ def _agree(run: Run, options: Options) -> None:
 @cache
 def _digest_of(folder: str) -> str:
     """The digest of an image folder that may be another's under a new name."""
-    from features.datasets import open_dataset
+    from features.datasets.registry import open_dataset
 
     return open_dataset(folder).digest()
 
 
+@cache
+def _label_of(network: str, path: str) -> str:
+    """What the weights in a file are called."""
+    from features.backbones.registry import backbone
+
+    return backbone(network).load(path).label
+
+
 def _has_what_was_said(run: Run, options: Options) -> bool:
     """Whether a run has every variable that was given."""
-    from features import weights
-    from features.datasets import source_of
-    from features.extractor import AUTO, parse_layers
-    from models.heads import HEADS
-    from models.identity import is_set_as
+    from features.backbones.extractor import AUTO, parse_layers
+    from features.backbones.registry import DEFAULT, backbone, having
+    from features.datasets.registry import source_of
+    from models.heads.registry import HEADS
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     if said.get("head") == ALL:
         del said["head"]
-    if run.head not in HEADS or not HEADS[run.head].draws:
-        said.pop("seed", None)  # it draws nothing: its one run is that of every seed
+    if run.head not in HEADS or not HEADS[run.head].random:
+        said.pop("seed", None)  # it does not depend on the seed: its one run is that of every seed
     have = {
         **run.spec,
         "dataset": run.dataset["source"],
@@ -159,7 +166,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         "head": run.head,
         "seed": run.seed,
     }
-    if "set" in said and not is_set_as(run, options.settings):
+    if "set" in said and not run.is_set_as(options.settings):
         return False
     if said.get("precision") == AUTO:
         del said["precision"]
@@ -168,7 +175,10 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_dir():
             said["dataset"], have["dataset"] = _digest_of(said["dataset"]), run.dataset["digest"]
     if "weights" in said:
-        said["weights"] = weights.load(said["weights"]).label
-    if "layers" in said:
-        said["layers"] = set(parse_layers(said["layers"], 2**20))  # any grid: the runs' sizes differ
+        said.setdefault("backbone", DEFAULT)  # whose weights they are
+        if said["backbone"] == run.spec["backbone"]:
+            said["weights"] = _label_of(said["backbone"], said["weights"])
+    network = backbone(said["backbone"]) if "backbone" in said else None
+    if "layers" in said:  # of any size: the runs' differ
+        said["layers"] = set(parse_layers(said["layers"], 2**20, network or having(said["layers"])))
     return all(have[name] == value for name, value in said.items() if name in have)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from features.extractor import VGG16
+    from features.backbones.extractor import Extractor
 
-EXTRACTOR = ("layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
+EXTRACTOR = ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
 
 
 ALL = "all"  # as HEAD: each of them
@@ -23,6 +24,7 @@ class Options:
 
     dataset: str = "cifar10"
     archive: str | None = None
+    backbone: str | None = None
     layers: str | None = None
     image_size: int | None = None
     preprocess: str | None = None
@@ -44,12 +46,12 @@ class Options:
     debug: int = 0
     said: tuple[str, ...] = ()
 
-    def extractor(self, *leave_out: str) -> VGG16:
+    def extractor(self, *leave_out: str) -> Extractor:
         """The network these options ask for."""
-        from features.extractor import VGG16
+        from features.backbones.extractor import Extractor
 
         names = [name for name in EXTRACTOR if name in self.said and name not in leave_out]
-        return VGG16(**{name: getattr(self, name) for name in names})
+        return Extractor(**{name: getattr(self, name) for name in names})
 
     def command(self, stage: str, *leave_out: str) -> str:
         """The make command that says the same to a stage; ``DEBUG`` changes nothing of what it does."""
@@ -60,16 +62,16 @@ class Options:
 
     def without(self, *names: str) -> Options:
         """The same options with these left out."""
-        return replace(self, said=tuple(name for name in self.said if name not in names))
+        return dataclasses.replace(self, said=tuple(name for name in self.said if name not in names))
 
-    def but(self, **values: Any) -> Options:
+    def replace(self, **values: Any) -> Options:
         """The same options, but with these said."""
-        return replace(self, **values, said=tuple(dict.fromkeys((*self.said, *values))))
+        return dataclasses.replace(self, **values, said=tuple(dict.fromkeys((*self.said, *values))))
 
     @property
     def settings(self) -> dict[str, Any]:
         """The parameters of a head that ``SET`` sets, by name."""
-        from models.parameters import parse
+        from models.heads.parameters import parse
 
         return {} if self.set is None else parse(self.set)
 
@@ -84,6 +86,10 @@ class Options:
     @property
     def logs(self) -> Path:
         return Path(self.out).expanduser() / "logs"
+
+    @property
+    def evaluations(self) -> Path:
+        return Path(self.out).expanduser() / "evaluations"
 
     @property
     def report(self) -> Path:

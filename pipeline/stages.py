@@ -7,10 +7,10 @@ from typing import Any
 
 from features.errors import UserError
 from features.progress import say
-from pipeline.caching import describe, finished_cache
-from pipeline.failures import reason, told
+from pipeline.caching import finished_cache
+from pipeline.failures import reason, reported
 from pipeline.options import ALL, Options
-from pipeline.training import Desk, check_seeds, take_vote, train_heads
+from pipeline.training import TrainSplitCache, check_seeds, take_vote, train_heads
 
 
 def features(options: Options) -> int:
@@ -24,19 +24,20 @@ def train(options: Options) -> int:
 
     One that fails does not stop the others; it is named at the end, with exit code 1.
     """
-    from models.heads import head
+    from features.extraction import describe
+    from models.heads.registry import head
     from models.vote import VOTE
     from pipeline.matching import the_cache
 
     settings = _settings(options)
     if options.head not in (ALL, VOTE):
-        head(options.head, settings)  # what is wrong with it is told before anything is read
+        head(options.head, settings)  # what is wrong with it is reported before anything is read
     check_seeds(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         return take_vote(options, embeddings)
     say(f"{options.head} on {describe(embeddings)}")
-    return told(train_heads(options, embeddings, layers, Desk()))
+    return reported(train_heads(options, embeddings, layers, TrainSplitCache()))
 
 
 def ladder(options: Options) -> int:
@@ -45,9 +46,9 @@ def ladder(options: Options) -> int:
     Rungs that read one network share one pass of it. A rung that fails does not stop the others; it
     is named at the end, with exit code 1.
     """
-    from features.embeddings import Embeddings
+    from features.cache.embeddings import Embeddings
+    from models.heads.parameters import written
     from models.ladder import FIXED, RUNGS, network
-    from models.parameters import written
 
     for name in FIXED:
         if name in options.said:
@@ -55,19 +56,19 @@ def ladder(options: Options) -> int:
                 f"{name.upper()}={getattr(options, name)}: the ladder sets it itself; leave it out"
             )
     check_seeds(options)
-    desk, caches, failed = Desk(), dict[str, Embeddings](), {}
+    rows, caches, failed = TrainSplitCache(), dict[str, Embeddings](), {}
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
-        asked = options.but(**rung.features, head=rung.head)
+        asked = options.replace(**rung.features, head=rung.head)
         if rung.settings:
-            asked = asked.but(set=written(rung.settings))
-        through = options.without("seed", "seeds", "force").but(**network(rung))
+            asked = asked.replace(set=written(rung.settings))
+        through = options.without("seed", "seeds", "force").replace(**network(rung))
         try:
             key = through.command("features")
             if key not in caches:
                 caches[key] = Embeddings(finished_cache(through))
             layers = asked.extractor("weights").layers
-            for job, why in train_heads(asked, caches[key], layers, desk).items():
+            for job, why in train_heads(asked, caches[key], layers, rows).items():
                 failed[f"{rung.title}: {job}"] = why
         except BrokenPipeError:
             raise
@@ -75,7 +76,7 @@ def ladder(options: Options) -> int:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
             failed[rung.title] = reason(error, options, rung.title)
-    return told(failed)
+    return reported(failed)
 
 
 def curve(options: Options) -> int:
@@ -84,8 +85,7 @@ def curve(options: Options) -> int:
     One that fails does not stop the others; it is named at the end, with exit code 1.
     """
     from models.curve import grow, path_of
-    from models.identity import is_set_as
-    from models.selection import Material
+    from models.selection import TrainSplit
     from models.vote import VOTE
     from pipeline.matching import the_cache, the_runs
 
@@ -99,11 +99,11 @@ def curve(options: Options) -> int:
         for run in reversed(the_runs(said))
         if run.fingerprint == embeddings.fingerprint
         and set(run.layers) == set(layers)
-        and is_set_as(run, settings)
+        and run.is_set_as(settings)
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
-    material = Material(embeddings, layers)
+    material = TrainSplit(embeddings, layers)
     failed = {}
     for name, run in runs.items():
         try:
@@ -115,34 +115,34 @@ def curve(options: Options) -> int:
             if len(runs) == 1:
                 raise
             failed[name] = reason(error, options, f"curve of {name}")
-    return told(failed)
+    return reported(failed)
 
 
 def report(options: Options) -> int:
     """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
     from pipeline.matching import the_runs
-    from pipeline.prediction import check_format
-    from reports.configurations import best_first
-    from reports.gathering import gather, state_of
-    from reports.render import current, write
+    from pipeline.predict import check_format
+    from reports.context.gathering import gather, state_of
+    from reports.page.render import current, write
+    from reports.page.spreadsheet import CSV, SPREADSHEET
     from reports.report import build
-    from reports.spreadsheet import CSV, SPREADSHEET
+    from reports.statistics.ranking import best_first
 
     check_format(options)
     form = SPREADSHEET if options.format == SPREADSHEET else CSV
     runs = the_runs(options)
-    beside = gather(runs, options.runs, options.embeddings, options.archive)
-    state = state_of(runs, beside, form)
+    context = gather(runs, options.runs, options.embeddings, options.archive)
+    state = state_of(runs, context, form)
     page = current(options.report, state)
     if page is not None:
         say("nothing new since this page was made:")
         print(page)
         return 0
     bests = {run.test_digest: run for run in reversed(best_first(runs))}
-    pictures = {digest: beside.pictures(run) for digest, run in bests.items()}
+    pictures = {digest: context.pictures(run) for digest, run in bests.items()}
     for run in bests.values():
-        beside.look_closer(run)
-    page = write(build(runs, beside), options.report, pictures, state, form)
+        context.look_closer(run)
+    page = write(build(runs, context), options.report, pictures, state, form)
     say(f"{len(runs)} runs compared; open this page:")
     print(page)
     return 0
@@ -153,8 +153,8 @@ def verify(options: Options) -> int:
 
     Every cache that is too damaged to tell whether it is the one that is asked for fails by name.
     """
-    from features.datasets import open_dataset
-    from features.verification import checks, unopened
+    from features.cache.verification import checks, unopened
+    from features.datasets.registry import open_dataset
     from pipeline.matching import the_cache
 
     found = list(unopened(options.embeddings))
@@ -183,7 +183,7 @@ def verify(options: Options) -> int:
 def predict(options: Options) -> int:
     """What a run's head says of new images; 1 if any could not be read, else 0."""
     from pipeline.matching import the_run
-    from pipeline.prediction import check_format, predict_images
+    from pipeline.predict import check_format, predict_images
 
     if not options.image:
         raise UserError("nothing to predict: name an image, a folder or - (a list on standard input): IMAGE=")
@@ -191,10 +191,17 @@ def predict(options: Options) -> int:
     return predict_images(options, the_run(options))
 
 
+def evaluate(options: Options) -> int:
+    """What a run's head scores on other labelled images; prints it, and keeps it as a file."""
+    from pipeline.evaluate import evaluate_images
+
+    return evaluate_images(options)
+
+
 def export(options: Options) -> int:
     """A run's head as a plain scikit-learn or Keras object, for use elsewhere; prints its path."""
-    from models.export import write
-    from models.runs import load
+    from models.runs.export import write
+    from models.runs.run import load
     from pipeline.matching import the_run
 
     if options.to is None:

@@ -12,51 +12,51 @@ from pipeline.failures import reason
 from pipeline.options import ALL, Options
 
 if TYPE_CHECKING:
-    from features.embeddings import Embeddings
-    from models.runs import Run
-    from models.selection import Material
+    from features.cache.embeddings import Embeddings
+    from models.runs.run import Run
+    from models.selection import TrainSplit
 
 SEEDS = 2**31  # of scikit-learn's and TensorFlow's generators
 
 
 @dataclass
-class Desk:
+class TrainSplitCache:
     """Where the train split lies that was read last; the next head on the same layers finds it there."""
 
-    material: Material | None = None
+    material: TrainSplit | None = None
 
-    def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> Material:
+    def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> TrainSplit:
         """The train split of these layers; another one goes first, as two would fill the memory."""
-        from models.selection import Material
+        from models.selection import TrainSplit
 
         there = self.material
         if there is None or (there.embeddings.path, there.layers) != (embeddings.path, layers):
             there = self.material = None
-            self.material = Material(embeddings, layers)
+            self.material = TrainSplit(embeddings, layers)
         return self.material  # type: ignore[return-value]
 
 
 def train_heads(
-    options: Options, embeddings: Embeddings, layers: tuple[str, ...], desk: Desk
+    options: Options, embeddings: Embeddings, layers: tuple[str, ...], rows: TrainSplitCache
 ) -> dict[str, str]:
     """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
-    from models.heads import HEADS
+    from models.heads.registry import HEADS
 
     names = list(HEADS) if options.head == ALL else [options.head]
     jobs = [
         (name, options.seed + step)
         for name in names
-        for step in range(options.seeds if HEADS[name].draws else 1)
+        for step in range(options.seeds if HEADS[name].random else 1)
     ]
     if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
-        say(f"{options.head} draws nothing at random: one run says all that {options.seeds} would")
+        say(f"{options.head} does not depend on the seed: one run says all that {options.seeds} would")
     failed = {}
     with progress(len(jobs), "train", "run") as bar:
         for name, seed in jobs:
             try:
                 folder = _trained(options, embeddings, layers, name, seed)
                 if folder is None:
-                    folder = _train_one(options, desk.get(embeddings, layers), name, seed)
+                    folder = _train_one(options, rows.get(embeddings, layers), name, seed)
                 print(folder, flush=True)
             except BrokenPipeError:  # the run is saved; whoever read the output has seen enough
                 raise
@@ -73,8 +73,8 @@ def _trained(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
 ) -> Path | None:
     """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
-    from models.identity import identity
-    from models.runs import find
+    from models.runs.identity import identity
+    from models.runs.run import find
 
     asked = identity(embeddings, layers, name, seed, options.settings)
     found = None if options.force else find(options.runs, asked)
@@ -83,11 +83,11 @@ def _trained(
     return found
 
 
-def _train_one(options: Options, material: Material, name: str, seed: int) -> Path:
+def _train_one(options: Options, material: TrainSplit, name: str, seed: int) -> Path:
     from models.selection import train as train_head
 
     run = train_head(material, name, seed, options.settings)
-    cached = options.but(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
+    cached = options.replace(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
     said = cached.command("train", "force", "seeds", "seed", "head")
     run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
     return _saved(options, run)
@@ -95,7 +95,7 @@ def _train_one(options: Options, material: Material, name: str, seed: int) -> Pa
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
     """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
-    from models.runs import agree, find, load, load_all
+    from models.runs.run import agree, find, load, load_all
     from models.vote import drop_others, eligible, vote
 
     layers = options.extractor("weights").layers if "layers" in options.said else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reports.configurations import Seeds
-from reports.metrics import wilson
-from reports.paired import Pair
+from reports.statistics.metrics import wilson
+from reports.statistics.paired import Pair
+from reports.statistics.ranking import Seeds
 
 if TYPE_CHECKING:
     from reports.entry import Entry

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.embeddings import Embeddings
-from models.heads import HEADS
-from models.runs import Run
-from reports.calibration import calibration, coverage
-from reports.diagnosis import diagnosis
-from reports.gathering import Beside
-from reports.metrics import scores
+from features.backbones.registry import marked
+from features.cache.embeddings import Embeddings
+from models.heads.registry import HEADS
+from models.runs.run import Run
+from reports.context.gathering import ReportContext
+from reports.statistics.calibration import calibration, coverage
+from reports.statistics.diagnosis import diagnosis
+from reports.statistics.metrics import scores
 
 CONFUSED = 8  # pairs of classes named
 
@@ -86,15 +87,17 @@ class Entry:
         return (max if best else min)(self.per_class, key=lambda row: row[metric])
 
 
-def entry_of(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
+def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -> Entry:
     """The entry of one run, under this name, among all that answered the same images."""
     spec = run.spec
     weights = "" if spec["weights"] == "imagenet" else f", weights {spec['weights']}"
+    network = marked(spec["backbone"])
     embedding = (
-        f"{' + '.join(run.layers)} at {spec['image_size']} px, {spec['preprocess']} preprocessing, "
-        f"{spec['precision']}{', with mirror images' if spec['mirror'] else ''}{weights}"
+        f"{network}{', ' if network else ''}{' + '.join(run.layers)} at {spec['image_size']} px, "
+        f"{spec['preprocess']} preprocessing, {spec['precision']}"
+        f"{', with mirror images' if spec['mirror'] else ''}{weights}"
     )
-    curve = beside.curves.get(run.folder)
+    curve = context.curves.get(run.folder)
     points = curve.points if curve else []
     numbers = scores(run.test_labels, run.test_proba, run.class_names)
     return Entry(
@@ -131,7 +134,7 @@ def entry_of(run: Run, name: str, runs: Sequence[Run], beside: Beside) -> Entry:
         curve=points,
         members=run.members,
         seconds=run.seconds,
-        costs=_costs(run, beside.caches.get(run.fingerprint)),
+        costs=_costs(run, context.caches.get(run.fingerprint)),
         fingerprint=run.fingerprint,
         weights_sha256=spec.get("weights_sha256", ""),
         dataset_sha256=run.dataset["digest"],

@@ -11,23 +11,13 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from models.configurations import ranked_on_validation
-from models.runs import Run
+from features.backbones.registry import DEFAULT
+from models.runs.configurations import ranked_on_validation
+from models.runs.run import Run
 from reports.answer import COMPARED, answer
-from reports.configurations import (
-    Seeds,
-    best_first,
-    first_seeds,
-    is_right,
-    names_of,
-    seeds_of,
-)
-from reports.entry import Entry, entry_of
-from reports.galleries import Gallery, galleries
-from reports.gathering import Beside
-from reports.ladder import Rung, ladder
-from reports.metrics import DRAWS, LEVEL
-from reports.neighbours import (
+from reports.context.galleries import Gallery, galleries
+from reports.context.gathering import ReportContext
+from reports.context.neighbours import (
     CALIBRATED,
     CALIBRATED_SIZE,
     NEAR_DUPLICATE,
@@ -35,7 +25,18 @@ from reports.neighbours import (
     crowded,
     near_duplicates,
 )
-from reports.paired import Pair, compare
+from reports.entry import Entry, entry_of
+from reports.gains import Gain, ladder
+from reports.statistics.metrics import DRAWS, LEVEL
+from reports.statistics.paired import Pair, compare
+from reports.statistics.ranking import (
+    Seeds,
+    best_first,
+    first_seeds,
+    is_right,
+    names_of,
+    seeds_of,
+)
 
 SCHEMA = 3  # of report.json; docs/report.schema.json describes it
 
@@ -61,7 +62,7 @@ class Group:
     entries: tuple[Entry, ...]
     pairs: tuple[Pair, ...]
     seeds: tuple[Seeds, ...]
-    ladder: tuple[Rung, ...]
+    ladder: tuple[Gain, ...]
     galleries: tuple[Gallery, ...]
     duplicates: dict[str, Any] | None
     map: dict[str, Any] | None
@@ -106,22 +107,22 @@ class Report:
         return asdict(self)
 
 
-def build(runs: Sequence[Run], beside: Beside | None = None) -> Report:
+def build(runs: Sequence[Run], context: ReportContext | None = None) -> Report:
     """Compute the report of these runs, grouped by ``test_digest``."""
-    beside = beside or Beside()
+    context = context or ReportContext()
     together: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         together[run.test_digest].append(run)
-    groups = [_group(digest, found, beside) for digest, found in together.items()]
+    groups = [_group(digest, found, context) for digest, found in together.items()]
     groups.sort(key=lambda group: -group.test_images)
     return Report(SCHEMA, time.strftime("%Y-%m-%d %H:%M %Z"), LEVEL, DRAWS, tuple(groups))
 
 
-def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
+def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
     runs = best_first(runs)
     names = names_of(runs)
     entries = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(entry_of)(run, name, runs, beside) for run, name in zip(runs, names, strict=True)
+        delayed(entry_of)(run, name, runs, context) for run, name in zip(runs, names, strict=True)
     )
     first, best = runs[0], entries[0]
     firsts = first_seeds(runs)
@@ -129,7 +130,7 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
     pairs = tuple(compare(correct))
     by_id = dict(zip((run.id for run in runs), names, strict=True))
     seeds = tuple(seeds_of(runs, by_id))
-    found = beside.neighbours.get(first.fingerprint)
+    found = context.neighbours.get(first.fingerprint)
     return Group(
         test_digest=digest,
         dataset=first.dataset["name"],
@@ -138,15 +139,15 @@ def _group(digest: str, runs: list[Run], beside: Beside) -> Group:
         limit=first.dataset["limit"],
         class_names=first.class_names,
         test_images=len(first.test_labels),
-        looks=beside.looks.get(digest, 0),
+        looks=context.looks.get(digest, 0),
         answer=answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,
         ladder=tuple(ladder(firsts, entries)),
-        galleries=tuple(galleries(firsts, by_id, beside.caches.get(first.fingerprint), found)),
+        galleries=tuple(galleries(firsts, by_id, context.caches.get(first.fingerprint), found)),
         duplicates=None if found is None else _duplicates(found, first, best.name),
-        map=beside.maps.get(first.id),
+        map=context.maps.get(first.id),
     )
 
 
@@ -164,7 +165,8 @@ def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
     return {
         "layer": found.layer,
         "threshold": NEAR_DUPLICATE,
-        "rough": (found.layer, run.spec["image_size"]) != (CALIBRATED, CALIBRATED_SIZE),
+        "rough": (run.spec["backbone"], found.layer, run.spec["image_size"])
+        != (DEFAULT, CALIBRATED, CALIBRATED_SIZE),
         "images": len(rows) if told else None,
         "share": len(rows) / len(correct) if told else None,
         "name": name,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.test_reports import NASTY, make
+from tests.reports.page.test_render import NASTY, make
 
 WIDTHS = (375, 1024, 1920)
 
@@ -25,7 +25,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = os.environ.get("HEADROOM_PAGE")
     if given:
         return Path(given).resolve()
-    from reports.render import write
+    from reports.page.render import write
     from reports.report import build
 
     runs = [make(head) for head in ("ridge", "lda", "knn", "logistic", "centroid")]

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features import weights as vgg16_weights
-from features.cifar10 import BATCHES, CLASSES
-from features.extractor import VGG16
+from features.backbones import vgg16 as vgg16_weights
+from features.backbones.extractor import VGG16
+from features.datasets.cifar import CIFAR10, Official
 from pipeline.__main__ import main
 from tests.stand_in import embed as stand_in_embed
 
@@ -95,16 +95,18 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_archive(tmp_path: Path) -> Callable[..., Path]:
-    """Build a small ``cifar-10-python.tar.gz`` in the official layout, ``rows`` images a batch."""
+    """Build a small archive of CIFAR in the official layout, ``rows`` images a batch."""
 
-    def make(rows: int = 20, poison: bytes | None = None, leave_out: str = "") -> Path:
+    def make(
+        rows: int = 20, poison: bytes | None = None, leave_out: str = "", official: Official = CIFAR10
+    ) -> Path:
         rng = np.random.default_rng(5)
-        path = tmp_path / "cifar-10-python.tar.gz"
+        path = tmp_path / official.file
         with tarfile.open(path, "w:gz") as archive:
-            for name in [name for names in BATCHES.values() for name in names]:
+            for name in [name for names in official.batches.values() for name in names]:
                 batch = {
                     b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8),
-                    b"labels": [row % len(CLASSES) for row in range(rows)],
+                    official.label_key: [row % len(official.class_names) for row in range(rows)],
                     b"filenames": [b"x.png"] * rows,
                 }
                 content = poison or pickle.dumps(batch, protocol=2)

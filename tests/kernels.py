@@ -16,8 +16,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUMERICAL = [
-    f"tests/test_{name}.py"
-    for name in ("linear", "selection", "calibration", "temperature", "paired", "knn", "neighbours")
+    f"tests/{path}.py"
+    for path in (
+        "models/heads/test_linear",
+        "models/heads/test_knn",
+        "models/test_selection",
+        "models/test_temperature",
+        "reports/context/test_neighbours",
+        "reports/statistics/test_calibration",
+        "reports/statistics/test_paired",
+    )
 ]
 NEEDS = {  # instructions of the processor, as Linux lists them, by kernel
     "Prescott": ("pni",),

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.heads import HEADS, head
-from models.runs import Run
-from reports.gathering import Beside
-from reports.neighbours import K, Neighbours
+from models.heads.registry import HEADS, head
+from models.runs.run import Run
+from reports.context.gathering import ReportContext
+from reports.context.neighbours import K, Neighbours
 from reports.report import Group, build
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -21,6 +21,7 @@ IMAGES, TRAIN = 200, 60
 LABELS = np.arange(IMAGES) % 4
 FINGERPRINT, DIGEST = "f" * 64, "d" * 64
 SPEC = {
+    "backbone": "vgg16",
     "weights": "imagenet",
     "weights_sha256": "w" * 64,
     "image_size": 32,
@@ -79,9 +80,9 @@ def probabilities(says: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(0.1 + 0.6 * np.eye(4)[says])
 
 
-def group_of(*runs: Run, **beside: Any) -> Group:
+def group_of(*runs: Run, **context: Any) -> Group:
     """The only group of these runs."""
-    (group,) = build(runs, Beside(**beside)).groups
+    (group,) = build(runs, ReportContext(**context)).groups
     return group
 
 

@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from features import assembly, extractor, folders, store
+from features.backbones import extractor
+from features.cache import assembly, store
+from features.datasets import folder
 from pipeline.__main__ import main
 
 SHARDS = (20,)
@@ -113,13 +115,13 @@ def interrupting(count: int) -> None:
 
 def slow(seconds: float) -> None:
     """Pictures that take long to decode."""
-    read = folders.read_square
+    read = folder.read_square
 
     def waited(*arguments: Any) -> Any:
         time.sleep(seconds)
         return read(*arguments)
 
-    folders.read_square = waited
+    folder.read_square = waited
 
 
 if __name__ == "__main__":

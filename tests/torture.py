@@ -20,7 +20,7 @@ from pathlib import Path
 
 import h5py
 
-from tests.test_faults import ROOT, assert_equal
+from tests.features.cache.test_faults import ROOT, assert_equal
 
 ROUNDS = int(os.environ.get("HEADROOM_ROUNDS", "20"))
 

@@ -1,0 +1,238 @@
+"""The frozen network: uint8 images in, one float32 vector a layer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.backbones.base import Backbone, Weights
+from features.backbones.registry import DEFAULT
+from features.backbones.registry import backbone as known
+from features.backend import tensorflow
+from features.datasets.images import RESIZE
+from features.errors import UserError
+
+PREPROCESS = ("imagenet", "unit")
+PRECISIONS = ("float32", "bfloat16", "float16")
+AUTO = "auto"  # a precision that is measured, and never part of a spec
+BATCHES = (500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
+BATCH_PIXELS = 500 * 32**2  # in one call: throughput is flat from about here on, memory is not
+# The largest distance between two embeddings of one image, relative to the vector's length: other
+# batch boundaries or thread counts add up the same products in another order.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+
+
+class Extractor:
+    """A network without its top, as trained on ImageNet, never trained further.
+
+    Parameters
+    ----------
+    layers : comma-separated, in any order; left out, the network's own. ``tap`` is the map at one of
+        the network's taps averaged to one cell, ``tap@g`` the same averaged to a g x g grid (adaptive
+        average pooling: cell i of g covers rows floor(i*m/g) to ceil((i+1)*m/g) of m), flattened as
+        (row, column, channel).
+    image_size : side of the square input, pixels.
+    preprocess : ``imagenet`` (Keras' ``preprocess_input`` of this network, or the layers in it that do
+        the same) or ``unit`` (divided by 255 and nothing else, whatever it was trained for).
+    precision : dtype of the network's arithmetic, or ``auto``: whichever :mod:`features.backbones.precision`
+        finds faster here. Embeddings are float32 in any case.
+    mirror : embed each image and its mirror image, and average the two vectors, for twice the
+        arithmetic. An image and its mirror image then have the same vector.
+    weights : path of the tensors; left out, ImageNet's are looked for.
+    batch : images a call; left out, what keeps the first feature maps within memory.
+    backbone : which network, by its name in ``BACKBONES``.
+
+    Raises
+    ------
+    UserError
+        A parameter is not one of these, or a grid is finer than its layer's map.
+    """
+
+    def __init__(
+        self,
+        layers: str | None = None,
+        image_size: int = 32,
+        preprocess: str = "imagenet",
+        precision: str = AUTO,
+        mirror: bool = False,
+        weights: str | None = None,
+        batch: int | None = None,
+        backbone: str = DEFAULT,
+    ) -> None:
+        self.backbone = known(backbone)
+        if image_size < self.backbone.least:
+            raise UserError(f"IMAGE_SIZE={image_size}: expected at least {self.backbone.least} pixels")
+        for name, value, choice in (
+            ("PREPROCESS", preprocess, PREPROCESS),
+            ("PRECISION", precision, (AUTO, *PRECISIONS)),
+        ):
+            if value not in choice:
+                raise UserError(f"{name}={value}: expected one of {', '.join(choice)}")
+        self.image_size = image_size
+        self.preprocess = preprocess
+        self.precision = precision
+        if mirror not in (0, 1):
+            raise UserError(f"MIRROR={mirror}: expected 0 or 1")
+        self.mirror = bool(mirror)
+        self.weights_path = weights
+        self.layers = parse_layers(
+            self.backbone.layers if layers is None else layers, image_size, self.backbone
+        )
+        if batch is not None and batch < 1:
+            raise UserError(f"BATCH={batch}: expected a positive number of images")
+        fitting = [size for size in BATCHES if size * (1 + self.mirror) * image_size**2 <= BATCH_PIXELS]
+        self.batch = batch or (fitting or [BATCHES[-1]])[0]
+
+    def at(self, precision: str) -> Extractor:
+        """The same network at another precision; weights that are loaded are shared."""
+        other = copy(self)
+        other.__dict__.pop("_network", None)
+        other.precision = precision
+        return other
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The tensors, read (or fetched) at first use."""
+        return self.backbone.load(self.weights_path)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers in each layer's vector."""
+        taps = self.backbone.taps
+        return {layer: taps[tap].channels * grid**2 for layer, (tap, grid) in self._cells.items()}
+
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes the vectors, as JSON values.
+
+        While the weights are neither given nor loaded yet, they are taken to be ImageNet's, so
+        that a finished cache is recognised without them; where no tensors are pinned, the spec leaves
+        their digest open. At precision ``auto`` it leaves the precision open. Such a spec is one to
+        search with, not one to compute with.
+        """
+        loaded = "weights" in self.__dict__ or self.weights_path is not None
+        spec: dict[str, Any] = {
+            "backbone": self.backbone.name,
+            "weights": self.weights.label if loaded else "imagenet",
+            "weights_sha256": self.weights.digest if loaded else self.backbone.digest,
+            "layers": list(self.layers),
+            "image_size": self.image_size,
+            "resize": RESIZE,
+            "preprocess": self.preprocess,
+            "mirror": self.mirror,
+            "precision": self.precision,
+        }
+        if self.precision == AUTO:
+            del spec["precision"]
+        if spec["weights_sha256"] is None:
+            del spec["weights_sha256"]
+        return spec
+
+    def embed(
+        self, images: NDArray[np.uint8], advance: Callable[[int], object] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The embeddings of ``(n, size, size, 3)`` uint8 RGB images, ``{layer: (n, d)}`` float32.
+
+        The same images give the same vectors within ``TOLERANCE[precision]``, however they are
+        cut into calls. ``advance`` is called with the number of images after each batch.
+        """
+        tf = tensorflow()
+        parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in self.layers}
+        for start in range(0, len(images), self.batch):
+            outputs = self._network(tf.constant(images[start : start + self.batch]))
+            for layer, vectors in zip(self.layers, outputs, strict=True):
+                parts[layer].append(vectors.numpy())
+            if advance is not None:
+                advance(min(self.batch, len(images) - start))
+        return {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
+
+    def prepare(self) -> None:
+        """Build the network now, and not at the first :meth:`embed`."""
+        self.embed(np.zeros((self.batch, self.image_size, self.image_size, 3), np.uint8))
+
+    @property
+    def _cells(self) -> dict[str, tuple[str, int]]:
+        return {layer: self.backbone.parse(layer) for layer in self.layers}
+
+    @cached_property
+    def _network(self) -> Any:
+        """One TensorFlow function of a uint8 batch, with the weights frozen into its graph.
+
+        As constants, oneDNN reorders the filters once and not at every call.
+        """
+        tf = tensorflow()
+        import keras
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
+
+        base = self.backbone.build(self.image_size, self.preprocess, self.precision)
+        base.set_weights(list(self.weights.tensors.values()))
+        base.trainable = False
+        maps = keras.Model(base.inputs, self.backbone.maps(base, [tap for tap, _ in self._cells.values()]))
+        preprocess = self.backbone.preprocess(self.preprocess)
+        grids = [grid for _, grid in self._cells.values()]
+
+        def network(images: Any) -> list[Any]:
+            views = tf.concat([images, images[:, :, ::-1]], 0) if self.mirror else images
+            pixels = preprocess(tf.cast(views, tf.float32))
+            outputs = maps(tf.cast(pixels, self.precision), training=False)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            pooled = [_pool(tf.cast(map_, tf.float32), g) for map_, g in zip(outputs, grids, strict=True)]
+            return [sum(tf.split(cells, 2)) / 2 for cells in pooled] if self.mirror else pooled
+
+        signature = [tf.TensorSpec((None, self.image_size, self.image_size, 3), tf.uint8)]
+        traced = tf.function(network, input_signature=signature, autograph=False).get_concrete_function()
+        return convert_variables_to_constants_v2(traced)
+
+
+VGG16 = Extractor  # whose default network it is
+
+
+def parse_layers(layers: str, image_size: int, backbone: Backbone | None = None) -> tuple[str, ...]:
+    """The layers a comma-separated list names, each in its shortest spelling, by name.
+
+    One order for one set of layers, as the spec has it: ``a,b`` and ``b,a`` are the same embedding.
+
+    Parameters
+    ----------
+    backbone : whose taps they are; left out, the default network's.
+
+    Raises
+    ------
+    UserError
+        A layer is unknown, named twice, or asks for a grid finer than its map.
+    """
+    entry = backbone or known(DEFAULT)
+    names = []
+    for text in layers.split(","):
+        tap, grid = entry.parse(text.strip())
+        side = entry.side(tap, image_size)
+        if grid > side:
+            raise UserError(
+                f"LAYERS: {text.strip()} asks for a {grid} x {grid} grid, but at {image_size} px {tap} "
+                f"is {side} x {side}; expected @{side} at most, or a larger IMAGE_SIZE"
+            )
+        names.append(tap if grid == 1 else f"{tap}@{grid}")
+    if len(set(names)) < len(names):
+        raise UserError(f"LAYERS={layers}: a layer is named twice")
+    return tuple(sorted(names))
+
+
+def _pool(maps: Any, grid: int) -> Any:
+    """Average ``(n, m, m, c)`` maps to ``(n, grid * grid * c)``."""
+    tf = tensorflow()
+    side, channels = maps.shape[1], maps.shape[3]
+    if side % grid == 0:
+        cells = tf.nn.avg_pool2d(maps, side // grid, side // grid, "VALID") if side > grid else maps
+    else:
+        share = np.zeros((grid, side), dtype=np.float32)  # how much of each row a cell averages
+        for cell in range(grid):
+            first, last = cell * side // grid, -(-(cell + 1) * side // grid)
+            share[cell, first:last] = 1 / (last - first)
+        cells = tf.einsum("gh,kw,nhwc->ngkc", share, share, maps)
+    return tf.reshape(cells, (-1, grid * grid * channels))

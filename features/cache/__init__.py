@@ -1,0 +1,1 @@
+"""Embeddings on disk: written whole, proved when read."""

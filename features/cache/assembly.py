@@ -1,0 +1,155 @@
+"""An embeddings file in the making: HDF5, fed shard by shard."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from features.cache.embeddings import arrays, header_digest
+from features.datasets.base import SPLITS, Dataset
+
+CHUNK = 250  # rows of an HDF5 chunk
+Vectors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows ``start`` to ``stop`` of one split."""
+
+    split: str
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.start:09d}.shard"
+
+
+class Assembly:
+    """An embeddings file being written: every shard once, in order, then :meth:`finish`.
+
+    Digests are taken as the rows pass, so that nothing is read twice.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+        with _uninterrupted():
+            self._begin(path, dataset, widths)
+
+    def _begin(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+        self.path = path
+        self._disk = _Disk(path, "w+b")
+        self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
+        self._proofs = {f"{split}/{layer}": hashlib.sha256() for split in SPLITS for layer in widths}
+        for split in SPLITS:
+            labels = dataset.labels(split)
+            ids = [row.encode() for row in dataset.ids(split)]
+            utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
+            for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
+                item = self._file.create_dataset(f"{split}/{name}", data=array, fletcher32=True, chunks=True)
+                item.attrs["sha256"] = _fixed(hashlib.sha256(array.tobytes()).hexdigest())
+            for layer, width in widths.items():
+                shape, chunk = (len(labels), width), (min(CHUNK, len(labels)), width)
+                self._file.create_dataset(
+                    f"{split}/{layer}", shape, np.float32, chunks=chunk, fletcher32=True
+                )
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _uninterrupted():
+            self._file.close()
+            self._disk.close()
+
+    def add(self, shard: Shard, vectors: Vectors) -> None:
+        """Write the next shard's rows."""
+        for layer, array in vectors.items():
+            name = f"{shard.split}/{layer}"
+            self._file[name][shard.start : shard.stop] = array
+            self._proofs[name].update(array.data)
+        self._disk.check()
+
+    def finish(self, header: dict[str, Any]) -> None:
+        """Write digests and header, and bring all to the disk."""
+        with _uninterrupted():
+            for name, proof in self._proofs.items():
+                self._file[name].attrs["sha256"] = _fixed(proof.hexdigest())
+            self._file.attrs.update({name: _fixed(value) for name, value in header.items()})
+            self._file.attrs["sha256"] = _fixed(header_digest(self._file.attrs, dict(arrays(self._file))))
+            self._file.close()
+        self._disk.check()
+        os.fsync(self._disk.fileno())
+
+
+def _fixed(value: Any) -> Any:
+    """A string, or a list of strings, of a fixed length; numbers as they are.
+
+    Strings of variable length lie in a heap of the file, in which HDF5 1.14.6 searches for ever once a
+    certain bit is flipped: a damaged file could not be refused.
+    """
+    if isinstance(value, int):
+        return value
+    encoded = [value.encode()] if isinstance(value, str) else [item.encode() for item in value]
+    stored = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
+    return stored.reshape(()) if isinstance(value, str) else stored
+
+
+class _Disk(io.FileIO):
+    """A file that keeps a failed write to itself until :meth:`check`.
+
+    HDF5 crashes the process when a write fails under it (measured with HDF5 1.14.6: a segmentation
+    fault at exit), so it is given to believe that all is well, and the file is thrown away.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        total = len(rest)
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return total
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept, if any."""
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done: HDF5 crashes where Python raises while it calls back."""
+    came: list[Any] = []
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *signalled: came.append(signalled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(*came[0])

@@ -1,0 +1,99 @@
+"""Which of the finished caches is the one that is asked for?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from features.cache.embeddings import Damaged, Embeddings
+from features.cache.lock import owner_of
+from features.errors import UserError
+
+
+def fields(embeddings: Embeddings) -> dict[str, Any]:
+    """What a command line can ask of a cache, by name."""
+    return {
+        **embeddings.spec,
+        "dataset": embeddings.dataset["source"],
+        "dataset_sha256": embeddings.dataset["digest"],
+        "limit": embeddings.dataset["limit"],
+        "weights_source": embeddings.provenance.get("weights_source"),
+    }
+
+
+def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
+    """How a cache misses what is asked, a phrase for each field; empty if it fits.
+
+    A cache fits if it has the asked layers, perhaps among others.
+    """
+    have = fields(embeddings)
+    phrases = []
+    for name, value in asked.items():
+        held = have.get(name)
+        fits = set(value) <= set(held) if name == "layers" and held else held == value
+        if not fits:
+            phrases.append(f"cached: {name}={_show(held)}, asked: {_show(value)}")
+    return phrases
+
+
+def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tuple[Path, list[str]]]]:
+    """The caches below ``root`` that fit, and the others with their differences, nearest first.
+
+    A file that cannot be read is among the others, with the reason.
+    """
+    fitting: list[Embeddings] = []
+    others: list[tuple[Path, list[str]]] = []
+    for path in sorted(root.glob("*.h5")):
+        try:
+            embeddings = Embeddings(path)
+        except UserError as error:
+            others.append((path, [str(error)]))
+            continue
+        phrases = differences(embeddings, asked)
+        if phrases:
+            others.append((path, phrases))
+        else:
+            fitting.append(embeddings)
+    others.sort(key=lambda other: len(other[1]))
+    return fitting, others
+
+
+def exact(fitting: list[Embeddings], layers: tuple[str, ...]) -> list[Embeddings]:
+    """The one of several that has these layers and no others, if there is one; else all of them."""
+    found = [item for item in fitting if set(item.layers) == set(layers)]
+    return found if len(found) == 1 else fitting
+
+
+def damaged(root: Path) -> list[tuple[Path, str]]:
+    """The finished files below ``root`` that do not even open, with the reason."""
+    found = []
+    for path in sorted(root.glob("*.h5")):
+        try:
+            Embeddings(path)
+        except Damaged as error:
+            found.append((path, str(error)))
+        except UserError:
+            continue
+    return found
+
+
+def _show(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list | tuple) else json.dumps(value).strip('"')
+
+
+def writers(root: Path) -> list[str]:
+    """Who is writing which cache below ``root`` right now, a phrase each."""
+    found = []
+    for parts in sorted(root.glob("*.parts")):
+        lock = FileLock(parts / "lock", timeout=0)
+        try:
+            with lock:
+                pass
+        except Timeout:
+            found.append(f"{parts.stem} is being written by {owner_of(parts)}")
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,160 @@
+"""Does a cache still say what its images, its weights and the network say?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.backbones.extractor import TOLERANCE, Extractor
+from features.cache.embeddings import Damaged, Embeddings
+from features.datasets.base import SPLITS, Dataset
+from features.errors import UserError
+
+SAMPLE = 64  # rows of each split that are embedded again
+BLOCK = 1_000  # rows looked at together
+ENOUGH = 200  # rows in a split from which dead dimensions and copies mean something
+DEAD = 0.5  # share of a layer's dimensions that may be the same for all images
+DOUBLED = 0.01  # share of rows that may equal another: datasets do hold a few images twice
+
+Check = tuple[str, str | None]
+
+
+def unopened(folder: Path) -> Iterator[Check]:
+    """A failed check for each finished cache in ``folder`` that is too damaged to be opened."""
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            Embeddings(path)
+        except Damaged as error:
+            yield f"header of {path.name}", str(error)
+        except UserError:  # it may not be read, or is a newer Headroom's: no damage
+            continue
+
+
+def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None) -> Iterator[Check]:
+    """Yield ``(what, None)`` for each check that holds and ``(what, problem)`` for each other.
+
+    Digests first (of the file, then of the images), then labels and ids row by row, the silent
+    disasters, then a random sample of rows embedded again and compared within the precision's tolerance.
+    A damaged file is not compared with the images, and of other images nothing further is asked.
+    """
+    digests = ((f"digest of {name}", problem) for name, problem in embeddings.problems())
+    for group in (digests, _same_images(embeddings, dataset)):
+        well = True
+        for name, problem in group:
+            well = well and problem is None
+            yield name, problem
+        if not well:
+            return
+    yield from _disasters(embeddings, dataset)
+    yield from _embed_again(embeddings, dataset, weights)
+
+
+def _same_images(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
+    """Whether the dataset still has the images, and the rows, that were embedded."""
+    yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
+    for split in SPLITS:
+        kept, came = embeddings.ids(split), dataset.ids(split)
+        moved = [f"{name!r} is gone" for name in sorted(set(kept) - set(came))]
+        moved += [f"{name!r} is new" for name in sorted(set(came) - set(kept))]
+        if kept != came:
+            problem = f"expected {len(kept)} images, came {len(came)}: {_first(moved) or 'in another order'}"
+        elif _digest(dataset.labels(split)) != embeddings.digest(f"{split}/labels"):
+            problem = "the labels differ from the dataset's"
+        else:
+            problem = None
+        yield f"rows of {split}", problem
+
+
+def _disasters(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
+    """What has gone wrong silently elsewhere: each is a line, whatever the number of layers."""
+    broken, constant, dead, doubled, strange = [], [], [], [], []
+    for split in SPLITS:
+        labels = dataset.labels(split)  # the file's own: they have just been compared
+        if labels.min() < 0 or labels.max() >= len(embeddings.class_names):
+            strange.append(f"{split} has labels from {labels.min()} to {labels.max()}")
+        for layer in embeddings.layers:
+            name, rows = f"{split}/{layer}", len(labels)
+            seen: set[bytes] = set()
+            low, high = np.inf, -np.inf
+            for start in range(0, rows, BLOCK):
+                block = embeddings.rows_of(split, layer, slice(start, start + BLOCK))
+                bad = ~np.isfinite(block).all(axis=1)
+                flat = block.min(axis=1) == block.max(axis=1)
+                broken += [f"{name} row {start + row}" for row in np.flatnonzero(bad)]
+                constant += [f"{name} row {start + row}" for row in np.flatnonzero(flat & ~bad)]
+                low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+                seen.update(hashlib.blake2b(row.data, digest_size=16).digest() for row in block)
+            still = int((np.asarray(low) == high).sum())
+            if rows >= ENOUGH and still > DEAD * len(np.atleast_1d(low)):
+                dead.append(f"{still} of {name}'s {len(np.atleast_1d(low))} never change")
+            if rows >= ENOUGH and rows - len(seen) > DOUBLED * rows:
+                doubled.append(f"{rows - len(seen)} of {name}'s {rows} rows are copies of others")
+    yield "every number is finite", _first(broken)
+    yield "no row is constant", _first(constant)
+    yield f"at most {DEAD:.0%} of a layer's dimensions are dead", _first(dead)
+    yield f"at most {DOUBLED:.0%} of the rows are doubled", _first(doubled)
+    yield "labels are within the classes", _first(strange)
+
+
+def _first(problems: list[str]) -> str | None:
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return ", ".join(problems[:3]) + more or None
+
+
+def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) -> Iterator[Check]:
+    spec = embeddings.spec
+    source = embeddings.provenance["weights_source"]
+    if weights is None and spec["weights"] != "imagenet":
+        weights = source
+    layers = ",".join(spec["layers"])
+    extractor = Extractor(
+        layers,
+        spec["image_size"],
+        spec["preprocess"],
+        spec["precision"],
+        spec["mirror"],
+        weights,
+        backbone=spec["backbone"],
+    )
+    try:
+        problem = _same(extractor.weights.digest, spec["weights_sha256"])
+    except UserError as error:
+        problem = str(error)
+    yield "digest of the weights", problem
+    if problem:
+        return
+    tolerance = TOLERANCE[spec["precision"]]
+    rng = np.random.default_rng()
+    for split in SPLITS:
+        count = embeddings.rows[split]
+        rows = np.sort(rng.choice(count, min(SAMPLE, count), replace=False))
+        images = [dataset.images(split, row, row + 1, extractor.image_size) for row in rows]
+        fresh = extractor.embed(np.concatenate(images))
+        for layer in embeddings.layers:
+            kept = embeddings.rows_of(split, layer, rows)
+            away = _distance(fresh[layer], kept)
+            worst = int(away.argmax())
+            far = f"row {rows[worst]} is {away[worst]:.1e} of its length away, expected at most {tolerance:g}"
+            name = f"{len(rows)} rows of {split}/{layer} embedded again"
+            yield name, None if away[worst] <= tolerance else far
+
+
+def _distance(fresh: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far each row is from its kept one, in lengths of that: zero from zero is 0, NaN is infinity."""
+    stored = kept.astype(np.float64)  # whose squares do not overflow
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.linalg.norm(fresh - stored, axis=1)
+        away = np.where(moved == 0, 0.0, moved / np.linalg.norm(stored, axis=1))
+    return np.where(np.isnan(away), np.inf, away)
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()
+
+
+def _same(came: str, expected: str) -> str | None:
+    return None if came == expected else f"expected {expected}, came {came}"

@@ -1,0 +1,1 @@
+"""Images and labels in, by whatever way they come: folders, archives, lists."""

@@ -1,0 +1,123 @@
+"""What every dataset is: labelled images in two splits, streamed in slices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.datasets.images import Stored
+from features.datasets.splits import pick, stratified
+from features.errors import UserError
+
+SPLITS = ("train", "test")
+MIN_TRAIN = 5  # images per class needs in the train split: some to fit, one to validate
+MIN_TEST = 1  # and in the test split
+HOLD_OUT = 0.2  # share of a class that becomes the test split where there is none
+
+
+class Dataset(ABC):
+    """Labelled RGB images in two splits, ``train`` and ``test``, streamed in slices.
+
+    Rows keep one recorded order. A subclass sets the attributes below and has four methods:
+    :meth:`digest`, :meth:`all_labels`, :meth:`read` and :meth:`name_of`. They are of whole splits, where
+    rows count from 0 whatever the limit; which of the rows are in use is decided here.
+
+    Attributes
+    ----------
+    name : a short label for reports.
+    source : the absolute path of a folder dataset, or ``name``: what a command line asks for.
+    class_names : names by class number.
+    note : how the splits came about, if that needs saying.
+    limit : the ``LIMIT`` the dataset was opened with, or None.
+    side : pixels a side as stored, where all are squares of one size; else :meth:`stored` is overridden.
+    archive : the file that the images were read from, where there is one and it was read.
+    """
+
+    name: str
+    source: str
+    class_names: tuple[str, ...]
+    note: str = ""
+    limit: int | None = None
+    archive: str | None = None
+    side: int
+
+    @abstractmethod
+    def digest(self, fresh: bool = False) -> str:
+        """SHA-256 over every pixel and label of the whole dataset, whatever the limit.
+
+        ``fresh`` reads again what an earlier call may have remembered.
+        """
+
+    @abstractmethod
+    def all_labels(self, split: str) -> NDArray[np.int64]:
+        """``(n,)`` class numbers of the whole split, each an index of ``class_names``."""
+
+    @abstractmethod
+    def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """The pictures of these rows of the whole split, ``(m, size, size, 3)`` uint8 RGB.
+
+        :mod:`features.datasets.images` makes them of arrays, of Pillow images and of files.
+
+        Raises
+        ------
+        UserError
+            An image cannot be read; it is named.
+        """
+
+    @abstractmethod
+    def name_of(self, split: str, row: int) -> str:
+        """What names one row of the whole split for good: no other row of either split has this name."""
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """``(n,)`` class numbers of the split, in row order."""
+        return self.all_labels(split)[self._rows[split]]
+
+    def ids(self, split: str) -> list[str]:
+        """The name of each row of the split: a file's relative path where there are files."""
+        return [self.name_of(split, int(row)) for row in self._rows[split]]
+
+    def images(self, split: str, start: int, stop: int, size: int) -> NDArray[np.uint8]:
+        """Rows ``start`` to ``stop`` as ``(stop - start, size, size, 3)`` uint8 RGB.
+
+        Raises
+        ------
+        UserError
+            An image cannot be read; it is named.
+        """
+        return self.read(split, self._rows[split][start:stop], size)
+
+    def stored(self, split: str, row: int) -> Stored:
+        """How the picture in a row is stored: pixels of its short side, quality of a JPEG."""
+        return Stored(self.side)
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        """The rows of each whole split that are in use: ``limit`` of them, stratified, or all."""
+        rows = {}
+        for split, least in (("train", MIN_TRAIN), ("test", MIN_TEST)):
+            labels = self.all_labels(split)
+            count = len(labels) if self.limit is None else min(self.limit, len(labels))
+            if self.limit is not None and count < least * len(self.class_names):
+                raise UserError(
+                    f"LIMIT={self.limit} is too small: each of the {len(self.class_names)} classes "
+                    f"of {self.name} needs {least} images in {split}; raise LIMIT"
+                )
+            rows[split] = stratified(labels, count, f"limit {split}")
+            counts = np.bincount(labels[rows[split]], minlength=len(self.class_names))
+            if counts.min() < least:
+                few = self.class_names[int(counts.argmin())]
+                raise UserError(
+                    f"{self.name}: class {few!r} has {counts.min()} images in {split}, expected at "
+                    f"least {least}; {'add images' if self.limit is None else 'raise LIMIT'}"
+                )
+        return rows
+
+
+def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """A fixed stratified split of rows into ``train`` and ``test`` (one in five, ascending)."""
+    _, sizes = np.unique(labels, return_counts=True)
+    test = pick(labels, np.maximum(1, np.floor(sizes * HOLD_OUT)).astype(np.int64), "hold out")
+    return {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}

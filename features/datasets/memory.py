@@ -1,0 +1,239 @@
+"""Arrays, and anything that is indexed for pairs of image and label, as a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from features.datasets.base import SPLITS, Dataset, hold_out
+from features.datasets.images import Stored, array_squares
+from features.errors import UserError
+from features.progress import progress
+
+
+class Pairs(Protocol):
+    """What :func:`from_indexed` takes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: Any, /) -> Any: ...
+
+
+def from_arrays(
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    test: tuple[ArrayLike, ArrayLike] | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+    limit: int | None = None,
+) -> Dataset:
+    """Images and labels in memory as a dataset.
+
+    Parameters
+    ----------
+    images : (n, h, w, 3) uint8 RGB, or (n, h, w) uint8 grey.
+    labels : (n,) integers, from 0 on.
+    test : the same of the test split; without it one image in five of each class is held out.
+    class_names : names by class number; without them the numbers.
+    name : a short label for reports.
+    limit : images per split, stratified; None is all of them.
+
+    Raises
+    ------
+    UserError
+        A shape, a dtype, a label or a number of images is not as described.
+    """
+    given = {"train": (images, labels)} if test is None else {"train": (images, labels), "test": test}
+    parts: dict[str, Pairs] = {}
+    for split, (pixels, numbers) in given.items():
+        pixels, numbers = np.asarray(pixels), np.asarray(numbers)
+        grey = pixels.ndim == 3
+        if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] == 3)):
+            raise UserError(
+                f"{name}: images of {split}: expected uint8 of shape (n, h, w, 3) or (n, h, w), came "
+                f"{pixels.dtype} of shape {pixels.shape}; convert them"
+            )
+        if numbers.shape != pixels.shape[:1] or not np.issubdtype(numbers.dtype, np.integer):
+            raise UserError(
+                f"{name}: labels of {split}: expected {len(pixels)} integers, came {numbers.dtype} of shape "
+                f"{numbers.shape}; give a class number for each image"
+            )
+        parts[split] = _Zipped(pixels, numbers)
+    return Indexed(parts, class_names, name, limit)
+
+
+def from_indexed(
+    train: Pairs,
+    test: Pairs | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str = "indexed",
+    limit: int | None = None,
+) -> Dataset:
+    """Pairs of image and label by number, such as torchvision's or Hugging Face's datasets, as a dataset.
+
+    Every item is read once here, for labels and digest, and again when it is embedded. An item must then
+    be what it was, so the images come without random transforms.
+
+    Parameters
+    ----------
+    train : ``train[row]`` is a pair of image and label, or a dict with ``image`` or ``img``, and ``label``.
+        An image is a Pillow image, or uint8 of shape (h, w, 3) or (h, w); a label an integer from 0 on.
+    test : the same of the test split; without it one image in five of each class is held out.
+    class_names : names by class number; without them those that ``train`` says, else the numbers.
+    name : a short label for reports.
+    limit : images per split, stratified; None is all of them.
+
+    Raises
+    ------
+    UserError
+        An item cannot be read, or is not as described; it is named.
+    """
+    parts = {"train": train} if test is None else {"train": train, "test": test}
+    return Indexed(parts, class_names or _class_names(train), name, limit)
+
+
+class Indexed(Dataset):
+    """Pairs of image and label by number, in two parts or in one that a test split is held out of.
+
+    The digest is taken over every pixel and label when it is made. An image that is another when it is
+    read later is refused and named.
+    """
+
+    def __init__(
+        self, parts: dict[str, Pairs], class_names: Sequence[str] | None, name: str, limit: int | None
+    ) -> None:
+        self.name = self.source = name
+        self._parts = parts
+        self._proofs: dict[str, list[bytes]] = {}
+        labels: dict[str, NDArray[np.int64]] = {}
+        for part in parts:
+            found = list(self._proved(part))
+            labels[part] = np.array([label for _, label in found], dtype=np.int64)
+            self._proofs[part] = [proof for proof, _ in found]
+        count = 1 + max((int(numbers.max()) for numbers in labels.values() if len(numbers)), default=-1)
+        names = range(count) if class_names is None else class_names
+        self.class_names = tuple(str(one) for one in names)
+        if not 2 <= len(self.class_names) >= count:
+            raise UserError(
+                f"{name}: expected two classes at least and a name for each, came labels up to {count - 1} "
+                f"and {len(self.class_names)} names; put labels or class_names right"
+            )
+        self._digest = self._whole_digest(self._proofs, labels)
+        self._rows_of = {part: np.arange(len(numbers)) for part, numbers in labels.items()}
+        self._part_of = {split: split if split in parts else "train" for split in SPLITS}
+        if "test" not in parts:
+            self._rows_of = hold_out(labels["train"])
+            self.note = "one image in five of each class is held out as the test split"
+        self._labels = {split: labels[self._part_of[split]][self._rows_of[split]] for split in SPLITS}
+        self.limit = limit
+
+    def digest(self, fresh: bool = False) -> str:
+        if not fresh:
+            return self._digest
+        found = {part: list(self._proved(part)) for part in self._parts}
+        labels = {part: np.array([label for _, label in items], np.int64) for part, items in found.items()}
+        return self._whole_digest({part: [proof for proof, _ in found[part]] for part in found}, labels)
+
+    def all_labels(self, split: str) -> NDArray[np.int64]:
+        return self._labels[split]
+
+    def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        part = self._part_of[split]
+        for place, row in enumerate(rows):
+            inner = int(self._rows_of[split][row])
+            pixels, _ = self._item(part, inner)
+            if _proof(pixels) != self._proofs[part][inner]:
+                raise UserError(
+                    f"{self._where(part, inner)} has changed since its digest was taken; give images without "
+                    "random transforms"
+                )
+            out[place] = array_squares(pixels[None], size)[0]
+        return out
+
+    def name_of(self, split: str, row: int) -> str:
+        return f"{self._part_of[split]}/{self._rows_of[split][row]:06d}"
+
+    def stored(self, split: str, row: int) -> Stored:
+        whole = int(self._rows[split][row])
+        pixels, _ = self._item(self._part_of[split], int(self._rows_of[split][whole]))
+        return Stored(min(pixels.shape[:2]))
+
+    def _proved(self, part: str) -> Iterator[tuple[bytes, int]]:
+        """The proof of each image of a part, and its label."""
+        with progress(len(self._parts[part]), f"digest of {part}", "img", delay=1) as bar:
+            for row in range(len(self._parts[part])):
+                pixels, label = self._item(part, row)
+                yield _proof(pixels), label
+                bar.update(1)
+
+    def _whole_digest(self, proofs: dict[str, list[bytes]], labels: dict[str, NDArray[np.int64]]) -> str:
+        whole = hashlib.sha256("\0".join(self.class_names).encode())
+        for part in proofs:
+            whole.update(f"\0{part} {len(proofs[part])}\n".encode())
+            whole.update(b"".join(proofs[part]) + labels[part].astype("<i8").tobytes())
+        return whole.hexdigest()
+
+    def _where(self, part: str, row: int) -> str:
+        return f"{self.name}: item {row} of {part}"
+
+    def _item(self, part: str, row: int) -> tuple[NDArray[np.uint8], int]:
+        """The image, ``(h, w, 3)`` uint8 RGB, and the label of an item."""
+        from PIL import Image
+
+        from features.datasets.images import upright
+
+        try:
+            item = self._parts[part][row]
+            if isinstance(item, dict):
+                image, label = item["img" if "img" in item else "image"], item["label"]
+            else:
+                image, label = item
+            if not isinstance(image, Image.Image):
+                image = np.asarray(image)
+                if image.dtype != np.uint8:
+                    raise TypeError(f"pixels of {image.dtype}")
+                image = Image.fromarray(image)
+            pixels, number = np.asarray(upright(image)), np.asarray(label)
+            if not np.issubdtype(number.dtype, np.integer) or number.ndim or number < 0:
+                raise TypeError(f"the label {label!r}")
+        except MemoryError:  # the machine's, not the item's
+            raise
+        except Exception as error:  # of whatever library it comes from
+            reason = f"{type(error).__name__} {' '.join(str(error).split())}".rstrip()
+            raise UserError(
+                f"{self._where(part, row)} cannot be read: expected a Pillow image or uint8 (h, w, 3) or "
+                f"(h, w), and a class number from 0 on; came: {reason}; replace or remove it"
+            ) from None
+        return pixels, int(number)
+
+
+class _Zipped:
+    """Arrays of images and of labels, item by item."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+        self._images, self._labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], Any]:
+        return self._images[row], self._labels[row]
+
+
+def _proof(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+
+
+def _class_names(indexed: Any) -> Sequence[str] | None:
+    """The class names that torchvision's and Hugging Face's datasets carry."""
+    features = getattr(indexed, "features", None)
+    if isinstance(features, dict):  # Hugging Face's
+        return getattr(features.get("label"), "names", None)
+    return getattr(indexed, "classes", None)

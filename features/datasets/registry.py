@@ -1,0 +1,102 @@
+"""Datasets by name, and folders by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from features.datasets.base import Dataset
+from features.datasets.cifar import ARCHIVED, Cifar10, Cifar100
+from features.errors import UserError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a dataset beside its name.
+
+    Attributes
+    ----------
+    limit : images per split, stratified; None is all of them.
+    archive : the file that it is read from, as ``ARCHIVE=`` gives it; None is not said.
+    offline : do not download anything.
+    remembered : where the archive has been before.
+    """
+
+    limit: int | None = None
+    archive: str | None = None
+    offline: bool = False
+    remembered: tuple[str, ...] = ()
+
+
+Opener = Callable[[Asked], Dataset]
+
+
+def _cifar(kind: type[Cifar10], asked: Asked) -> Dataset:
+    return kind(asked.archive, asked.limit, offline=asked.offline, remembered=asked.remembered)
+
+
+def _digits(asked: Asked) -> Dataset:
+    from features.datasets.digits import Digits
+
+    return Digits(asked.limit)
+
+
+def _folder(root: Path, asked: Asked) -> Dataset:
+    from features.datasets.folder import Folder
+
+    return Folder(root, asked.limit)
+
+
+# What ``DATASET=`` may name. Another is added from outside: ``DATASETS["mine"] = opener``, where the
+# opener takes an ``Asked`` and gives a ``Dataset`` of that limit.
+DATASETS: dict[str, Opener] = {
+    "cifar10": partial(_cifar, Cifar10),
+    "cifar100": partial(_cifar, Cifar100),
+    "digits": _digits,
+}
+
+
+def source_of(dataset: str) -> str:
+    """What ``Dataset.source`` will be for this ``DATASET=``, without touching an image.
+
+    Raises
+    ------
+    UserError
+        It is empty, or neither a known name nor a folder that exists.
+    """
+    if dataset in DATASETS:
+        return dataset
+    path = Path(dataset).expanduser()
+    if dataset and path.is_dir():  # an empty path would be the current folder
+        return str(path.resolve())
+    raise UserError(
+        f"{f'unknown dataset {dataset!r}' if dataset else 'DATASET= is empty'}: expected "
+        f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
+        "(or <class>/ alone)"
+    )
+
+
+def open_dataset(
+    dataset: str,
+    archive: str | None = None,
+    limit: int | None = None,
+    offline: bool = False,
+    remembered: Iterable[str] = (),
+) -> Dataset:
+    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here.
+
+    ``remembered``: where its archive has been before.
+    """
+    source = source_of(dataset)
+    if limit is not None and limit < 1:
+        raise UserError(f"LIMIT={limit}: expected a positive number of images per split")
+    if archive is not None and source not in ARCHIVED:
+        raise UserError(
+            f"ARCHIVE= belongs to DATASET={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
+        )
+    opener = DATASETS[source] if source in DATASETS else partial(_folder, Path(source))
+    opened = opener(Asked(limit, archive, offline, tuple(remembered)))
+    opened.source = source  # by which a later command finds its cache
+    return opened

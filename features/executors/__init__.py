@@ -1,0 +1,1 @@
+"""Who runs the loop of stage one."""

@@ -1,0 +1,1 @@
+"""Classifiers for cached embeddings, by name."""

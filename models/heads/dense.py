@@ -1,0 +1,328 @@
+"""The Keras head, an ordinary scikit-learn classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from features.backend import tensorflow
+from models.heads.epochs import one_epoch
+from models.heads.linear import centre_and_scale
+from models.heads.parameters import (
+    FLAG,
+    automatic,
+    check,
+    number,
+    one_of,
+    optional,
+    positive,
+    several,
+    share,
+    whole,
+)
+from models.heads.refusal import Refused
+from models.temperature import softmax
+
+ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "tanh",
+    "sigmoid",
+    "linear",
+)
+AUTO = "auto"  # a parameter that depends on the number of training images
+MANY, FEW = 50_000, 5_000  # training images from which on, and up to which, it no longer does
+UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
+PREDICT_ROWS = 4096  # rows a prediction call takes
+MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
+
+
+class DenseHead(ClassifierMixin, BaseEstimator):
+    """A fully connected network from embeddings to classes.
+
+    Parameters
+    ----------
+    hidden : units of each hidden layer.
+    activation : of the hidden layers: one of ``ACTIVATIONS``, Keras' names.
+    standardize : bring every input to mean 0 and variance 1, as seen in training.
+    batch_norm : normalise each hidden layer's sums over the batch.
+    dropout : share of hidden units that rest in a step.
+    input_dropout : share of inputs that rest in a step; ``auto``: 0.2 from 50,000 training images on,
+        0.6 up to 5,000, and between them in proportion to the logarithm of their number.
+    input_noise : standard deviation of the noise added to each (standardised) input in a step.
+    label_smoothing : probability spread over all classes in the training target.
+    optimizer : ``adamw`` or ``sgd``.
+    learning_rate : at the start.
+    schedule : ``cosine`` to zero over ``epochs``, or ``exponential``: times 0.9 each 10,000 steps,
+        without stairs.
+    weight_decay : AdamW's.
+    batch_size : rows a step.
+    epochs : length of the schedule; ``auto``: 12 from 50,000 training images on, and of fewer in inverse
+        proportion to the root of their number, 100 at most.
+    patience : epochs without a better validation accuracy after which ``fit`` stops; None: never, and the
+        last epoch is kept; ``auto``: None where ``epochs`` is ``auto`` and training images are fewer
+        than 50,000, as the best of many epochs on few validation images is chance; else 5. Only
+        with ``validation_data``.
+    stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
+        what validation chose.
+    random_state : seeds initial weights, order and dropout.
+
+    Attributes
+    ----------
+    classes_ : (k,) class labels.
+    weights_ : the network's arrays, in Keras' order.
+    mean_, scale_ : (d,) of the inputs (0 and 1 without ``standardize``).
+    history_ : by epoch, ``loss`` (cross-entropy, nats, without smoothing) and ``accuracy`` on a
+        fixed sample of at most 5,000 training rows and, as ``val_loss`` and ``val_accuracy``, on
+        the validation rows. All are measured after the epoch and without dropout, so that the two
+        curves differ by the images alone.
+    best_epoch_ : the epoch whose weights are kept: the best validation accuracy, or the last.
+
+    Notes
+    -----
+    What is ``auto`` was held to cross-validation on official and JPEG pixels of CIFAR-10 with 1,000 and
+    4,068 images (``benchmarks/few_images.py``, docs/results.md); in between 5,000 and 50,000 it is
+    interpolated.
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (512,),
+        activation: str = "gelu",
+        standardize: bool = True,
+        batch_norm: bool = True,
+        dropout: float = 0.5,
+        input_dropout: float | str = AUTO,
+        input_noise: float = 0.0,
+        label_smoothing: float = 0.1,
+        optimizer: str = "adamw",
+        learning_rate: float = 1e-3,
+        schedule: str = "cosine",
+        weight_decay: float = 0.05,
+        batch_size: int = 256,
+        epochs: int | str = AUTO,
+        patience: int | str | None = AUTO,
+        stop_epoch: int | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.standardize = standardize
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.input_noise = input_noise
+        self.label_smoothing = label_smoothing
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.stop_epoch = stop_epoch
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[Any],
+        validation_data: tuple[NDArray[np.float32], NDArray[Any]] | None = None,
+        on_epoch: Callable[[int, dict[str, list[float]]], None] | None = None,
+    ) -> DenseHead:
+        """Train on ``X`` (n, d) and ``y`` (n,); ``validation_data`` decides when to stop.
+
+        ``on_epoch(epoch, history)`` is called after each epoch.
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite inputs, one class only, shapes that do not match, a parameter out of its
+            range, or training that diverges.
+        """
+        self.check()
+        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise Refused("DenseHead needs at least two classes; came one class")
+        width = X.shape[1]
+        moments = centre_and_scale(X) if self.standardize else (np.zeros(width), np.ones(width))
+        self.mean_, self.scale_ = (part.astype(np.float32) for part in moments)
+        rng = np.random.default_rng(self.random_state)
+        sample = np.sort(rng.permutation(len(X))[:MEASURE_ROWS])
+        measured = {"": (X[sample], codes[sample])}
+        if validation_data is not None:
+            X_val = validate_data(self, validation_data[0], dtype=np.float32, reset=False)
+            target = np.asarray(validation_data[1])
+            if target.shape != (len(X_val),) or not np.isin(target, self.classes_).all():
+                raise ValueError(
+                    f"validation_data: expected {len(X_val)} labels, each of a class that is in y; "
+                    f"came {target.shape} with {len(np.setdiff1d(target, self.classes_))} unknown classes"
+                )
+            measured["val_"] = (X_val, np.searchsorted(self.classes_, target))
+        decided = self.automatic(len(X))
+        self._network = self._build(rng, decided["input_dropout"])
+        run_epoch = self._trainer(X, codes, decided["epochs"])
+        self.history_: dict[str, list[float]] = {}
+        patience = decided["patience"] if self.stop_epoch is None else None
+        best, self.best_epoch_ = -1.0, 0
+        for epoch in range(1, (self.stop_epoch or decided["epochs"]) + 1):
+            run_epoch(rng.permutation(len(X)))
+            if validation_data is not None:  # without it the curves would show one side only
+                for name, (rows, target) in measured.items():
+                    loss, accuracy = self._measure(rows, target)
+                    self.history_.setdefault(f"{name}loss", []).append(loss)
+                    self.history_.setdefault(f"{name}accuracy", []).append(accuracy)
+                if on_epoch is not None:
+                    on_epoch(epoch, self.history_)
+                if accuracy <= best and patience is not None:
+                    if epoch - self.best_epoch_ >= patience:
+                        break
+                    continue
+                best = accuracy
+            self.best_epoch_ = epoch
+            self.weights_ = self._network.get_weights()
+        self._network.set_weights(self.weights_)
+        self._logits(X[sample])  # raises where training has diverged
+        return self
+
+    def automatic(self, rows: int) -> dict[str, Any]:
+        """The parameters that may be ``auto``, as they are with so many training images."""
+        fewer = min(max(math.log(MANY / rows, MANY / FEW), 0.0), 1.0)  # 0 with many images, 1 with few
+        epochs = min(max(round(12 * math.sqrt(MANY / rows)), 12), 100)
+        patience = 5 if rows >= MANY or self.epochs != AUTO else None
+        ways = {"epochs": epochs, "input_dropout": round(0.2 + 0.4 * fewer, 2), "patience": patience}
+        return {
+            name: way if getattr(self, name) == AUTO else getattr(self, name) for name, way in ways.items()
+        }
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(
+            self,
+            hidden=several(whole(1, UNITS)),
+            activation=one_of(*ACTIVATIONS),
+            standardize=FLAG,
+            batch_norm=FLAG,
+            dropout=number(0, below=1),
+            input_dropout=automatic(number(0, below=1)),
+            input_noise=share(),
+            label_smoothing=number(0, below=1),
+            optimizer=one_of("adamw", "sgd"),
+            learning_rate=positive(),
+            schedule=one_of("cosine", "exponential"),
+            weight_decay=number(0),
+            batch_size=whole(1),
+            epochs=automatic(whole(1)),
+            patience=automatic(optional(whole(1))),
+            stop_epoch=optional(whole(1)),
+            random_state=whole(0),
+        )
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        return softmax(self._logits(X).astype(np.float64))
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def plain(self, temperature: float = 1.0) -> Any:
+        """A Keras model from raw embeddings to probabilities at this temperature, layers of Keras only."""
+        import keras
+
+        check_is_fitted(self)
+        self._logits(np.zeros((1, len(self.mean_)), np.float32))
+        softmax = [keras.layers.Rescaling(1 / temperature), keras.layers.Softmax()]
+        return keras.Sequential([keras.Input((len(self.mean_),)), *self._network.layers, *softmax])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_network"}
+
+    def _logits(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not hasattr(self, "_network"):
+            self._network = self._build(np.random.default_rng(0), 0.0)
+            self._network.set_weights(self.weights_)
+        parts = [
+            np.asarray(self._network(X[start : start + PREDICT_ROWS], training=False))
+            for start in range(0, len(X), PREDICT_ROWS)
+        ]
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():
+            raise Refused(
+                "training diverged, the network's outputs are no numbers; "
+                f"expected a learning_rate below {self.learning_rate:g}"
+            )
+        return logits
+
+    def _measure(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, float]:
+        """Cross-entropy in nats, and accuracy."""
+        logits = self._logits(X).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        log_likelihood = logits[np.arange(len(X)), codes] - np.log(np.exp(logits).sum(axis=1))
+        return float(-log_likelihood.mean()), float((logits.argmax(axis=1) == codes).mean())
+
+    def _build(self, rng: np.random.Generator, input_dropout: float) -> Any:
+        """The network, from raw embeddings to logits, with initial weights drawn from ``rng``."""
+        tensorflow()
+        import keras
+
+        def seed() -> int:
+            return int(rng.integers(2**31))
+
+        layers = [
+            keras.Input((len(self.mean_),)),
+            keras.layers.Normalization(mean=self.mean_, variance=self.scale_**2),
+        ]
+        if self.input_noise:
+            layers.append(keras.layers.GaussianNoise(self.input_noise, seed=seed()))
+        if input_dropout:
+            layers.append(keras.layers.Dropout(input_dropout, seed=seed()))
+        for units in self.hidden:
+            start = keras.initializers.HeNormal(seed())
+            layers.append(keras.layers.Dense(units, kernel_initializer=start))
+            if self.batch_norm:
+                layers.append(keras.layers.BatchNormalization(momentum=0.9))
+            layers.append(keras.layers.Activation(self.activation))
+            if self.dropout:
+                layers.append(keras.layers.Dropout(self.dropout, seed=seed()))
+        start = keras.initializers.GlorotUniform(seed())
+        layers.append(keras.layers.Dense(len(self.classes_), kernel_initializer=start))
+        return keras.Sequential(layers)
+
+    def _trainer(
+        self, X: NDArray[np.float32], codes: NDArray[np.int64], epochs: int
+    ) -> Callable[[NDArray[np.int64]], None]:
+        """A function that trains one of so many epochs in a given order of rows."""
+        import keras
+
+        size = min(self.batch_size, len(X))
+        steps = len(X) // size
+        if self.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps * epochs)
+        else:
+            rate = keras.optimizers.schedules.ExponentialDecay(self.learning_rate, 10_000, 0.9)
+        if self.optimizer == "adamw":
+            optimizer = keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+        else:
+            optimizer = keras.optimizers.SGD(rate)
+        cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
+        return one_epoch(self._network, X, codes, size, optimizer, cost)

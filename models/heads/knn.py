@@ -1,0 +1,160 @@
+"""Nearest neighbours by cosine similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from models.heads.parameters import check, positive, whole
+from models.heads.refusal import Refused
+
+QUERIES = 256  # rows compared with all training rows at a time
+GROUP = 16  # columns whose maximum stands for them in the search
+
+
+class KnnHead(ClassifierMixin, BaseEstimator):
+    """The ``k`` most similar training images vote, each with weight ``exp(cosine / temperature)``.
+
+    The weighting is that of Z. Wu et al., Unsupervised feature learning via non-parametric
+    instance discrimination, 2018, section 3.4. One vote more, of the weight of the least similar
+    of the k, is spread over all classes as often as they occur, so that no probability is 0.
+
+    Parameters
+    ----------
+    k : how many vote; all, where there are fewer.
+    temperature : the smaller, the more the most similar count.
+
+    Attributes
+    ----------
+    classes_ : (k,) class labels.
+    rows_, codes_ : the training rows (n, d) as they came, float32, and the numbers of their classes.
+    inverse_norms_ : (n,) float32.
+    """
+
+    def __init__(self, k: int = 20, temperature: float = 0.05) -> None:
+        self.k = k
+        self.temperature = temperature
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> KnnHead:
+        """Remember ``X`` (n, d), not copied, and ``y`` (n,).
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite inputs, one class only, shapes that do not match, or a parameter out of
+            its range.
+        """
+        self.check()
+        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        check_classification_targets(y)
+        self.classes_, self.codes_ = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise Refused("KnnHead needs at least two classes; came one class")
+        self.rows_, self.inverse_norms_ = X, _inverse_norms(X)
+        return self
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(self, k=whole(1), temperature=positive())
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        return self._votes(*self.neighbours(X, self.k))
+
+    def predict_proba_of_own(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Class probabilities of training rows, in whose vote they have no part themselves."""
+        check_is_fitted(self)
+        similarities, neighbours = self.neighbours(self.rows_[rows], self.k + 1)
+        own = neighbours == np.asarray(rows)[:, None]
+        own[~own.any(axis=1), -1] = True  # its copies came first
+        kept = (len(rows), neighbours.shape[1] - 1)
+        return self._votes(similarities[~own].reshape(kept), neighbours[~own].reshape(kept))
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def sweep(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[Any],
+        X_val: NDArray[np.float32],
+        grid: Mapping[str, Sequence[float]],
+    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+        """Each combination of the grid with its probabilities for ``X_val``; one search for all."""
+        self.fit(X, y)
+        similarities, neighbours = self.neighbours(X_val, max(map(int, grid["k"])))
+        for k, temperature in product(grid["k"], grid["temperature"]):
+            chosen = {"k": int(k), "temperature": temperature}
+            self.set_params(**chosen)
+            yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
+
+    def neighbours(
+        self, X: NDArray[np.float32], k: int, advance: Callable[[int], object] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Cosine similarities and row numbers of the ``k`` most similar training rows, ``(n, k)``.
+
+        Most similar first. Exact: the k largest of a row lie within the k groups of columns that
+        have the largest maxima, so only these groups are sorted. ``advance`` is told the number of
+        rows done since it was last called.
+        """
+        from scipy.linalg.blas import sgemm
+
+        check_is_fitted(self)
+        k = min(k, len(self.rows_))
+        width = -(-len(self.rows_) // GROUP) * GROUP
+        similarities = np.empty((len(X), k), dtype=np.float32)
+        neighbours = np.empty((len(X), k), dtype=np.int64)
+        scale = _inverse_norms(X)
+
+        def search(start: int) -> int:
+            queries = X[start : start + QUERIES] * scale[start : start + QUERIES, None]
+            part = np.empty((len(queries), width), dtype=np.float32)
+            part[:, len(self.rows_) :] = -np.inf
+            product_ = sgemm(1, self.rows_.T, queries.T, trans_a=True)  # (n, queries), by column
+            np.multiply(product_.T, self.inverse_norms_, out=part[:, : len(self.rows_)])
+            tops = part.reshape(len(part), -1, GROUP).max(axis=2)
+            if k < tops.shape[1]:
+                picked = np.argpartition(tops, tops.shape[1] - k, axis=1)[:, -k:]
+            else:
+                picked = np.broadcast_to(np.arange(tops.shape[1]), tops.shape)
+            columns = (picked[:, :, None] * GROUP + np.arange(GROUP)).reshape(len(part), -1)
+            values = np.take_along_axis(part, columns, axis=1)
+            best = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
+            kept, names = np.take_along_axis(values, best, axis=1), np.take_along_axis(columns, best, axis=1)
+            order = np.lexsort((names, -kept), axis=1)
+            similarities[start : start + QUERIES] = np.take_along_axis(kept, order, axis=1)
+            neighbours[start : start + QUERIES] = np.take_along_axis(names, order, axis=1)
+            return len(queries)
+
+        with ThreadPoolExecutor(2) as pool:  # one block is sorted while the next is multiplied
+            for done in pool.map(search, range(0, len(X), QUERIES)):
+                if advance is not None:
+                    advance(done)
+        return similarities, neighbours
+
+    def _votes(self, similarities: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.float64]:
+        weights = np.exp((similarities - similarities[:, :1]).astype(np.float64) / self.temperature)
+        share = np.bincount(self.codes_) / len(self.codes_)
+        votes = weights[:, -1:] * share
+        voters = self.codes_[neighbours]
+        for code in range(len(self.classes_)):
+            votes[:, code] += np.where(voters == code, weights, 0).sum(axis=1)
+        return np.asarray(votes / votes.sum(axis=1, keepdims=True))
+
+
+def _inverse_norms(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 over each row's length; 0 for a row of zeros, which is similar to nothing."""
+    norms = np.sqrt(np.einsum("nd,nd->n", X, X))
+    return np.asarray(np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0))

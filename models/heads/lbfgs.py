@@ -1,0 +1,271 @@
+"""Linear heads that are found step by step: logistic regression and the linear SVM."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from models.heads.linear import LinearHead, sample
+from models.heads.parameters import FLAG, check, positive, whole
+from models.heads.rowspace import RowSpace
+
+SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
+FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
+BLOCK = 1_024  # rows converted to float64 at a time
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Rows (n, w) with the mean and scale (w,) that standardise them; in ``space``, if that is smaller."""
+
+    X: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    space: RowSpace | None = None
+
+
+class _IterativeHead(LinearHead, ABC):
+    """Minimises ``C`` times a sum of losses plus half the squared norm of the coefficients.
+
+    The coefficients are those of the standardised inputs; intercepts are free. Three things make
+    it quick on embeddings, where columns are many and correlated:
+
+    - L-BFGS runs in coordinates in which the problem is nearly round: with the Cholesky factor
+      ``L L' = curvature * covariance + I / (n C)``, it moves ``L'W`` and not ``W`` (Nocedal and
+      Wright, Numerical Optimization, 2006, section 5.1, on preconditioning).
+    - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
+      every iteration; the line search is float64. Where float32 no longer decides (``tol`` below
+      3e-4, or a line search that finds nothing lower), the last iterations are float64 throughout,
+      on blocks of rows, so that the optimum does not depend on the processor's kernels.
+    - Standardising is folded into the coefficients, so the inputs are never copied. Fewer rows than
+      columns are brought to as many columns as there are rows (:class:`models.heads.rowspace.RowSpace`).
+
+    Parameters
+    ----------
+    C : inverse strength of regularisation, as in scikit-learn.
+    tol : the solver stops when no coordinate of the gradient of the mean loss is larger. Below
+        3e-4 it costs iterations in float64, each several times as long; below 3e-8 float64 cannot
+        resolve it either.
+    max_iter : of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
+    warm_start : start where the last ``fit`` ended.
+
+    Attributes
+    ----------
+    n_iter_ : iterations of the last fit.
+    """
+
+    _curvature: float  # typical second derivative of the loss; only the speed depends on it
+
+    def __init__(
+        self, C: float = 0.003, tol: float = 3e-4, max_iter: int = 500, warm_start: bool = False
+    ) -> None:
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+
+    @abstractmethod
+    def _loss(
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
+        """The loss summed over the rows of logits (m, k), and its gradient; may overwrite ``logits``."""
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
+        """Fit on ``X`` (n, d) and ``y`` (n,).
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite inputs, one class only, shapes that do not match, or a parameter out of
+            its range.
+        """
+        self.check()
+        start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
+        X, codes = self._checked(X, y)
+        inputs = self._inputs(X)
+        self._descend(inputs, codes, self._hessian(inputs), start)
+        self._settle(X, codes)
+        return self
+
+    def sweep(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[Any],
+        X_val: NDArray[np.float32],
+        grid: Mapping[str, Sequence[float]],
+    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+        """Each value of the grid with the probabilities it gives ``X_val``; each fit starts at the last."""
+        self.check()
+        X, codes = self._checked(X, y)
+        inputs, start = self._inputs(X), None
+        hessian = self._hessian(inputs)
+        for C in grid["C"]:
+            self.set_params(C=C).check()
+            self._descend(inputs, codes, hessian, start)
+            self._settle(X, codes)
+            yield {"C": C}, self.predict_proba(X_val)
+            start = self._unfolded()
+
+    def _inputs(self, X: NDArray[np.float32]) -> _Inputs:
+        if len(X) >= X.shape[1]:
+            return _Inputs(X, self.mean_, self.scale_)
+        space = RowSpace(X, self.mean_, self.scale_)
+        return _Inputs(space.rows, np.zeros(len(X)), np.ones(len(X)), space)
+
+    def _descend(
+        self,
+        inputs: _Inputs,
+        codes: NDArray[np.int64],
+        hessian: NDArray[np.float32],
+        start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    ) -> None:
+        from scipy.linalg import LinAlgError, cholesky, solve_triangular
+        from scipy.optimize import minimize
+
+        mean, scale = inputs.mean, inputs.scale
+        rows, width, classes = *inputs.X.shape, len(self.classes_)
+        penalty = 1 / (rows * self.C)
+        curved = hessian + penalty * np.eye(width, dtype=np.float32)
+        try:
+            lower = cholesky(curved, lower=True)
+        except LinAlgError:  # hardly any penalty, and columns that copy each other; only speed is lost
+            curved[np.diag_indices(width)] += np.finfo(np.float32).eps * np.trace(curved)
+            lower = cholesky(curved, lower=True)
+        factor = np.asfortranarray(lower, np.float32)
+        solving: dict[str, Any] = {"lower": True, "check_finite": False}
+
+        def unround(flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            moved, bias = np.split(flat.reshape(width + 1, classes), [width])
+            rounded = moved.astype(factor.dtype)  # or the factor would be copied
+            weights = solve_triangular(factor, rounded, trans="T", **solving)
+            return weights.astype(np.float64), bias[0]
+
+        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            weights, bias = unround(flat)
+            raw = weights / scale[:, None]
+            shift = bias - (mean[:, None] * raw).sum(axis=0)
+            loss, gradient, slope = self._sums(inputs.X, codes, raw.astype(factor.dtype), shift)
+            gradient = (gradient - np.outer(mean, slope)) / scale[:, None] / rows
+            gradient += penalty * weights
+            rounded = solve_triangular(factor, gradient.astype(factor.dtype), **solving)
+            loss = loss / rows + penalty / 2 * float((weights**2).sum())
+            return loss, np.concatenate([rounded, slope[None] / rows]).ravel()
+
+        def descend(flat: NDArray[np.float64], tol: float, iterations: int) -> Any:
+            options = {"maxiter": iterations, "gtol": tol, "ftol": 0, "maxcor": 20}
+            return minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
+
+        first = np.zeros((width + 1, classes))
+        if start is not None and start[0].shape == (len(self.mean_), classes):
+            weights = start[0] if inputs.space is None else inputs.space.inward(start[0])
+            first[:width], first[width] = factor.T @ weights, start[1]
+        found = descend(first.ravel(), max(self.tol, FLOAT32_TOL), self.max_iter)
+        self.n_iter_ = int(found.nit)
+        if np.abs(found.jac).max() > self.tol and self.n_iter_ < self.max_iter:
+            factor = factor.astype(np.float64)  # from here on, so is all else
+            found = descend(found.x, self.tol, self.max_iter - self.n_iter_)
+            self.n_iter_ += int(found.nit)
+        if np.abs(found.jac).max() > self.tol:  # out of iterations, or no step lowers the loss
+            warnings.warn(
+                f"stopped after {self.n_iter_} iterations before the gradient was below {self.tol:g}: "
+                f"{found.message.lower()}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        weights, bias = unround(found.x)
+        self._fold(weights if inputs.space is None else inputs.space.outward(weights), bias)
+
+    def _sums(
+        self,
+        X: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        raw: NDArray[np.floating],
+        shift: NDArray[np.float64],
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """The loss of ``X @ raw + shift``, its gradient by ``raw`` (d, k) and by ``shift`` (k,), all summed.
+
+        In the precision of ``raw``. Products go through SciPy's BLAS, as L-BFGS-B itself does: NumPy
+        brings a BLAS of its own, and the idle threads of the one slow down the other. A transposed
+        array is itself as Fortran sees it, so float32 inputs are not copied.
+        """
+        from scipy.linalg.blas import dgemm, sgemm
+
+        gemm, step = (sgemm, len(X)) if raw.dtype == np.float32 else (dgemm, BLOCK)
+        loss, gradient, slope = 0.0, np.zeros(raw.shape), np.zeros(raw.shape[1])
+        for begin in range(0, len(X), step):
+            block = X[begin : begin + step].astype(raw.dtype, copy=False)
+            logits = gemm(1, raw, block.T, trans_a=True).T  # (m, k)
+            logits += shift.astype(raw.dtype)
+            part, residual = self._loss(logits, (np.arange(len(block)), codes[begin : begin + step]))
+            loss += part
+            gradient += gemm(1, block.T, residual.T, trans_b=True)
+            slope += residual.sum(axis=0, dtype=np.float64)
+        return loss, gradient, slope
+
+    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+        """What remains once the coefficients stand."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        check(self, C=positive(), tol=positive(), max_iter=whole(1), warm_start=FLAG)
+
+    def _hessian(self, inputs: _Inputs) -> NDArray[np.float32]:
+        """Roughly the loss's Hessian for one class's coefficients, (w, w), from a sample of the rows."""
+        from scipy.linalg.blas import sgemm
+
+        some = inputs.X[:: -(-len(inputs.X) // SAMPLE)] - inputs.mean.astype(np.float32)
+        some /= inputs.scale.astype(np.float32)
+        return np.asarray(sgemm(self._curvature / len(some), some.T, some.T, trans_b=True))
+
+
+class LogisticHead(_IterativeHead):
+    """Multinomial logistic regression: the linear probe.
+
+    Minimises what ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` minimises, quicker;
+    see the parameters and attributes of :class:`_IterativeHead` and ``LinearHead``.
+    """
+
+    _curvature = 0.1  # p (1 - p) of a softmax
+
+    def _loss(
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
+        logits -= logits.max(axis=1, keepdims=True)
+        likelihood = logits[truth].astype(np.float64)
+        np.exp(logits, out=logits)
+        total = logits.sum(axis=1, dtype=np.float64)
+        logits /= total[:, None].astype(logits.dtype)
+        logits[truth] -= 1
+        return float((np.log(total) - likelihood).sum()), logits
+
+
+class SvmHead(_IterativeHead):
+    """The linear support vector machine, one class against the rest, squared hinge loss.
+
+    Minimises what ``make_pipeline(StandardScaler(), LinearSVC(C=C))`` minimises, but for the
+    intercept, which is free here and shrunk there. Probabilities are the softmax of the scores at
+    the temperature that fits the training images best.
+    """
+
+    _curvature = 0.5  # twice the share of images within the margin
+
+    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+        self._calibrate(sample(X, codes))
+
+    def _loss(
+        self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
+    ) -> tuple[float, NDArray[np.floating]]:
+        logits[truth] *= -1  # now minus the margin of every class
+        logits += 1
+        np.maximum(logits, 0, out=logits)  # how far each falls short of a margin of 1
+        loss = float(np.einsum("nk,nk->", logits, logits, dtype=np.float64))
+        logits *= 2
+        logits[truth] *= -1
+        return loss, logits

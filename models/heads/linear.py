@@ -1,0 +1,110 @@
+"""What every linear head shares once it is fitted: logits of embeddings as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from models.heads.refusal import Refused
+from models.temperature import fit_temperature, softmax
+
+BLOCK = 4_096  # rows looked at together
+SAMPLE = 5_000  # training rows that fit a temperature
+
+
+def centre_and_scale(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column, ``(d,)`` float64; 1 for that of a constant column.
+
+    Block by block: NumPy's own ``std`` would make a copy of all rows, twice as large in float64.
+    """
+    mean = X.mean(axis=0, dtype=np.float64)
+    square, near = np.zeros_like(mean), mean.astype(np.float32)
+    for start in range(0, len(X), BLOCK):
+        block = X[start : start + BLOCK] - near
+        square += np.einsum("nd,nd->d", block, block)
+    deviation = np.sqrt(square / len(X))
+    constant = deviation <= np.finfo(np.float32).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, deviation)
+
+
+def sample(X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """At most ``SAMPLE`` of the rows, evenly spaced."""
+    rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
+    return X[rows], codes[rows]
+
+
+class LinearHead(ClassifierMixin, BaseEstimator):
+    """A linear classifier of standardised embeddings; its subclasses differ in how they fit.
+
+    Standardising is folded into the coefficients, so neither ``fit`` nor ``predict_proba`` copies
+    the inputs. (A column whose mean is thousands of its deviations loses digits by that; embeddings
+    have no such columns.)
+
+    Attributes
+    ----------
+    classes_ : (k,) class labels.
+    coef_ : (k, d) float32, for inputs as they come (not standardised).
+    intercept_ : (k,) float64.
+    mean_, scale_ : (d,) float64, of the training inputs; 1 for the scale of a constant column.
+    temperature_ : what the scores are divided by before the softmax; 1 where they are logits.
+    """
+
+    temperature_ = 1.0
+
+    def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores, ``(n, k)`` float64.
+
+        Of two classes ``(n,)``, as everywhere in scikit-learn: by how much the second's is higher.
+        """
+        scores = self._scores_of(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``."""
+        return softmax(self._scores_of(X) / self.temperature_)
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        best = self._scores_of(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def _checked(self, X: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""
+        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
+        self.mean_, self.scale_ = centre_and_scale(X)
+        return X, codes
+
+    def _scores_of(self, X: Any) -> NDArray[np.float64]:
+        """A score for every class, ``(n, k)``, of inputs from outside."""
+        check_is_fitted(self)
+        return self._scores(validate_data(self, X, dtype=np.float32, order="C", reset=False))
+
+    def _scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        from scipy.linalg.blas import sgemm  # and not NumPy's: see models/heads/lbfgs.py
+
+        scores = sgemm(1, X.T, self.coef_.T, trans_a=True)  # X.T is X as Fortran sees it: no copy
+        return np.ascontiguousarray(scores, np.float64) + self.intercept_
+
+    def _calibrate(self, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+        """Set the temperature that fits these training images, a :func:`sample`, best."""
+        self.temperature_ = fit_temperature(self._scores(own[0]), own[1])
+
+    def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
+        """Take weights (d, k) and biases of standardised inputs."""
+        raw = weights / self.scale_[:, None]
+        self.coef_ = raw.T.astype(np.float32)
+        self.intercept_ = bias - self.mean_ @ raw
+
+    def _unfolded(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What :meth:`_fold` took, from the last fit."""
+        raw = self.coef_.T.astype(np.float64)
+        return raw * self.scale_[:, None], self.intercept_ + self.mean_ @ raw

@@ -1,0 +1,60 @@
+"""What a saved run says of embeddings it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import UserError
+from models.runs.run import Run, is_outdated, load, mean
+from models.temperature import scaled
+
+
+class Predictor:
+    """A run with its fitted head, or the heads that vote, in memory.
+
+    Parameters
+    ----------
+    run : the run; ``root`` is the folder of all runs.
+
+    Attributes
+    ----------
+    layers : the layers it needs.
+    """
+
+    def __init__(self, run: Run, root: Path) -> None:
+        self._parts = (
+            members_of(run, root) if run.members else [(load(root / run.folder, with_head=True), 1.0)]
+        )
+        self._temperature = run.temperature if run.members else 1.0
+        self.layers = tuple(dict.fromkeys(layer for part, _ in self._parts for layer in part.layers))
+
+    def predict_proba(self, vectors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Calibrated probabilities ``(n, k)`` of embeddings ``{layer: (n, d)}``."""
+        parts = []
+        for run, weight in self._parts:
+            X = np.concatenate([vectors[layer] for layer in run.layers], axis=1)
+            parts.append((scaled(run.estimator.predict_proba(X), run.temperature), weight))
+        return scaled(mean(parts), self._temperature) if self._temperature != 1.0 else mean(parts)
+
+
+def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
+    """The runs a vote consists of, with their fitted heads, and their weights.
+
+    Raises
+    ------
+    UserError
+        One of them has been removed, or trained again since.
+    """
+    missing = [folder for folder in run.members if not (root / folder).is_dir()]
+    if missing:
+        raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
+    parts = [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
+    if is_outdated(run, {part.folder: part for part, _ in parts}):
+        raise UserError(
+            f"the vote {run.folder}: a member was trained again; take it anew: make train HEAD=vote"
+        )
+    return parts

@@ -1,0 +1,177 @@
+"""From picture files to printed predictions, a batch at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.errors import UserError
+from features.progress import say
+from reports.page.spreadsheet import CSV, ENCODING, SPREADSHEET, cell
+
+if TYPE_CHECKING:
+    from features.backbones.extractor import Extractor
+    from models.runs.run import Run
+    from pipeline.options import Options
+
+FORMATS = ("table", "json", CSV, SPREADSHEET)
+COLUMNS = ("image", "class", "probability", "runner_up", "runner_up_probability")
+
+
+def predict_images(options: Options, run: Run) -> int:
+    """Print class, calibrated probability and runner-up of every image; 1 if any was unreadable.
+
+    Raises
+    ------
+    UserError
+        There is no such image, or weights or settings are not those the run was trained with.
+    """
+    from models.runs.predictor import Predictor
+
+    paths = _paths(options.image or "")
+    predictor = Predictor(run, options.runs)
+    extractor = network_of(options, run, predictor.layers)
+    skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
+    if skipped > 1:
+        say(f"{skipped:,} images skipped")
+    return 1 if skipped else 0
+
+
+def check_format(options: Options) -> None:
+    """Refuse a ``FORMAT`` that no stage knows."""
+    if options.format not in FORMATS:
+        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
+
+
+def _paths(image: str) -> Iterator[Path]:
+    """The files that ``IMAGE`` names, in order; a folder is walked as it is read."""
+    from features.datasets.folder import Folder
+
+    if image == "-":
+        return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+    path = Path(image).expanduser()
+    if path.is_dir():
+        found = _walk(path, Folder.SUFFIXES)
+        first = next(found, None)
+        if first is None:
+            raise UserError(f"IMAGE={image}: no JPEG or PNG in this folder; name one that holds some")
+        return (item for part in ([first], found) for item in part)
+    if not path.exists():
+        raise UserError(f"IMAGE={image}: no such file or folder; name an image, a folder or -")
+    return iter([path])
+
+
+def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Images below ``top``, behind links too; last the folders that cannot be listed, to be named."""
+    unread: list[Path] = []
+    seen = {top.resolve()}  # a link may lead back to where it lies
+    for folder, folders, names in os.walk(
+        top, onerror=lambda error: unread.append(Path(error.filename)), followlinks=True
+    ):
+        found = {(Path(folder) / name).resolve(): name for name in sorted(folders)}
+        folders[:] = [name for real, name in found.items() if real not in seen]
+        seen |= found.keys()
+        yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(suffixes))
+    yield from unread
+
+
+def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor:
+    """The network that made the run's embeddings; refuses other weights by name."""
+    from features.backbones.extractor import Extractor
+
+    spec = run.spec
+    extractor = Extractor(
+        ",".join(layers),
+        spec["image_size"],
+        spec["preprocess"],
+        spec["precision"],
+        spec["mirror"],
+        options.weights,
+        options.batch,
+        spec["backbone"],
+    )
+    extractor.weights  # noqa: B018  the spec below is of what was really found
+    ours = extractor.spec()
+    for name, value in spec.items():
+        if name not in ("layers", "weights") and ours.get(name) != value:
+            shown = "weights" if name == "weights_sha256" else name
+            raise UserError(
+                f"{shown.upper()}: the run {run.folder} was trained with {spec[shown]}, came "
+                f"{ours.get(shown)}; give what it was trained with"
+            )
+    return extractor
+
+
+def _predictions(
+    paths: Iterator[Path], extractor: Extractor, predictor: Any, names: tuple[str, ...]
+) -> Iterator[tuple[Any, ...] | str]:
+    """A row of :data:`COLUMNS` for each image, or the reason it could not be read."""
+    from features.datasets.images import read_square
+
+    def read(path: Path) -> Any:
+        try:
+            return read_square(path, extractor.image_size)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+
+        def begin() -> list[tuple[Path, Future[Any]]]:
+            return [(path, pool.submit(read, path)) for path in islice(paths, extractor.batch)]
+
+        waiting = deque([begin()])
+        while batch := waiting.popleft():
+            waiting.append(begin())  # decoded while the network works
+            pictures = [(path, future.result()) for path, future in batch]
+            good = [(path, picture) for path, picture in pictures if not isinstance(picture, str)]
+            yield from (reason for _, reason in pictures if isinstance(reason, str))
+            if good:
+                vectors = extractor.embed(np.stack([picture for _, picture in good]))
+                proba = predictor.predict_proba(vectors)
+                for (path, _), row in zip(good, proba, strict=True):
+                    first, second = np.argsort(-row, kind="stable")[:2]
+                    yield str(path), names[first], float(row[first]), names[second], float(row[second])
+
+
+def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
+    """Print rows as they come (JSON: one object a line) and name what is skipped; returns how many."""
+    skipped = 0
+    for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+    if form == SPREADSHEET and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding=ENCODING[form])
+    sheet = csv.writer(sys.stdout)
+    if form in (CSV, SPREADSHEET):
+        sheet.writerow(COLUMNS)
+    elif form == "table":
+        print(f"{'class':<20} {'probability':>11}  {'runner-up':<20} {'probability':>11}  image")
+    for row in rows:
+        if isinstance(row, str):
+            skipped += 1
+            say(f"skipped: {row}")
+        elif form in (CSV, SPREADSHEET):
+            sheet.writerow(cell(value, form) for value in row)
+        elif form == "json":
+            print(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
+        else:
+            path, first, sure, second, less = (
+                visible(cell) if isinstance(cell, str) else cell for cell in row
+            )
+            print(f"{first:<20} {sure:>11.3f}  {second:<20} {less:>11.3f}  {path}")
+    return skipped
+
+
+def visible(text: str) -> str:
+    """Without characters that would move a terminal's cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)

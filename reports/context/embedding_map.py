@@ -1,0 +1,98 @@
+"""A sample of the test embeddings on a plane: two principal axes, and t-SNE."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.cache.embeddings import Embeddings, canonical
+from features.datasets.splits import stratified
+from reports.context import kept
+
+POINTS = 2_000  # test images on the map: more cannot be told apart, and t-SNE takes 10 s for these
+COMPONENTS = 50  # principal components t-SNE sees: van der Maaten and Hinton, 2008, had 30
+PERPLEXITY = 30.0  # scikit-learn's default
+LEAST = 10  # images below which t-SNE has nothing to arrange
+BLOCK = 100  # rows read at a time
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Where some test images lie.
+
+    Attributes
+    ----------
+    rows : (m,) rows of the test split, ascending.
+    pca : (m, 2) along the first two principal axes of the standardised vectors.
+    tsne : (m, 2) by t-SNE of the first ``COMPONENTS`` principal components.
+    explained : the share of the variance along either axis of ``pca``.
+    """
+
+    rows: NDArray[np.int64]
+    pca: NDArray[np.float32]
+    tsne: NDArray[np.float32]
+    explained: tuple[float, float]
+
+
+def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray[np.int64]) -> EmbeddingMap:
+    """Map at most ``POINTS`` test images, each class in its share.
+
+    The result lies beside the cache as ``<stem>.map-<digest of the layers>.npz``.
+
+    Parameters
+    ----------
+    embeddings : of these only the sampled rows are read.
+    layers : side by side.
+    labels : (n,) class numbers of the test split, as a run holds them: they choose the sample.
+    """
+    count = min(len(labels), max(POINTS, len(np.unique(labels))))
+    rows = stratified(labels, count, f"map {embeddings.dataset['digest']}")
+    short = hashlib.sha256(canonical(list(layers)).encode()).hexdigest()[:8]
+    path = embeddings.path.with_name(f"{embeddings.path.stem}.map-{short}.npz")
+    origin = {"fingerprint": embeddings.fingerprint, "layers": list(layers)}
+    arrays = kept.load(path, origin)
+    if arrays is None or not np.array_equal(arrays["rows"], rows):
+        pca, tsne, explained = project(_vectors(embeddings, layers, rows))
+        arrays = {"rows": rows, "pca": pca, "tsne": tsne, "explained": explained}
+        kept.save(path, origin, arrays)
+    first, second = map(float, arrays["explained"])
+    return EmbeddingMap(arrays["rows"], arrays["pca"], arrays["tsne"], (first, second))
+
+
+def project(
+    X: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """``X`` (m, d) on two planes, (m, 2) each, and the two shares of variance of the first.
+
+    Of fewer than ``LEAST`` rows, or rows that are all the same, both planes are the first. An axis
+    that does not exist is 0. All of it runs in one thread: in more, sums are taken in another order,
+    which t-SNE magnifies into another map (and two threads are slower where a core is busy).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1), np.errstate(invalid="ignore"):  # 0 / 0: no variance to have shares of
+        axes = PCA(min(COMPONENTS, *X.shape), random_state=0)
+        places = axes.fit_transform(StandardScaler().fit_transform(X))
+        missing = max(0, 2 - places.shape[1])
+        places = np.pad(places, ((0, 0), (0, missing))).astype(np.float32)
+        shares = np.nan_to_num(np.pad(axes.explained_variance_ratio_, (0, missing))[:2])
+        tsne = pca = places[:, :2].copy()
+        if len(X) >= LEAST and pca.std() > 0:
+            perplexity = min(PERPLEXITY, (len(X) - 1) / 3)
+            tsne = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(places)
+    return pca, tsne.astype(np.float32), shares.astype(np.float64)
+
+
+def _vectors(embeddings: Embeddings, layers: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some test rows of the layers side by side, ``(m, d)``."""
+    parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return np.hstack(
+        [np.concatenate([embeddings.rows_of("test", layer, part) for part in parts]) for layer in layers]
+    )

@@ -1,0 +1,129 @@
+"""What a report needs beside the runs: learning curves, caches, neighbours, a map, pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from features.cache.embeddings import Embeddings, canonical
+from features.datasets.cifar import ARCHIVED
+from features.errors import UserError
+from features.progress import say
+from models import curve
+from models.runs import looks
+from models.runs.run import Run
+from reports.context.neighbours import Neighbours
+from reports.context.thumbnails import Pictures, whereabouts
+
+
+@dataclass
+class ReportContext:
+    """What is known beside the runs; each part may be missing.
+
+    Attributes
+    ----------
+    looks : final predictions so far, by test digest.
+    curves : learning curves, by folder of run.
+    caches : open embeddings, by fingerprint.
+    neighbours : nearest training images of each test image, by fingerprint.
+    maps : a 2-D map's numbers, by id of run.
+    archive : of CIFAR-10, as ``ARCHIVE=`` gives it.
+    """
+
+    looks: dict[str, int] = field(default_factory=dict)
+    curves: dict[str, curve.Curve] = field(default_factory=dict)
+    caches: dict[str, Embeddings] = field(default_factory=dict)
+    neighbours: dict[str, Neighbours] = field(default_factory=dict)
+    maps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    archive: str | None = None
+
+    def pictures(self, run: Run) -> Pictures:
+        """The run's images as thumbnails: from ``ARCHIVE=``, or where the archive was, or a cache."""
+        return Pictures(run.dataset, *self._archives(run.dataset["source"]))
+
+    def whereabouts(self, run: Run) -> list[Any]:
+        """What tells, at little cost, whether :meth:`pictures` finds any."""
+        return whereabouts(run.dataset["source"], *self._archives(run.dataset["source"]))
+
+    def _archives(self, source: str) -> tuple[str | None, list[str]]:
+        if source not in ARCHIVED:
+            return None, []
+        remembered = {
+            str(cache.provenance["archive"])
+            for cache in self.caches.values()
+            if cache.dataset.get("source") == source and cache.provenance.get("archive")
+        }
+        return self.archive, sorted(remembered)
+
+    def look_closer(self, run: Run) -> None:
+        """Add neighbours and map for the embeddings of this run; kept beside the cache for next time."""
+        cache = self.caches.get(run.fingerprint)
+        if cache is None:
+            return
+        from reports.context.embedding_map import embedding_map
+        from reports.context.neighbours import neighbours
+
+        try:
+            found = neighbours(cache)
+            layers = [layer for layer in run.layers if layer in cache.layers]
+            drawn = embedding_map(cache, layers, run.test_labels)
+            cache.ids("train"), cache.ids("test"), cache.labels()  # for the galleries: all are whole
+        except UserError as error:
+            say(f"note: {error}; the report goes without neighbours and map")
+            del self.caches[run.fingerprint]
+            return
+        self.neighbours[run.fingerprint] = found
+        said = run.test_proba[drawn.rows].argmax(axis=1)
+        labels = run.test_labels[drawn.rows]
+        self.maps[run.id] = {
+            "layers": layers,
+            "rows": drawn.rows.tolist(),
+            "labels": labels.tolist(),
+            "wrong": (said != labels).tolist(),
+            "pca": drawn.pca.round(4).tolist(),
+            "tsne": drawn.tsne.round(4).tolist(),
+            "explained": list(drawn.explained),
+        }
+
+
+def gather(runs: Sequence[Run], root: Path, caches: Path, archive: str | None = None) -> ReportContext:
+    """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
+    counts = {run.test_digest: looks.count(root, run.test_digest) for run in runs}
+    found = ReportContext(looks=counts, archive=archive)
+    for run in runs:
+        try:
+            points = curve.load(root, run)
+        except UserError as error:
+            say(f"note: {error}")
+            continue
+        if points is not None:
+            found.curves[run.folder] = points
+    wanted = {run.fingerprint for run in runs}
+    for path in sorted(caches.glob("*.h5")):
+        try:
+            cache = Embeddings(path)
+        except UserError as error:
+            say(f"note: {error}")
+            continue
+        if cache.fingerprint in wanted:
+            found.caches[cache.fingerprint] = cache
+    return found
+
+
+def state_of(runs: Sequence[Run], context: ReportContext, form: str) -> str:
+    """A digest of all that a report of these runs follows from: the form of its CSV and this code too."""
+    code = Path(__file__).parents[1]
+    sources = sorted([*code.rglob("*.py"), *code.rglob("templates/*"), *code.parent.glob("models/**/*.py")])
+    state = [
+        [(run.folder, run.seconds, run.command) for run in runs],
+        form,
+        context.looks,
+        {name: [found.points, sorted(found.rows)] for name, found in context.curves.items()},
+        sorted((name, cache.provenance) for name, cache in context.caches.items()),
+        sorted({canonical(context.whereabouts(run)) for run in runs}),
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
+    ]
+    return hashlib.sha256(canonical(state).encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""Thumbnails of a run's images, while they are still where and what they were."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from features.datasets.base import Dataset
+from features.datasets.cifar import ARCHIVED, places
+from features.datasets.registry import DATASETS, open_dataset
+from features.errors import UserError
+
+SIDE = 64  # px of a thumbnail at most
+QUALITY = 90  # of JPEG, from 1 to 95
+
+
+class Pictures:
+    """The images of a dataset as small pictures that a page can hold.
+
+    They are the images that were embedded (their digest is compared) or none. Nothing is downloaded.
+
+    Parameters
+    ----------
+    dataset : ``Run.dataset``: ``name``, ``source``, ``digest`` and ``limit``.
+    archive : as ``ARCHIVE=`` gives it; it must be right.
+    remembered : where the archive was when the images were embedded.
+
+    Attributes
+    ----------
+    problem : why there are no pictures, in one line; else None.
+
+    Raises
+    ------
+    UserError
+        ``archive`` is not the dataset's.
+    """
+
+    problem: str | None = None
+
+    def __init__(
+        self, dataset: dict[str, Any], archive: str | None = None, remembered: Iterable[str] = ()
+    ) -> None:
+        try:
+            self._dataset = self._proved(dataset, archive, remembered)
+            self._dataset.labels("train")  # an archive is read at last, and a limit judged
+        except (UserError, OSError) as error:
+            if archive is not None:
+                raise
+            self._fail(error)
+
+    def uri(self, split: str, row: int) -> str | None:
+        """Row ``row`` of the split as a ``data:`` URI, JPEG or PNG, whichever is shorter.
+
+        It is the square that is embedded, at most ``SIDE`` pixels wide and never enlarged. None if
+        there is a :attr:`problem`.
+        """
+        if self.problem is not None:
+            return None
+        try:
+            size = min(SIDE, self._dataset.stored(split, row).side)
+            (pixels,) = self._dataset.images(split, row, row + 1, size)
+        except (UserError, OSError) as error:
+            self._fail(error)
+            return None
+        return _uri(pixels)
+
+    def _fail(self, error: Exception) -> None:
+        self.problem = " ".join(str(error).split())
+
+    @staticmethod
+    def _proved(dataset: dict[str, Any], archive: str | None, remembered: Iterable[str]) -> Dataset:
+        """The dataset, if it still is what it was."""
+        source = dataset["source"]
+        if source not in DATASETS and not Path(source).is_dir():
+            known = Path(source).is_absolute()
+            raise UserError(f"the folder {source} is gone" if known else f"no dataset is named {source} here")
+        opened = open_dataset(source, archive, dataset["limit"], offline=True, remembered=remembered)
+        if opened.digest() != dataset["digest"]:
+            raise UserError(f"the images of {source} have changed since they were embedded")
+        return opened
+
+
+def whereabouts(source: str, archive: str | None, remembered: Iterable[str]) -> list[Any]:
+    """What tells whether the pictures of a dataset can be had, without reading any.
+
+    A folder: whether it is there. An archive: each file that may be it, with its size and time of change.
+    """
+    if source not in DATASETS:
+        return [source, Path(source).exists()]
+    if source not in ARCHIVED:
+        return [source]
+    files = (
+        places(remembered, ARCHIVED[source]) if archive is None else [Path(archive).expanduser().resolve()]
+    )
+    stats = [(str(path), path.stat()) for path in files if path.is_file()]
+    return [source, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
+
+
+def _uri(pixels: Any) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    contents = {}
+    for kind, options in {"jpeg": {"quality": QUALITY, "subsampling": 0}, "png": {}}.items():
+        buffer = io.BytesIO()
+        image.save(buffer, kind, optimize=True, **options)
+        contents[kind] = buffer.getvalue()
+    kind = min(contents, key=lambda name: len(contents[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(contents[kind]).decode()}"

@@ -1,0 +1,265 @@
+"""A Report on disk: page, Markdown, JSON, CSV and figures from the same object."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from features.errors import UserError
+from features.files import write_whole
+from reports.entry import Entry
+from reports.page.spreadsheet import CSV, ENCODING, cell
+from reports.report import Group, Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reports.context.thumbnails import Pictures
+
+MANIFEST = "manifest.json"
+DETAILED = 15  # configurations of a group that get figures of their own, best first
+PNG_DPI = 200
+PATIENCE = 60.0  # seconds that a report waits for another to be written; one takes a second
+TEMPLATES = Path(__file__).parent / "templates"
+COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
+    "dataset": lambda group, entry: group.dataset,
+    "name": lambda group, entry: entry.name,
+    "head": lambda group, entry: entry.head,
+    "seed": lambda group, entry: entry.seed,
+    "layers": lambda group, entry: ",".join(entry.layers),
+    "image_size_px": lambda group, entry: entry.image_size,
+    "preprocess": lambda group, entry: entry.preprocess,
+    "precision": lambda group, entry: entry.precision,
+    "mirror": lambda group, entry: int(entry.mirror),
+    "weights": lambda group, entry: entry.weights,
+    "train_images": lambda group, entry: entry.train_images,
+    "test_images": lambda group, entry: group.test_images,
+    "test_accuracy": lambda group, entry: entry.accuracy["value"],
+    "test_accuracy_low": lambda group, entry: entry.accuracy["low"],
+    "test_accuracy_high": lambda group, entry: entry.accuracy["high"],
+    "macro_f1": lambda group, entry: entry.macro_f1["value"],
+    "balanced_accuracy": lambda group, entry: entry.balanced_accuracy["value"],
+    "validation_accuracy": lambda group, entry: entry.validation_accuracy,
+    "train_accuracy": lambda group, entry: entry.train_accuracy,
+    "ece_scaled": lambda group, entry: entry.scaled["ece"]["value"],
+    "brier_scaled": lambda group, entry: entry.scaled["brier"],
+    "log_loss_scaled_nats": lambda group, entry: entry.scaled["log_loss"],
+    "temperature": lambda group, entry: entry.temperature,
+    "chosen": lambda group, entry: json.dumps(entry.chosen),
+    "fit_seconds": lambda group, entry: entry.fit_seconds,
+    "predict_seconds_per_1000": lambda group, entry: entry.costs["predict_seconds_per_1000"],
+    "fingerprint": lambda group, entry: entry.fingerprint,
+    "run": lambda group, entry: entry.folder,
+    "command": lambda group, entry: entry.command,
+}
+
+
+def write(
+    report: Report,
+    folder: Path,
+    pictures: Mapping[str, Pictures] | None = None,
+    state: str = "",
+    form: str = CSV,
+) -> Path:
+    """Write all renderings and figures into ``folder``; returns the page's path.
+
+    Each file appears whole or not at all, and the manifest last. One process writes at a time, so
+    that no page stands beside the figures of another.
+
+    Parameters
+    ----------
+    pictures : where a group's images are, by test digest; without them the page says so.
+    state : what the report follows from, for :func:`current`.
+    form : of ``runs.csv``: ``csv``, the data as it is, or ``spreadsheet``.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written.
+    """
+    figures = draw(report)
+    svgs = {name: _svg(figure, name) for name, figure in figures.items()}
+    common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    page = common | {
+        "pictures": _Thumbnails(pictures or {}),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    files: dict[str, bytes] = {f"figures/{name}.svg": svg.encode() for name, svg in svgs.items()}
+    files |= {f"figures/{name}.png": _png(figure) for name, figure in figures.items()}
+    files["report.json"] = (json.dumps(report.to_json(), ensure_ascii=False) + "\n").encode()
+    files["report.md"] = _template("report.md.j2", common, autoescape=False).encode()
+    files["runs.csv"] = _csv(report, form).encode(ENCODING[form])
+    files["index.html"] = _template("index.html.j2", page, autoescape=True).encode()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = (json.dumps({"state": state, "sha256": digests}, indent=1) + "\n").encode()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=PATIENCE):  # not beside the page
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder / "figures", ignore_errors=True)  # of runs that are no more
+            for name, content in files.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being written by another process; wait for it, then run this again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another OUT=") from None
+    return folder / "index.html"
+
+
+def current(folder: Path, state: str) -> Path | None:
+    """The page in ``folder`` if it follows from this state and every file is as it was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        whole = manifest["state"] == state and all(
+            hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+            for name, digest in manifest["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return folder / "index.html" if whole else None
+
+
+def draw(report: Report) -> dict[str, Figure]:
+    """Every figure by its file's name: ``comparison-<group>``, ``confusion-<run>``, ..."""
+    from reports.figures import plots, run_plots
+
+    figures: dict[str, Figure] = {}
+    for number, group in enumerate(report.groups):
+        figures[f"comparison-{number}"] = plots.comparison(group)
+        if group.pairs:
+            figures[f"pairs-{number}"] = plots.pairs(group)
+        if any(entry.head != "prior" for entry in group.entries):
+            figures[f"coverage-{number}"] = plots.coverage(group)
+            figures[f"pareto-{number}"] = plots.pareto(group)
+        if any(entry.curve for entry in group.entries):
+            figures[f"learning-{number}"] = plots.learning(group)
+        if group.ladder:
+            figures[f"ladder-{number}"] = plots.ladder(group)
+        if group.map:
+            figures[f"map-{number}"] = plots.embedding_map(group)
+        for entry in group.configurations[:DETAILED]:
+            figures[f"confusion-{entry.id}"] = run_plots.confusion_matrix(entry, group.class_names)
+            figures[f"reliability-{entry.id}"] = run_plots.reliability(entry)
+            if entry.history:
+                figures[f"curves-{entry.id}"] = run_plots.curves(entry)
+            elif len(entry.sweep) > 1:
+                figures[f"sweep-{entry.id}"] = run_plots.sweep(entry)
+    return figures
+
+
+def markdown(text: object) -> str:
+    """Text from data, so that Markdown and the HTML around it show it as it is."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(flat, quote=False))
+
+
+def fenced(text: str) -> str:
+    """A Markdown code block that nothing in ``text`` can close."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}{fence}"
+
+
+def code(text: str) -> str:
+    """A Markdown code span that nothing in ``text`` can close."""
+    flat = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    return f"{ticks} {flat} {ticks}" if "`" in flat else f"`{flat}`"
+
+
+def chosen_name(parameter: str) -> str:
+    """A chosen parameter as people say it."""
+    return "epochs" if parameter == "stop_epoch" else parameter
+
+
+class _Thumbnails:
+    """Pictures by test digest, for the template."""
+
+    def __init__(self, pictures: Mapping[str, Pictures]) -> None:
+        self._pictures = pictures
+
+    def problem(self, group: Group) -> str | None:
+        """Why there are no pictures, in a line."""
+        found = self._pictures.get(group.test_digest)
+        return "the images were not looked for" if found is None else found.problem
+
+    def uri(self, group: Group, split: str, row: int) -> str | None:
+        """The picture as a data URI."""
+        found = self._pictures.get(group.test_digest)
+        return None if found is None or found.problem else found.uri(split, row)
+
+
+def _csv(report: Report, form: str) -> str:
+    text = io.StringIO()
+    sheet = csv.writer(text)
+    sheet.writerow(COLUMNS)
+    for group in report.groups:
+        for entry in group.entries:
+            sheet.writerow([cell(value(group, entry), form) for value in COLUMNS.values()])
+    return text.getvalue()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure, with ids that no other figure of a page has and that every build gives again."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "headroom"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _fixed(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _per_cent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}%"
+
+
+def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "markdown": markdown,
+        "fenced": fenced,
+        "code": code,
+        "thousands": lambda value: f"{value:,}",
+        "fixed": _fixed,
+        "per_cent": _per_cent,
+        "points": lambda value: f"{0.0 if abs(value) < 5e-4 else 100 * value:+.1f}",
+        "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
+    }
+    return environment.get_template(name).render(values)

@@ -1,0 +1,119 @@
+"""Configurations in a report: their order by test accuracy, their names, their spread over seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.heads.registry import HEADS
+from models.runs.configurations import by_configuration, configuration
+from models.runs.run import Run
+from reports.statistics.metrics import LEVEL
+
+NETWORK, SIZE = 0, 2  # places among the traits of a run
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy."""
+
+    name: str
+    ids: tuple[str, ...]
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def best_first(runs: Sequence[Run]) -> list[Run]:
+    """Runs by test accuracy, highest first; of several seeds their mean counts, never the best."""
+    means = {
+        key: float(np.mean([accuracy(run) for run in same])) for key, same in by_configuration(runs).items()
+    }
+    return sorted(runs, key=lambda run: (-means[configuration(run)], configuration(run), run.seed))
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run: the head, and of the rest what tells equal heads apart.
+
+    Where runs are of several networks, each is named with its network and the size of its input.
+    """
+    names = []
+    several = len({run.spec["backbone"] for run in runs}) > 1
+    for run in runs:
+        same = [_traits(other) for other in runs if other.head == run.head]
+        telling = [
+            trait
+            for place, trait in enumerate(_traits(run))
+            if trait and (len({other[place] for other in same}) > 1 or (several and place in (NETWORK, SIZE)))
+        ]
+        names.append(f"{run.head} ({', '.join(telling)})" if telling else run.head)
+    doubled = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        f"{name} {run.id[:6]}" if name in doubled else name for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def first_seeds(runs: Sequence[Run]) -> list[Run]:
+    """Of runs that differ in their seed alone, the one with the lowest; in the given order."""
+    lowest = {key: min(same, key=lambda run: run.seed) for key, same in by_configuration(runs).items()}
+    return [run for run in runs if lowest[configuration(run)] is run]
+
+
+def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
+    from scipy.stats import t
+
+    found = []
+    for same in by_configuration(runs).values():
+        if len(same) < 2:
+            continue
+        same = sorted(same, key=lambda run: run.seed)
+        values = np.array([accuracy(run) for run in same])
+        deviation = float(values.std(ddof=1))
+        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+        mean = float(values.mean())
+        name = (
+            names[same[0].id].replace(f", seed {same[0].seed})", ")").replace(f" (seed {same[0].seed})", "")
+        )
+        found.append(Seeds(name, tuple(run.id for run in same), mean, deviation, mean - half, mean + half))
+    return sorted(found, key=lambda seeds: -seeds.mean)
+
+
+def _traits(run: Run) -> tuple[str, ...]:
+    """What can tell two runs of one head apart, in words."""
+    settings = HEADS[run.head].make_for(run.seed, run.train_rows).get_params() if run.head in HEADS else {}
+    changed = [
+        f"{name.replace('_', ' ')} {_short(value)}"
+        for name, value in run.asked.items()
+        if name in settings and name != "random_state" and _short(settings[name]) != _short(value)
+    ]
+    return (
+        run.spec["backbone"],
+        " + ".join(run.layers),
+        f"{run.spec['image_size']} px",
+        run.spec["preprocess"],
+        run.spec["precision"],
+        "mirror" if run.spec["mirror"] else "",
+        run.spec["weights"],
+        f"{run.train_rows:,} images",
+        ", ".join(changed),
+        f"seed {run.seed}",
+    )
+
+
+def _short(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def is_right(run: Run) -> NDArray[np.bool_]:
+    """Which test images a run has right, (n,)."""
+    return np.asarray(run.test_proba.argmax(axis=1) == run.test_labels)
+
+
+def accuracy(run: Run) -> float:
+    return float(is_right(run).mean())

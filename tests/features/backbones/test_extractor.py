@@ -1,0 +1,164 @@
+"""The frozen network is Keras' VGG16, pooled as documented, whatever the batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from features.backbones.extractor import PRECISIONS, TOLERANCE, VGG16, parse_layers
+from features.errors import UserError
+
+LAYERS = "block1,block3@4,block4@2,block5"
+
+
+def images(count: int, size: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def maps(weights_path: str, pixels: NDArray[Any], names: list[str]) -> dict[str, NDArray[np.float32]]:
+    """The pooling layers' outputs from Keras' own application and preprocessing."""
+    import keras
+
+    base = keras.applications.VGG16(weights=weights_path, include_top=False, input_shape=pixels.shape[1:])
+    model = keras.Model(base.input, [base.get_layer(f"{name}_pool").output for name in names])
+    return dict(zip(names, model.predict(pixels, verbose=0), strict=True))
+
+
+@pytest.fixture(scope="module")
+def network(weights_path: str) -> VGG16:
+    return VGG16(LAYERS, precision="float32", weights=weights_path)
+
+
+def test_embeddings_are_keras_pooling_layers_averaged(network: VGG16, weights_path: str) -> None:
+    import keras
+
+    batch = images(6)
+    found = network.embed(batch)
+    pixels = keras.applications.vgg16.preprocess_input(batch.astype(np.float32))
+    expected = maps(weights_path, pixels, ["block1", "block3", "block4", "block5"])
+    for name in ("block1", "block5"):
+        np.testing.assert_allclose(found[name], expected[name].mean((1, 2)), rtol=1e-4, atol=1e-3)
+    for name in ("block3@4", "block4@2"):  # at 32 px these grids are the maps themselves
+        flat = expected[name.partition("@")[0]].reshape(6, -1)
+        np.testing.assert_allclose(found[name], flat, rtol=1e-4, atol=1e-3)
+
+
+def test_unit_preprocessing_divides_by_255(weights_path: str) -> None:
+    batch = images(4)
+    found = VGG16("block2", preprocess="unit", precision="float32", weights=weights_path).embed(batch)[
+        "block2"
+    ]
+    expected = maps(weights_path, batch.astype(np.float32) / 255, ["block2", "block3"])["block2"]
+    np.testing.assert_allclose(found, expected.mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mirrored_pass_averages_an_image_and_its_mirror_image(network: VGG16, weights_path: str) -> None:
+    both = VGG16(LAYERS, precision="float32", mirror=True, weights=weights_path)
+    batch = images(5)
+    found, turned = both.embed(batch), both.embed(batch[:, :, ::-1].copy())
+    one, other = network.embed(batch), network.embed(batch[:, :, ::-1].copy())
+    for layer in network.layers:
+        np.testing.assert_allclose(found[layer], (one[layer] + other[layer]) / 2, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(found[layer], turned[layer], rtol=1e-4, atol=1e-3)
+
+
+def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
+    batch = images(3, size=56)  # block3's map is 7 x 7
+    network = VGG16("block3@7,block3@3", image_size=56, precision="float32", weights=weights_path)
+    found = network.embed(batch)
+    whole = found["block3@7"].reshape(3, 7, 7, 256)
+    cells = [(0, 3), (2, 5), (4, 7)]
+    expected = np.stack(
+        [whole[:, a:b, c:d].mean((1, 2)) for a, b in cells for c, d in cells], axis=1
+    ).reshape(3, -1)
+    np.testing.assert_allclose(found["block3@3"], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> None:
+    network = VGG16(LAYERS, precision=precision, weights=weights_path, batch=50)
+    batch = images(network.batch + 3)
+    whole = network.embed(batch)
+    pieces = [network.embed(batch[start : start + 37]) for start in range(0, len(batch), 37)]
+    for layer, vectors in whole.items():
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (len(batch), network.widths[layer])
+        again = np.concatenate([piece[layer] for piece in pieces])
+        away = np.linalg.norm(vectors - again, axis=1) / np.linalg.norm(vectors, axis=1)
+        assert away.max() <= TOLERANCE[precision]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_points_the_same_way(network: VGG16, weights_path: str, precision: str) -> None:
+    batch = images(8)
+    exact = network.embed(batch)
+    rough = VGG16(LAYERS, precision=precision, weights=weights_path).embed(batch)
+    for layer in exact:
+        lengths = np.linalg.norm(exact[layer], axis=1) * np.linalg.norm(rough[layer], axis=1)
+        assert np.all((exact[layer] * rough[layer]).sum(1) / lengths > 0.999)
+
+
+def test_input_pixels_are_left_alone(network: VGG16) -> None:
+    batch = images(2)
+    before = batch.copy()
+    network.embed(batch)
+    assert np.array_equal(batch, before)
+
+
+def test_progress_counts_every_image(network: VGG16) -> None:
+    counted: list[int] = []
+    network.batch = 4
+    network.embed(images(9), counted.append)
+    assert counted == [4, 4, 1]
+
+
+class TestParameters:
+    def test_widths_need_no_network(self) -> None:
+        assert VGG16().widths == {"block3": 256, "block4@2": 2048, "block5": 512}
+
+    def test_layers_have_one_order_and_their_shortest_spelling(self) -> None:
+        assert parse_layers("block5, block4@1", 32) == ("block4", "block5")
+        assert VGG16("block5,block3,block4@2").layers == VGG16().layers == ("block3", "block4@2", "block5")
+
+    def test_larger_images_go_in_smaller_batches(self) -> None:
+        batches = [VGG16(image_size=size).batch for size in (32, 64, 128, 224, 2000)]
+        assert batches == [500, 125, 25, 10, 5]
+        assert VGG16(batch=7).batch == 7
+
+    def test_two_views_are_as_many_images(self) -> None:
+        assert VGG16(mirror=True).batch == 250
+
+    def test_auto_is_no_precision_of_a_spec(self) -> None:
+        assert "precision" not in VGG16().spec()
+        assert VGG16().at("bfloat16").spec()["precision"] == "bfloat16"
+
+    def test_the_spec_knows_no_order(self) -> None:
+        assert VGG16("block5,block4").spec() == VGG16("block4,block5").spec()
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"image_size": 31}, "IMAGE_SIZE=31: expected at least 32 pixels"),
+            ({"preprocess": "caffe"}, "PREPROCESS=caffe: expected one of imagenet, unit"),
+            ({"precision": "int8"}, "PRECISION=int8: expected one of auto, float32, bfloat16, float16"),
+            ({"mirror": 2}, "MIRROR=2: expected 0 or 1"),
+            ({"batch": 0}, "BATCH=0: expected a positive number"),
+            (
+                {"layers": "block6"},
+                "unknown layer 'block6': expected one of block1, block2, block3, block4, block5 of vgg16",
+            ),
+            ({"layers": "block4@0"}, "unknown layer 'block4@0'"),
+            ({"layers": ""}, "unknown layer ''"),
+            ({"layers": "block5@2"}, "2 x 2 grid, but at 32 px block5 is 1 x 1"),
+            ({"layers": "block4,block4@1"}, "a layer is named twice"),
+        ],
+    )
+    def test_what_is_not_on_the_list_is_refused(self, wrong: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            VGG16(**wrong)

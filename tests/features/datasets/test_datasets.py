@@ -1,0 +1,357 @@
+"""What every dataset must do, and what folders alone do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from features.datasets.base import MIN_TRAIN, SPLITS, Dataset
+from features.datasets.cifar import CIFAR100, Cifar10, Cifar100
+from features.datasets.digits import Digits
+from features.datasets.folder import Folder
+from features.datasets.memory import from_arrays, from_indexed
+from features.datasets.registry import DATASETS, open_dataset
+from features.download import file_digest
+from features.errors import UserError
+from pipeline.__main__ import main
+from tests.conftest import Project
+
+Open = Callable[..., Dataset]
+
+
+def made(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images of noise, ``(count, 40, 50, 3)``, and labels of three classes in turn."""
+    rng = np.random.default_rng(7)
+    return rng.integers(0, 256, (count, 40, 50, 3), dtype=np.uint8), np.arange(count) % 3
+
+
+@pytest.fixture(params=["cifar10", "cifar100", "digits", "split folder", "plain folder", "arrays", "pairs"])
+def open_it(
+    request: pytest.FixtureRequest, make_folder: Callable[..., Path], make_archive: Callable[..., Path]
+) -> Open:
+    if request.param == "cifar10":
+        archive = make_archive(rows=20)
+        digest = file_digest(archive)
+        return lambda limit=None: Cifar10(str(archive), limit, sha256=digest)
+    if request.param == "cifar100":
+        fine = make_archive(rows=600, official=CIFAR100)
+        digest = file_digest(fine)
+        return lambda limit=None: Cifar100(str(fine), limit, sha256=digest)
+    if request.param == "digits":
+        return lambda limit=None: Digits(limit)
+    if request.param in ("arrays", "pairs"):
+        images, labels = made(60)
+        if request.param == "arrays":
+            return lambda limit=None: from_arrays(images, labels, limit=limit)
+        pairs = [
+            {"img": Image.fromarray(one), "label": int(label)} for one, label in zip(*made(60), strict=True)
+        ]
+        return lambda limit=None: from_indexed(pairs[:45], pairs[45:], limit=limit)
+    root = make_folder({"train": 12, "test": 4} if request.param == "split folder" else 15)
+    return lambda limit=None: Folder(root, limit)
+
+
+class TestContract:
+    def test_rows_line_up(self, open_it: Open) -> None:
+        dataset = open_it()
+        for split in SPLITS:
+            labels, ids = dataset.labels(split), dataset.ids(split)
+            assert labels.dtype == np.int64
+            assert len(labels) == len(ids) == len(set(ids)) > 0
+            assert set(labels) == set(range(len(dataset.class_names)))
+
+    def test_splits_share_no_row(self, open_it: Open) -> None:
+        dataset = open_it()
+        assert not set(dataset.ids("train")) & set(dataset.ids("test"))
+
+    @pytest.mark.parametrize("size", [32, 48])
+    def test_slices_are_pieces_of_the_whole(self, open_it: Open, size: int) -> None:
+        dataset = open_it()
+        whole = dataset.images("train", 0, 12, size)
+        assert whole.shape == (12, size, size, 3)
+        assert whole.dtype == np.uint8
+        pieces = [dataset.images("train", start, min(start + 5, 12), size) for start in (0, 5, 10)]
+        assert np.array_equal(np.concatenate(pieces), whole)
+        assert whole.std() > 1
+
+    def test_how_a_picture_is_stored(self, open_it: Open) -> None:
+        dataset = open_it()
+        for row, name in enumerate(dataset.ids("test")[:3]):
+            side = {"cifar10": 32, "cifar100": 32, "digits": 8}.get(dataset.name, 40)
+            assert dataset.stored("test", row) == (side, 75 if name.endswith(".jpg") else None)
+
+    def test_opening_again_gives_the_same(self, open_it: Open) -> None:
+        one, two = open_it(), open_it()
+        assert one.digest() == two.digest() == two.digest(fresh=True)
+        assert one.ids("test") == two.ids("test")
+        assert np.array_equal(one.images("test", 0, 3, 32), two.images("test", 0, 3, 32))
+
+    def test_a_limit_keeps_rows_of_every_class(self, open_it: Open) -> None:
+        whole, limit = open_it(), MIN_TRAIN * len(open_it().class_names)
+        small = open_it(limit=limit)
+        assert len(small.labels("train")) == limit
+        assert np.bincount(small.labels("train")).min() >= MIN_TRAIN
+        assert set(small.ids("train")) <= set(whole.ids("train"))
+        assert small.digest() == whole.digest()
+        row = whole.ids("train").index(small.ids("train")[3])
+        assert np.array_equal(small.images("train", 3, 4, 32), whole.images("train", row, row + 1, 32))
+
+    def test_a_limit_that_starves_a_class_is_refused(self, open_it: Open) -> None:
+        with pytest.raises(UserError, match="raise LIMIT"):
+            open_it(limit=7).labels("train")
+
+
+def test_digits_are_held_out_in_their_shares() -> None:
+    digits = Digits()
+    assert len(digits.labels("train")) + len(digits.labels("test")) == 1797
+    assert len(digits.labels("test")) == pytest.approx(1797 / 5, abs=10)
+    assert np.ptp(np.bincount(digits.labels("test"))) <= 2
+
+
+class TestFolder:
+    def test_ids_are_paths_and_the_order_is_sorted(self, make_folder: Callable[..., Path]) -> None:
+        folder = Folder(make_folder({"train": 6, "test": 2}))
+        assert folder.ids("test")[:3] == ["test/cat/000.png", "test/cat/001.jpg", "test/dog/000.png"]
+
+    def test_the_hold_out_is_stratified_and_told(self, make_folder: Callable[..., Path]) -> None:
+        folder = Folder(make_folder(20))
+        assert np.bincount(folder.labels("test")).tolist() == [4, 4, 4]
+        assert "held out" in folder.note
+
+    def test_six_images_a_class_are_enough_without_a_test_folder(
+        self, make_folder: Callable[..., Path]
+    ) -> None:
+        folder = Folder(make_folder(6))
+        assert np.bincount(folder.labels("train")).tolist() == [5, 5, 5]
+        assert np.bincount(folder.labels("test")).tolist() == [1, 1, 1]
+
+    def test_a_name_that_is_no_text_is_named(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "cat" / "001.jpg").rename(root / "cat" / os.fsdecode(b"caf\xe9.jpg"))
+        with pytest.raises(UserError, match=r"caf.udce9\.jpg': not a UTF-8 name"):
+            Folder(root)
+
+    def test_other_files_are_left_out_and_counted(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "cat" / "notes.txt").write_text("no picture")
+        (root / "README").write_text("no class")
+        (root / ".hidden").mkdir()
+        assert "1 other files left out" in Folder(root).note
+
+    def test_moving_the_folder_keeps_the_digest(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        before = Folder(root).digest()
+        moved = root.rename(root.with_name("moved"))
+        assert Folder(moved).digest() == before
+
+    @pytest.mark.parametrize("change", ["a pixel", "a name", "a class", "one image less"])
+    def test_every_change_changes_the_digest(self, make_folder: Callable[..., Path], change: str) -> None:
+        root = make_folder({"train": 8, "test": 3})
+        before = Folder(root).digest()
+        image = root / "train" / "cat" / "001.jpg"
+        if change == "a pixel":
+            content = bytearray(image.read_bytes())
+            content[-5] ^= 1
+            image.write_bytes(content)
+        elif change == "a name":
+            image.rename(image.with_name("zzz.jpg"))
+        elif change == "a class":
+            image.rename(root / "train" / "dog" / "zzz.jpg")
+        else:
+            image.unlink()
+        assert Folder(root).digest() != before
+
+    def test_a_change_that_keeps_size_and_time_is_seen_by_a_fresh_digest(
+        self, make_folder: Callable[..., Path]
+    ) -> None:
+        root = make_folder(8)
+        before = Folder(root).digest()
+        image = root / "cat" / "001.jpg"
+        stat = image.stat()
+        content = bytearray(image.read_bytes())
+        content[-5] ^= 1
+        image.write_bytes(content)
+        os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert Folder(root).digest() == before, "the one stated exception to trusting content only"
+        assert Folder(root).digest(fresh=True) != before
+
+    @pytest.mark.parametrize(
+        ("splits", "classes", "message"),
+        [
+            (8, ("cat",), "one class"),
+            (0, ("cat", "dog"), "no images"),
+            (5, ("cat", "dog"), "'cat' has 5 images in train, expected at least 6"),
+            ({"train": 4, "test": 2}, ("cat", "dog"), "'cat' has 4 images in train, expected at least 5"),
+            ({"train": 6, "test": 0}, ("cat", "dog"), "'cat' has 0 images in test, expected at least 1"),
+        ],
+    )
+    def test_too_little_is_refused_by_name(
+        self, make_folder: Callable[..., Path], splits: int, classes: tuple[str, ...], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message):
+            Folder(make_folder(splits, classes))
+
+    def test_classes_that_differ_between_splits_are_named(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder({"train": 8, "test": 3})
+        shutil.rmtree(root / "test" / "eel")
+        with pytest.raises(UserError, match=r"differ in their classes \(eel\)"):
+            Folder(root)
+
+    def test_an_unreadable_image_is_named(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "dog" / "004.jpg").write_bytes(b"no picture")
+        folder = Folder(root)
+        with pytest.raises(UserError, match=r"dog/004\.jpg"):
+            for split in SPLITS:
+                folder.images(split, 0, len(folder.labels(split)), 32)
+
+
+class TestInMemory:
+    def test_arrays_and_pairs_of_one_content_are_one_dataset(self) -> None:
+        images, labels = made(60)
+        one = from_arrays(images[:45], labels[:45], test=(images[45:], labels[45:]))
+        pairs = list(zip(map(Image.fromarray, images), labels, strict=True))
+        two = from_indexed(pairs[:45], pairs[45:])
+        assert one.digest() == two.digest()
+        assert one.ids("test") == two.ids("test")
+        assert np.array_equal(one.images("test", 0, 9, 32), two.images("test", 0, 9, 32))
+
+    @pytest.mark.parametrize("change", ["a pixel", "a label", "a name", "one image less", "the split"])
+    def test_every_change_changes_the_digest(self, change: str) -> None:
+        images, labels = made(60)
+        names, before, test = ["a", "b", "c"], from_arrays(images, labels, class_names="abc"), None
+        if change == "a pixel":
+            images[7, 3, 3, 0] ^= 1
+        elif change == "a label":
+            labels[7] = (labels[7] + 1) % 3
+        elif change == "a name":
+            names[1] = "d"
+        elif change == "one image less":
+            images, labels = images[:-1], labels[:-1]
+        else:
+            test = images[45:], labels[45:]
+            images, labels = images[:45], labels[:45]
+        assert from_arrays(images, labels, test=test, class_names=names).digest() != before.digest()
+
+    @pytest.mark.slow
+    def test_a_registered_one_goes_all_the_way(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(DATASETS, "mine", lambda asked: from_arrays(*made(60), limit=asked.limit))
+        assert project("features", "--dataset", "mine")[0] == 0
+        assert "cached and verified" in project("features", "--dataset", "mine")[2]
+        assert project("train", "--dataset", "mine", "--head", "centroid")[0] == 0
+        assert project("verify", "--dataset", "mine")[0] == 0
+        assert project("report")[0] == 0
+        assert '<img src="data:image' in (project.out / "report" / "index.html").read_text()
+        monkeypatch.delitem(DATASETS, "mine")
+        assert project("report")[0] == 0
+        assert "no dataset is named mine here" in (project.out / "report" / "index.html").read_text()
+
+    def test_grey_images_are_of_three_equal_channels(self) -> None:
+        images, labels = made(60)
+        grey = from_arrays(images[..., 0], labels).images("train", 0, 5, 32)
+        assert np.array_equal(grey[..., 0], grey[..., 2])
+
+    def test_class_names_are_those_of_the_library(self) -> None:
+        class Torchvisions(list):  # type: ignore[type-arg]
+            classes = ("ape", "bat", "cat")
+
+        assert from_indexed(Torchvisions(zip(*made(60), strict=True))).class_names == ("ape", "bat", "cat")
+
+    def test_the_hold_out_is_told(self) -> None:
+        dataset = from_arrays(*made(60))
+        assert np.bincount(dataset.labels("test")).tolist() == [4, 4, 4]
+        assert "held out" in dataset.note
+
+    def test_what_changes_from_reading_to_reading_is_refused(self) -> None:
+        images, labels = made(60)
+        dataset = from_arrays(images, labels)
+        images ^= 1
+        assert dataset.digest() != dataset.digest(fresh=True)
+        with pytest.raises(
+            UserError, match=r"item \d+ of train has changed since .* without random transforms$"
+        ):
+            dataset.images("train", 0, 1, 32)
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "message"),
+        [
+            (np.zeros((9, 4, 4, 3)), np.arange(9), r"came float64 of shape \(9, 4, 4, 3\)"),
+            (np.zeros((9, 3, 4, 4), np.uint8), np.arange(9), r"came uint8 of shape \(9, 3, 4, 4\)"),
+            (np.zeros((9, 4, 4), np.uint8), np.arange(8), r"expected 9 integers, came int64 of shape \(8,\)"),
+            (np.zeros((9, 4, 4), np.uint8), np.zeros(9), r"expected 9 integers, came float64"),
+            (
+                np.zeros((9, 4, 4), np.uint8),
+                np.arange(9) - 1,
+                r"item 0 of train .* came: TypeError the label",
+            ),
+            (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), r"two classes at least"),
+            (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"two classes at least"),
+        ],
+    )
+    def test_what_is_not_as_described_is_refused_in_a_line(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            from_arrays(images, labels)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "item", [None, (np.zeros((4, 4)), 0), {"label": 1}, (Image.new("L", (4, 4)), "cat")]
+    )
+    def test_a_bad_item_is_named(self, item: object) -> None:
+        pairs: list[object] = list(zip(*made(60), strict=True))
+        pairs[5] = item
+        with pytest.raises(
+            UserError, match=r"^indexed: item 5 of train cannot be read: expected .* came: \w+"
+        ):
+            from_indexed(pairs)
+
+
+class TestOpen:
+    def test_an_unknown_name_lists_the_known(self) -> None:
+        with pytest.raises(
+            UserError, match="unknown dataset 'mnist': expected cifar10, cifar100, digits, or the path"
+        ):
+            open_dataset("mnist")
+
+    def test_an_empty_name_is_not_the_current_folder(
+        self,
+        make_folder: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(make_folder(8))
+        assert open_dataset(".").source == str(Path.cwd())
+        with pytest.raises(
+            UserError, match=r"^DATASET= is empty: expected cifar10, cifar100, digits, or the path"
+        ):
+            open_dataset("")
+        for stage in ("features", "train", "verify"):
+            assert main([stage, "--dataset", "", "--out", str(tmp_path / "out")]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith("error: DATASET= is empty: expected cifar10")
+
+    def test_an_archive_belongs_to_cifar10(self) -> None:
+        with pytest.raises(UserError, match="ARCHIVE= belongs to DATASET=cifar10"):
+            open_dataset("digits", archive="x.tar.gz")
+
+    def test_a_dataset_of_ones_own_is_opened_by_its_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(DATASETS, "mine", lambda asked: Digits(asked.limit))
+        mine = open_dataset("mine", limit=80)
+        assert (mine.source, len(mine.labels("train"))) == ("mine", 80)
+        with pytest.raises(UserError, match=r"unknown dataset 'other': .* digits, mine, or the path"):
+            open_dataset("other")
+
+    def test_a_limit_is_positive(self) -> None:
+        with pytest.raises(UserError, match="LIMIT=0: expected a positive number"):
+            open_dataset("digits", limit=0)

@@ -1,0 +1,58 @@
+"""A file is written whole or not at all, whoever else writes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from features.files import write_whole
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_replaces_what_was_there(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        write_whole(tmp_path / "file", content)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
+
+
+def test_of_two_writers_with_one_process_number_the_last_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers, where either may be process 1."""
+    path, rename = tmp_path / "file", os.replace
+
+    def after_another(*places: Path) -> None:
+        monkeypatch.setattr(os, "replace", rename)
+        write_whole(path, b"another's")
+        rename(*places)
+
+    monkeypatch.setattr(os, "replace", after_another)
+    write_whole(path, b"mine")
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"mine"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_fails_leaves_the_earlier_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"earlier")
+
+    def fail(*_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        write_whole(path, b"later")
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"earlier"]
+
+
+def test_no_file_has_a_process_number_in_its_name() -> None:
+    """Numbers repeat where containers share a folder; the owner of a lock is told by it, in words."""
+    packages = ("features", "models", "reports", "pipeline")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert {path.name for path in files if "getpid" in path.read_text()} == {"lock.py"}
+    assert not [path.name for path in files if "os.kill" in path.read_text()]

@@ -1,0 +1,279 @@
+"""A run on disk is whole, proved, and data only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.cache.embeddings import canonical
+from features.errors import UserError
+from models.runs import looks
+from models.runs import run as run_module
+from models.runs.identity import identity
+from models.runs.run import FORMAT, LOCK, Run, find, load, load_all, remove
+from tests.models.heads.test_heads import blobs
+from tests.models.test_selection import Fake, train
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return train(Fake(*blobs(rows=200), train=150))
+
+
+@pytest.mark.parametrize("head", ["logistic", "dense"])
+def test_a_run_comes_back_with_a_head_that_predicts_the_same(tmp_path: Path, head: str) -> None:
+    fake = Fake(*blobs(rows=200), train=150)
+    run = train(fake, head)
+    again = load(run.save(tmp_path), with_head=True)
+    for name in ("head", "seed", "layers", "spec", "fingerprint", "chosen", "sweep", "history", "seconds"):
+        assert getattr(again, name) == getattr(run, name)
+    for name in ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba"):
+        assert np.array_equal(getattr(again, name), getattr(run, name))
+    assert again.id == run.id
+    proba = again.estimator.predict_proba(fake.matrix("test", ()))
+    np.testing.assert_allclose(proba, run.test_proba, atol=1e-6)
+
+
+def test_without_the_head_the_head_is_not_read(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    (folder / "head.npz").unlink()
+    assert load(folder).estimator is None
+
+
+def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) -> None:
+    assert run.save(tmp_path) == run.save(tmp_path)
+    train(Fake(*blobs(rows=200), train=150), "ridge").save(tmp_path)
+    assert len(load_all(tmp_path)) == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_repeat_that_chose_otherwise_replaces_too(tmp_path: Path) -> None:
+    run = train(Fake(*blobs(rows=200), train=150), "ridge")
+    run.save(tmp_path)
+    run.chosen = {"alpha": 10.0}
+    run.parameters |= run.chosen
+    folder = run.save(tmp_path)
+    assert [each.chosen for each in load_all(tmp_path)] == [run.chosen]
+    assert load(folder).parameters == run.parameters
+
+
+def test_one_run_under_two_names_of_its_dataset_counts_once(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.save(tmp_path)
+    replace(run, dataset=run.dataset | {"name": "renamed"}).save(tmp_path)
+    assert len(load_all(tmp_path)) == 1
+    assert "is the same run as" in capsys.readouterr().err
+
+
+def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    for left in (f".{folder.name}.old", f".{folder.name}.123.old"):  # the second of an earlier version
+        folder.rename(tmp_path / left)  # killed between two renames
+        assert [found.id for found in load_all(tmp_path)] == [run.id]
+        assert folder.is_dir()
+
+
+class TestAnotherProcess:
+    """It may be of another container, where no process number of ours means anything."""
+
+    SAVES = """
+import sys, time
+from pathlib import Path
+from models.runs import run as run_module
+with run_module._changing(Path(sys.argv[1])):
+    (Path(sys.argv[1]) / sys.argv[2]).mkdir()
+    print("saving", flush=True)
+    time.sleep(60)
+"""
+
+    @pytest.fixture(params=[".tmp", ".99999999.tmp"])
+    def half(self, run: Run, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        """What another process has saved so far; no process here has the number in its name."""
+        return tmp_path / f".{run.folder}{request.param}"
+
+    @pytest.fixture
+    def other(self, half: Path) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-c", self.SAVES, str(half.parent), half.name]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"saving\n"
+            yield child
+            child.kill()
+
+    def test_a_reader_leaves_what_it_saves_until_it_is_dead(
+        self, half: Path, other: subprocess.Popen[bytes]
+    ) -> None:
+        assert load_all(half.parent) == []
+        assert half.is_dir()
+        other.kill()
+        other.wait()
+        assert load_all(half.parent) == []
+        assert not half.exists()
+
+    def test_a_writer_waits_for_it_and_then_tells(
+        self, run: Run, half: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_module, "PATIENCE", 0.2)
+        with pytest.raises(UserError, match=r"another process has been writing to .*; wait for it, then run"):
+            run.save(half.parent)
+        assert half.is_dir()
+        other.kill()
+        other.wait()
+        folder = run.save(half.parent)
+        assert {path.name for path in half.parent.iterdir()} == {folder.name, LOCK, looks.FILE}
+
+
+def test_a_replacement_that_fails_keeps_the_earlier_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.save(tmp_path)
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(UserError, match="Input/output error"):
+            run.save(tmp_path)
+    assert load(folder).id == run.id
+
+
+def test_a_dataset_with_a_dot_keeps_its_runs(tmp_path: Path) -> None:
+    fake = Fake(*blobs(rows=200), train=150)
+    fake.dataset = {**fake.dataset, "name": ".pets"}  # type: ignore[misc]
+    train(fake).save(tmp_path)
+    assert len(load_all(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "head.npz"])
+def test_a_flipped_bit_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    folder = run.save(tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        load(folder, with_head=True)
+
+
+def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    evil = pickle.dumps(np.array([object], dtype=object))
+    (folder / "predictions.npz").write_bytes(evil)
+    document = json.loads((folder / "run.json").read_text())
+    document["sha256"]["predictions.npz"] = hashlib.sha256(evil).hexdigest()
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="not a whole run"):
+        load(folder)
+
+
+def test_a_number_changed_in_the_json_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = run.save(tmp_path)
+    document = json.loads((folder / "run.json").read_text())
+    document["temperature"] *= 2
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", ["a field less", "a parameter more", "learned nothing", "no digests"])
+def test_a_json_of_another_shape_is_passed_over(
+    run: Run, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even if its digest is right: it may be of a version between two releases."""
+    folder = run.save(tmp_path)
+    document = json.loads((folder / "run.json").read_text())
+    digests = document.pop("sha256")
+    if change == "a field less":
+        del document["width"]
+    elif change == "a parameter more":
+        document["parameters"]["colour"] = 1
+    elif change == "learned nothing":
+        del document["learned"]
+    digests["run.json"] = hashlib.sha256(canonical(document).encode()).hexdigest()
+    document["sha256"] = None if change == "no digests" else digests
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"not a whole run"):
+        load(folder, with_head=True)
+    if change in ("a field less", "no digests"):
+        assert load_all(tmp_path) == []
+        assert "passed over" in capsys.readouterr().err
+
+
+def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.save(tmp_path)
+
+    def killed(path: Path, **_: Any) -> None:
+        (path / "predictions.npz").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        remove(folder)
+    assert list(tmp_path.glob("[!.]*-*")) == []
+    assert load_all(tmp_path) == []
+    assert not list(tmp_path.glob(".*.tmp")), "what was left is cleared up"
+
+
+@pytest.mark.parametrize("damage", ["no json", "half a json", "a newer format", "a file less"])
+def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -> None:
+    folder = run.save(tmp_path)
+    path = folder / "run.json"
+    text = path.read_text()
+    if damage == "no json":
+        path.unlink()
+    elif damage == "half a json":
+        path.write_text(text[: len(text) // 2])
+    elif damage == "a newer format":
+        path.write_text(text.replace(f'"format": {FORMAT}', '"format": 9'))
+    else:
+        (folder / "predictions.npz").unlink()
+    with pytest.raises(UserError, match=r"not a whole run|of format 9"):
+        load(folder)
+
+
+def test_every_look_at_the_test_split_is_counted_for_good(run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(run.save(tmp_path))
+    run.save(tmp_path)
+    assert looks.count(tmp_path, run.test_digest) == 2
+    assert looks.count(tmp_path, "another") == 0
+
+
+def test_an_equal_run_is_found_by_what_decided_it(tmp_path: Path) -> None:
+    fake: Any = Fake(*blobs(rows=200), train=150)
+    folder = train(fake, "ridge").save(tmp_path)
+    asked = identity(fake, ("block5",), "ridge", 7)  # nothing random: the seed is no part of it
+    assert find(tmp_path, asked) == folder
+    for name, other in (("layers", ["block4"]), ("fingerprint", "0"), ("head", "lda"), ("grid", {})):
+        assert find(tmp_path, asked | {name: other}) is None
+    (folder / "predictions.npz").unlink()
+    assert find(tmp_path, asked) is None
+
+
+def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]

@@ -1,0 +1,188 @@
+"""A defect keeps its traceback, whatever went on without it; what a user can put right is a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features.errors import UserError
+from models import curve
+from models.heads import moments, registry
+from models.heads.refusal import Refused
+from models.heads.registry import HEADS
+from models.runs.run import load_all
+from pipeline.failures import reason, trace
+from pipeline.options import Options
+from tests.conftest import Project
+
+pytestmark = pytest.mark.slow
+
+QUICK = ("prior", "centroid", "ridge", "lda")
+FAILED = r"^failed: (.*): ValueError: a covariance of no shape; traceback: (.*)$"
+
+
+@pytest.fixture
+def trained(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(registry, "HEADS", {name: HEADS[name] for name in QUICK})
+    project("features")
+    return project
+
+
+@pytest.fixture
+def defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two heads of four end in an exception that nobody foresaw."""
+
+    def covariance(*_: object) -> None:
+        raise ValueError("a covariance of no shape\nand more")
+
+    monkeypatch.setattr(moments._MomentsHead, "_moments", covariance)
+
+
+def raised(error: Exception) -> Exception:
+    """The error, as it is when it has been caught."""
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.usefixtures("defect")
+class TestOneOfSeveral:
+    def test_heads(self, trained: Project) -> None:
+        code, out, err = trained("train", "--head", "all")
+        assert code == 1
+        assert len(out.splitlines()) == 2, "the others are trained"
+        found = dict(re.findall(FAILED, err, re.M))
+        assert set(found) == {"ridge with seed 0", "lda with seed 0"}
+        assert {str(path) for path in (trained.out / "logs").iterdir()} == set(found.values())
+        for job, path in found.items():
+            kept = Path(path).read_text()
+            assert kept.startswith(f"{job}\n")
+            assert "in covariance\n" in kept
+            assert kept.endswith("ValueError: a covariance of no shape\nand more\n")
+        assert "Traceback" not in err
+
+    def test_debug_prints_it_as_well(self, trained: Project) -> None:
+        _, _, err = trained("train", "--head", "all", "--debug")
+        assert err.count("in covariance\n") == 2
+        assert len(re.findall(FAILED, err, re.M)) == 2
+
+    def test_seeds(self, trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawing = registry.Head(HEADS["ridge"].make, "drawing", HEADS["ridge"].grid, random=True)
+        monkeypatch.setattr(registry, "HEADS", {"ridge": drawing})
+        code, _, err = trained("train", "--head", "ridge", "--seeds", "2")
+        assert code == 1
+        assert [job for job, _ in re.findall(FAILED, err, re.M)] == ["ridge with seed 0", "ridge with seed 1"]
+
+
+class TestCurves:
+    @pytest.fixture
+    def runs(self, trained: Project) -> Project:
+        trained("train", "--head", "all")
+        return trained
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        grow = curve.grow
+
+        def failing(material: Any, run: Any, root: Path) -> Any:
+            if run.head == "ridge":
+                raise error
+            return grow(material, run, root)
+
+        monkeypatch.setattr(curve, "grow", failing)
+
+    def test_one_of_several(self, runs: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fail(monkeypatch, ValueError("a covariance of no shape"))
+        code, out, err = runs("curve", "--head", "all")
+        assert code == 1
+        assert len(out.splitlines()) == 3
+        ((job, path),) = re.findall(FAILED, err, re.M)
+        assert job == "ridge"
+        assert "in failing\n" in Path(path).read_text()
+
+    def test_the_only_one(self, runs: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fail(monkeypatch, ValueError("a covariance of no shape"))
+        with pytest.raises(ValueError, match="no shape"):
+            runs("curve", "--head", "ridge")
+        self.fail(monkeypatch, UserError("no room; make some"))
+        code, _, err = runs("curve", "--head", "ridge")
+        assert code == 2
+        assert err.splitlines()[-1] == "error: no room; make some"
+
+    def test_what_a_head_refuses_is_no_defect(self, runs: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        def diverged(*_: object) -> None:
+            raise Refused("training diverged")
+
+        monkeypatch.setattr(moments.RidgeHead, "_solve", diverged)
+        code, _, err = runs("curve", "--head", "all")
+        assert code == 1
+        assert "failed: ridge: the head refuses these embeddings: training diverged\n" in err
+        assert not (runs.out / "logs").exists()
+
+
+@pytest.mark.usefixtures("defect")
+def test_a_single_job_shows_its_traceback(trained: Project) -> None:
+    with pytest.raises(ValueError, match="a covariance of no shape"):
+        trained("train", "--head", "ridge")
+
+
+def test_no_file_is_written_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
+    options, paths = Options(out=str(tmp_path)), []
+    for number in range(3):
+        line = reason(raised(KeyError(f"number {number}")), options, "../lda with seed 0")
+        paths.append(Path(line.partition("; traceback: ")[2]))
+    assert [path.name[16:] for path in paths] == [f"_lda_with_seed_0{end}.log" for end in ("", "-2", "-3")]
+    for number, path in enumerate(paths):
+        assert path.parent == tmp_path / "logs"
+        assert f"KeyError: 'number {number}'" in path.read_text()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").write_text("a file in the way")
+    line = reason(raised(KeyError("x")), Options(out=str(tmp_path)), "lda")
+    assert line == "KeyError: 'x'; traceback: above"
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+class TestDebug:
+    def test_the_causes_of_a_line_are_shown(self, trained: Project) -> None:
+        given = ("train", "--head", "ridge", "--set", "alpha=x")
+        code, _, line = trained(*given)
+        assert code == 2
+        assert len(line.splitlines()) == 1
+        code, _, err = trained(*given, "--debug", "1")
+        assert code == 2
+        assert err.endswith(line)
+        assert "models.heads.refusal.Refused: alpha=x: expected a number above 0" in err, (
+            "though hidden: from None"
+        )
+
+    def test_it_is_no_part_of_a_command(self, trained: Project) -> None:
+        code, _, err = trained("train", "--head", "ridge", "--debug")
+        assert code == 0, err
+        (run,) = load_all(trained.out / "runs")
+        assert "DEBUG" not in run.command
+        assert Options(debug=1, said=("debug", "head")).command("train") == "make train HEAD=dense"
+
+    def test_zero_is_no(self, trained: Project) -> None:
+        _, _, err = trained("train", "--head", "nope", "--debug", "0")
+        assert len(err.splitlines()) == 1
+
+    def test_every_cause_is_in_a_trace(self) -> None:
+        try:
+            try:
+                try:
+                    raise KeyError("first")
+                except KeyError as error:
+                    raise ValueError("second") from error
+            except ValueError:
+                raise UserError("third") from None
+        except UserError as error:
+            assert re.findall(r"first|second|third", re.sub(r" *raise .*", "", trace(error)))[-1] == "third"
+            assert all(text in trace(error) for text in ("KeyError: 'first'", "ValueError: second"))

@@ -1,0 +1,331 @@
+"""One Report, all renderings; text from data is only ever text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from features.errors import UserError
+from models.curve import Curve
+from models.runs.run import Run
+from reports.context.gathering import ReportContext
+from reports.figures import run_plots
+from reports.page import render
+from reports.page.render import current, draw, markdown, write
+from reports.page.spreadsheet import cell
+from reports.report import Report, build
+from reports.statistics.ranking import names_of
+from tests import small_group
+from tests.models.heads.test_heads import blobs
+from tests.models.test_selection import Fake, train
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+NASTY = ("<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a|b ```c``` *d* _e_ $x$")
+SPEC = {
+    "backbone": "vgg16",
+    "weights": "imagenet",
+    "image_size": 32,
+    "preprocess": "imagenet",
+    "precision": "float32",
+    "mirror": False,
+}
+
+
+def make(head: str, seed: int = 0, names: tuple[str, ...] = NASTY, test_rows: int = 60) -> Run:
+    fake = Fake(*blobs(rows=160 + test_rows), train=160)
+    fake.class_names, fake.spec = names, SPEC  # type: ignore[misc]
+    run = train(fake, head, seed)
+    run.command = f"make train HEAD={head}"
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    return [make("logistic"), make("dense"), make("dense", seed=1)]
+
+
+class Page(HTMLParser):
+    """What a browser would build: tags, their attributes, and the text between."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def report(runs: list[Run]) -> Report:
+    return build(runs, ReportContext(looks={runs[0].test_digest: 7}))
+
+
+@pytest.fixture(scope="module")
+def folder(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(report, tmp_path_factory.mktemp("report"), state="s").parent
+
+
+def test_class_names_stay_text(folder: Path) -> None:
+    page = Page((folder / "index.html").read_text())
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}], "our own, and no other"
+    for name in NASTY:
+        assert name in page.text
+    text = (folder / "report.md").read_text()
+    outside_code = re.sub(r"(?ms)^(`{3,})text$.*?^\1$|`[^`\n]*`", "", text)
+    assert "<script" not in outside_code
+    assert "```" not in outside_code
+
+
+@pytest.mark.parametrize(("form", "named"), [("csv", "=cmd()"), ("spreadsheet", "'=cmd()")])
+def test_the_csv_holds_the_data_and_is_kept_from_running_only_when_asked(
+    report: Report, tmp_path: Path, form: str, named: str
+) -> None:
+    (group,) = report.groups
+    report = replace(report, groups=(replace(group, dataset="=cmd()"),))
+    path = write(report, tmp_path, form=form).with_name("runs.csv")
+    with open(path, encoding="utf-8" if form == "csv" else "utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in rows] == [
+        entry.accuracy["value"] for entry in group.entries
+    ]
+    assert [(row["dataset"], row["name"]) for row in rows] == [(named, entry.name) for entry in group.entries]
+
+
+def test_a_cell_for_a_spreadsheet_is_no_formula() -> None:
+    for text in ("=cmd()", "@x", "-1", "+1", "\tx", "\rx"):
+        assert (cell(text, "csv"), cell(text, "spreadsheet")) == (text, f"'{text}")
+    for value in (-1.5, "dense", "", None):
+        assert cell(value, "spreadsheet") == value
+
+
+def test_the_page_asks_for_nothing(folder: Path) -> None:
+    text = (folder / "index.html").read_text()
+    for tag, attributes in Page(text).tags:
+        assert tag not in ("iframe", "object", "embed")
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:"))
+    assert len(text) < 8e6
+
+
+def test_all_renderings_tell_the_same_numbers(folder: Path) -> None:
+    document = json.loads((folder / "report.json").read_text())
+    page, text = (folder / "index.html").read_text(), (folder / "report.md").read_text()
+    (group,) = document["groups"]
+    assert len(group["entries"]) == 3
+    for entry in group["entries"]:
+        for metric in ("accuracy", "macro_f1"):
+            value = f"{entry[metric]['value']:.4f}"
+            assert value in page
+            assert value in text
+        further = {id for seeds in group["seeds"] for id in seeds["ids"][1:]}
+        assert entry["text"] in (html.unescape(page) if entry["id"] in further else text)
+    for pair in group["pairs"]:
+        assert f"{100 * pair['difference']:+.1f}" in page
+        assert f"{100 * pair['difference']:+.1f}" in text
+
+
+def test_the_json_is_what_its_schema_says(folder: Path) -> None:
+    schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+    document = json.loads((folder / "report.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    assert document["schema"] == schema["properties"]["schema"]["const"]
+    document["groups"][0]["entries"][0]["accuracy"]["value"] = "0.9"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema)
+
+
+def test_entries_are_best_first_and_the_answer_names_the_first(report: Report) -> None:
+    (group,) = report.groups
+    assert [entry.head for entry in group.entries] in (
+        ["logistic", "dense", "dense"],
+        ["dense", "dense", "logistic"],
+    )
+    reached = {"dense": group.seeds[0].mean}
+    reached["logistic"] = next(entry for entry in group.entries if entry.head == "logistic").accuracy["value"]
+    best = group.entries[0].head
+    assert reached[best] == max(reached.values()), "of several seeds the mean counts"
+    assert group.answer.startswith(f"{best} has the highest test accuracy: {reached[best]:.1%}")
+    assert group.looks == 7
+
+
+def test_what_cannot_be_told_apart_is_said(runs: list[Run]) -> None:
+    """Two heads of which each has one image right that the other has not."""
+    one, two = make("ridge"), make("lda")
+    for run, row in ((one, 3), (two, 4)):
+        run.test_proba = np.eye(3)[run.test_labels]
+        run.test_proba[row] = np.roll(run.test_proba[row], 1)
+    (group,) = build([one, two]).groups
+    (pair,) = group.pairs
+    assert not pair.distinguishable
+    assert "On this test set it is not distinguishable from ridge." in group.answer
+
+
+def test_over_and_underfitting_is_told_of_the_best_head_that_was_fitted(tmp_path: Path) -> None:
+    """A vote leads the table, but was not fitted: the line names the head behind it."""
+    ridge = small_group.run("ridge", range(80))
+    vote = small_group.run("vote", range(90), members={"a": 0.5, "b": 0.5}, sweep=[])
+    page = write(build([ridge, vote]), tmp_path).read_text()
+    (told,) = re.findall(r"over- or underfitting\? <span>(\w+):", page)
+    assert told == "ridge"
+
+
+def test_seeds_share_a_row_with_mean_and_spread(report: Report, runs: list[Run]) -> None:
+    (seeds,) = report.groups[0].seeds
+    dense = [run for run in runs if run.head == "dense"]
+    values = [float((run.test_proba.argmax(axis=1) == run.test_labels).mean()) for run in dense]
+    assert seeds.name == "dense"
+    assert seeds.mean == pytest.approx(np.mean(values))
+    assert seeds.deviation == pytest.approx(np.std(values, ddof=1))
+    compared = {id for pair in report.groups[0].pairs for id in (pair.first, pair.second)}
+    assert compared == {runs[0].id, dense[0].id}, "pairs use the first seed"
+
+
+def test_only_runs_on_the_same_test_images_share_a_table(runs: list[Run]) -> None:
+    other = make("logistic", test_rows=50)
+    renamed = make("logistic", names=("x", "y", "z"))
+    sizes = [len(group.entries) for group in build([*runs, other, renamed]).groups]
+    assert sorted(sizes) == [1, 1, 3]
+
+
+def test_equal_heads_are_told_apart(runs: list[Run]) -> None:
+    assert names_of(runs) == ["logistic", "dense (seed 0)", "dense (seed 1)"]
+
+
+def test_every_configuration_has_its_figures(folder: Path, runs: list[Run]) -> None:
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    for run in runs[:2]:  # the third differs in its seed alone
+        kind = "curves" if run.history else "sweep"
+        for name in (f"confusion-{run.id}", f"reliability-{run.id}", f"{kind}-{run.id}"):
+            assert {f"{name}.svg", f"{name}.png"} <= figures
+    linked = set(re.findall(r"\(figures/([^)]+)\)", (folder / "report.md").read_text()))
+    assert linked <= figures
+
+
+def test_two_reports_are_not_written_into_one_folder_at_a_time(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "PATIENCE", 0)
+    with (
+        FileLock(tmp_path / ".report.lock"),
+        pytest.raises(UserError, match="is being written by another process; wait for it"),
+    ):
+        write(report, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_is_current_until_anything_changes(folder: Path) -> None:
+    assert current(folder, "s") == folder / "index.html"
+    assert current(folder, "t") is None
+    kept = (folder / "report.md").read_text()
+    (folder / "report.md").write_text(kept + " ")
+    assert current(folder, "s") is None
+    (folder / "report.md").write_text(kept)
+    assert current(folder, "s")
+
+
+def test_building_again_gives_the_same_page(runs: list[Run], folder: Path, tmp_path: Path) -> None:
+    again = write(build(runs, ReportContext(looks={runs[0].test_digest: 7})), tmp_path)
+    strip = re.compile(r"Made [^.]*\.")
+    assert strip.sub("", again.read_text()) == strip.sub("", (folder / "index.html").read_text())
+
+
+@pytest.mark.parametrize("classes", [2, 25, 60])
+def test_figures_fit_any_number_of_classes(runs: list[Run], classes: int) -> None:
+    entry = build(runs).groups[0].entries[0]
+    wide = np.random.default_rng(0).integers(0, 50, (classes, classes)).tolist()
+    object.__setattr__(entry, "confusion", wide)
+    figure = run_plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
+    figure.canvas.draw()
+    assert len(figure.axes[0].texts) == (classes**2 if classes <= run_plots.ANNOTATED else 0) - wide_zeros(
+        wide, classes
+    )
+
+
+def wide_zeros(wide: list[list[int]], classes: int) -> int:
+    """Empty cells carry no number."""
+    return int((np.array(wide) == 0).sum()) if classes <= run_plots.ANNOTATED else 0
+
+
+def test_axes_have_names_and_units(runs: list[Run]) -> None:
+    knn = make("knn")
+    points = [{"shots": shots, "images": 3 * shots, "accuracy": [0.5, 0.6]} for shots in (1, 10, 40)]
+    rng = np.random.default_rng(0)
+    drawn: dict[str, Any] = {
+        "layers": ["block5"], "rows": list(range(60)),
+        "labels": knn.test_labels.tolist(), "wrong": [True] * 60,
+        "pca": rng.random((60, 2)).tolist(), "tsne": rng.random((60, 2)).tolist(), "explained": [0.3, 0.2],
+    }  # fmt: skip
+    every = [*runs, knn]
+    context = ReportContext(
+        curves={run.folder: Curve(run.folder, points) for run in runs}, maps={run.id: drawn for run in every}
+    )
+    drawn_figures = draw(build(every, context))
+    kinds = {name.partition("-")[0] for name in drawn_figures}
+    assert kinds == {
+        "comparison", "pareto", "pairs", "coverage", "learning",
+        "map", "confusion", "reliability", "curves", "sweep",
+    }  # fmt: skip
+    for name, figure in drawn_figures.items():
+        named = all(
+            axes.get_xlabel() or axes.get_ylabel() or name.startswith("pairs") for axes in figure.axes
+        )
+        assert named, name
+
+
+@pytest.mark.parametrize(
+    ("tried", "ticks", "scale"),
+    [
+        ((10.0, 0.1, 1.0), ["0.1", "1", "10"], "log"),
+        ((0.5, 0.0, 0.25), ["0", "0.25", "0.5"], "linear"),
+        (("rbf", None, "a$b$"), ["rbf", "None", "a$b$"], "linear"),
+        ((True, False), ["True", "False"], "linear"),
+        (([256, 128], [64]), ["[256, 128]", "[64]"], "linear"),
+        ((0.1, "auto", 1), ["0.1", "auto", "1"], "linear"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), ("one_$", None)])
+def test_a_sweep_is_drawn_over_whatever_was_tried(
+    tried: tuple[Any, ...], ticks: list[str], scale: str, others: tuple[Any, ...], tmp_path: Path
+) -> None:
+    measured = {"accuracy": 0.5, "loss": 1.0, "train_accuracy": 0.6, "seconds": 1.0}
+    if others:
+        swept = [{"first": value, "second": other, **measured} for value in tried for other in others]
+        chosen = {"first": tried[-1], "second": others[0]}
+    else:
+        swept, chosen = [{"value": value, **measured} for value in tried], {"first": tried[-1]}
+    report = build([small_group.run("ridge", range(90), sweep=swept, chosen=chosen)])
+    (figure,) = (figure for name, figure in draw(report).items() if name.startswith("sweep-"))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+    assert len(axes.get_lines()) == 3, "two curves and the chosen value"
+    assert f"chosen, {run_plots.shown(tried[-1])})" in axes.get_xlabel()
+    assert write(report, tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a|b", "a\\|b"), ("<b>", "&lt;b&gt;"), ("x\ny", "x y"), ("*_`", "\\*\\_\\`"), ("plain", "plain")],
+)
+def test_markdown_is_escaped(text: str, expected: str) -> None:
+    assert markdown(text) == expected

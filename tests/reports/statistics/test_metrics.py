@@ -1,0 +1,167 @@
+"""Every number agrees with an independent source."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
+
+from reports.statistics.metrics import (
+    DRAWS,
+    balanced_accuracy,
+    bootstrap_macro_f1,
+    macro_f1,
+    resampled,
+    scores,
+    wilson,
+)
+
+pytestmark = pytest.mark.slow
+
+METRICS = ("precision", "recall", "f1")
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 10), (7, 10), (10, 10), (8190, 10_000)])
+def test_wilson_is_the_closed_form(correct: int, total: int) -> None:
+    z, p, n = 1.959963984540054, correct / total, total
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    assert wilson(correct, total) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        y, guess = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+        confusion = confusion_matrix(y, guess, labels=range(5))  # class 4 occurs nowhere
+        expected = f1_score(y, guess, labels=range(5), average="macro", zero_division=0)
+        assert macro_f1(confusion) == pytest.approx(expected)
+
+
+def test_drawing_cells_is_drawing_images() -> None:
+    """The multinomial shortcut agrees with a plain stratified bootstrap over images."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 3, 400)
+    guess = np.where(rng.random(400) < 0.7, y, rng.integers(0, 3, 400))
+    low, high = bootstrap_macro_f1(confusion_matrix(y, guess))
+    values = []
+    for _ in range(2000):
+        rows = np.concatenate(
+            [rng.choice(np.flatnonzero(y == label), (y == label).sum()) for label in range(3)]
+        )
+        values.append(f1_score(y[rows], guess[rows], average="macro"))
+    assert (low, high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.006)
+
+
+def test_the_bootstrap_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    truth = np.array([[0.25, 0.05, 0.03], [0.06, 0.24, 0.04], [0.02, 0.05, 0.26]])
+    target = float(macro_f1(truth * 1e9))
+    covered = []
+    for trial in range(300):
+        sample = rng.multinomial(500, truth.ravel() / truth.sum()).reshape(3, 3)
+        low, high = bootstrap_macro_f1(sample, seed=trial)
+        covered.append(low <= target <= high)
+    assert 0.91 <= np.mean(covered) <= 0.985
+
+
+def test_small_classes_do_not_vanish_from_the_interval() -> None:
+    assert bootstrap_macro_f1(np.eye(100, dtype=np.int64)) == (1.0, 1.0)
+    assert bootstrap_macro_f1(np.diag([3, 3, 0])) == pytest.approx((2 / 3, 2 / 3)), "a class without images"
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        y, guess = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+        confusion = confusion_matrix(y, guess, labels=range(5))  # class 4 occurs nowhere
+        assert balanced_accuracy(confusion) == pytest.approx(balanced_accuracy_score(y, guess))
+
+
+def test_every_interval_is_that_of_drawing_images() -> None:
+    """Balanced accuracy and the three numbers of each class, against resampled images."""
+    rng = np.random.default_rng(4)
+    y = np.repeat([0, 1, 2], [200, 120, 80])
+    guess = np.where(rng.random(400) < 0.7, y, rng.integers(0, 3, 400))
+    found = scores(y, np.eye(3)[guess], ("a", "b", "c"))
+    by_class, balanced = [], []
+    for _ in range(1000):
+        rows = np.concatenate(
+            [rng.choice(np.flatnonzero(y == label), (y == label).sum()) for label in range(3)]
+        )
+        by_class.append(precision_recall_fscore_support(y[rows], guess[rows])[:3])
+        balanced.append(balanced_accuracy_score(y[rows], guess[rows]))
+    low, high = np.quantile(by_class, [0.025, 0.975], axis=0)
+    for place, metric in enumerate(METRICS):
+        assert [row[f"{metric}_low"] for row in found["per_class"]] == pytest.approx(low[place], abs=0.025)
+        assert [row[f"{metric}_high"] for row in found["per_class"]] == pytest.approx(high[place], abs=0.025)
+    ends = found["balanced_accuracy"]["low"], found["balanced_accuracy"]["high"]
+    assert ends == pytest.approx(np.quantile(balanced, [0.025, 0.975]), abs=0.008)
+
+
+def test_the_recall_of_a_class_is_a_drawn_binomial() -> None:
+    confusion = np.array([[70, 30], [10, 40]])
+    hits, predicted = resampled(confusion)
+    assert hits.shape == predicted.shape == (DRAWS, 2)
+    assert (predicted.sum(axis=1) == 150).all()
+    assert np.quantile(hits[:, 0], [0.025, 0.975]) == pytest.approx(
+        binom.ppf([0.025, 0.975], 100, 0.7), abs=1.01
+    )
+    assert np.corrcoef(hits.T)[0, 1] == pytest.approx(0, abs=0.1), "classes are drawn independently"
+
+
+def test_classes_that_are_never_seen_or_never_predicted() -> None:
+    found = scores(np.array([0, 0, 1, 1]), np.eye(4)[[0, 0, 0, 2]], ("a", "b", "c", "d"))
+    rows = found["per_class"]
+    assert [row["support"] for row in rows] == [2, 2, 0, 0]
+    assert (rows[1]["precision_low"], rows[1]["precision_high"]) == (0, 0), "never predicted"
+    assert (rows[2]["recall_low"], rows[2]["recall_high"]) == (0, 0), "does not occur"
+    assert all(rows[3][f"{metric}{end}"] == 0 for metric in METRICS for end in ("", "_low", "_high"))
+    assert found["balanced_accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    json.dumps(found)
+
+
+def test_a_thousand_classes_take_little_memory() -> None:
+    rng = np.random.default_rng(5)
+    y = np.repeat(np.arange(1000), 5)
+    guess = np.where(rng.random(5000) < 0.5, y, rng.integers(0, 1000, 5000))
+    confusion = confusion_matrix(y, guess)
+    tracemalloc.start()
+    resampled(confusion)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6
+
+
+def test_scores_are_scikit_learns() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 3, 200)
+    proba = rng.dirichlet(np.ones(3), 200) + np.eye(3)[y] * 0.4
+    found = scores(y, proba, ("a", "b", "c"))
+    guess = proba.argmax(1)
+    assert found["accuracy"]["value"] == accuracy_score(y, guess)
+    assert found["macro_f1"]["value"] == pytest.approx(f1_score(y, guess, average="macro"))
+    assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(y, guess))
+    for metric in ("accuracy", "macro_f1", "balanced_accuracy"):
+        assert found[metric]["low"] < found[metric]["value"] < found[metric]["high"]
+    ends = found["macro_f1"]["low"], found["macro_f1"]["high"]
+    assert ends == bootstrap_macro_f1(confusion_matrix(y, guess)), "one set of draws for all"
+    assert np.array_equal(found["confusion"], confusion_matrix(y, guess))
+    expected = precision_recall_fscore_support(y, guess)
+    for row, *values in zip(found["per_class"], *expected[:3], strict=True):
+        assert [row[metric] for metric in METRICS] == pytest.approx(values)
+        for metric in METRICS:
+            assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
+    assert [row["class"] for row in found["per_class"]] == ["a", "b", "c"]
+    assert [row["support"] for row in found["per_class"]] == expected[3].tolist()
+    assert "precision" in found["text"]
