@@ -166,7 +166,8 @@ def test_every_public_name_is_there(package: str) -> None:
 
 def test_what_continuous_integration_imports_is_there() -> None:
     """Its scripts run after half an hour of work: a name that has moved is noticed here."""
-    imports = re.findall(r"^(from (?:features|models|reports|pipeline)\S* import .*)$", (ROOT / ".ci" / "run").read_text(), re.M)
+    script = (ROOT / ".ci" / "run").read_text()
+    imports = re.findall(r"^(from (?:features|models|reports|pipeline)\S* import .*)$", script, re.M)
     assert imports
     for line in imports:
         exec(line, {})
