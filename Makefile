@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
-  SET SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
+  SET GRID SCALE TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)

@@ -59,7 +59,7 @@ def sweep(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for fit, held_out in folds(y, rows):
-            for chosen, proba in head(name).make(0).sweep(X[fit], y[fit], X[held_out], grid):
+            for chosen, proba in head(name).make(0).sweep(X[fit], y[fit], (X[held_out], y[held_out]), grid):
                 (value,) = chosen.values()
                 right[value][held_out] = proba.argmax(axis=1) == y[held_out]
     return right

@@ -48,10 +48,10 @@ from features.cache.store import EmbeddingStore
 from features.datasets.base import SPLITS, Dataset
 from features.datasets.images import square
 from features.datasets.registry import open_dataset
+from features.environment import processor, versions
 from features.errors import UserError
 from features.executors.local import embed_shards
 from features.progress import say
-from models.runs.run import processor, versions
 
 ROUNDS = 3
 PREDICT_BATCH = 256

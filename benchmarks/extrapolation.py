@@ -75,7 +75,11 @@ def measured(cache: Embeddings, layers: list[str], name: str) -> tuple[int, floa
     if name == "dense":
         proba = head(name).make(0).fit(rows.X_fit, rows.y_fit).predict_proba(rows.X_val)
         return len(rows.y_fit), float((proba.argmax(axis=1) == rows.y_val).mean())
-    tried = head(name).make(0).sweep(rows.X_fit, rows.y_fit, rows.X_val, {"C": INVERSE_STRENGTH[:-2]})
+    tried = (
+        head(name)
+        .make(0)
+        .sweep(rows.X_fit, rows.y_fit, (rows.X_val, rows.y_val), {"C": INVERSE_STRENGTH[:-2]})
+    )
     return len(rows.y_fit), max(float((proba.argmax(axis=1) == rows.y_val).mean()) for _, proba in tried)
 
 

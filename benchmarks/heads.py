@@ -32,12 +32,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from features.backend import tensorflow
 from features.cache.embeddings import Embeddings
+from features.environment import processor, versions
 from features.progress import say
 from models.heads.dense import DenseHead
 from models.heads.knn import QUERIES, KnnHead
 from models.heads.moments import RidgeHead
 from models.heads.registry import HEADS
-from models.runs.run import processor, versions
 from models.selection import PATIENCE, TrainSplit
 
 HOME = Path(__file__).resolve().parents[1]
@@ -135,7 +135,9 @@ def logistic(bench: Bench) -> None:
         tried.clear()
         estimator = HEADS["logistic"].make(0)
         started = time.perf_counter()
-        for chosen, proba in estimator.sweep(material.X_fit, material.y_fit, material.X_val, {"C": grid}):
+        for chosen, proba in estimator.sweep(
+            material.X_fit, material.y_fit, (material.X_val, material.y_val), {"C": grid}
+        ):
             accuracy = bench.accuracy(proba.argmax(axis=1))
             took = time.perf_counter() - started
             tried.append({**chosen, "accuracy": accuracy, "iterations": estimator.n_iter_, "seconds": took})
@@ -198,7 +200,9 @@ def ridge(bench: Bench) -> None:
         return max(accuracies, key=lambda alpha: accuracies[alpha])
 
     def sweep() -> None:
-        for chosen, proba in RidgeHead().sweep(material.X_fit, material.y_fit, material.X_val, grid):
+        for chosen, proba in RidgeHead().sweep(
+            material.X_fit, material.y_fit, (material.X_val, material.y_val), grid
+        ):
             accuracies[chosen["alpha"]] = bench.accuracy(proba.argmax(axis=1))
 
     def single() -> None:
@@ -411,7 +415,7 @@ if int(rows) and int(rows) < fit:
     material.X_val, material.y_val = material.X[int(rows) :], material.y[int(rows) :]
 before = time.perf_counter()
 with tempfile.TemporaryDirectory() as folder:
-    train(material, head, 0).save(Path(folder))
+    save(train(material, head, 0), Path(folder))
 print(json.dumps({
     "embeddings": size, "libraries": libraries, "loaded": loaded, "load_peak": load_peak,
     "peak": memory("VmHWM"),

@@ -24,7 +24,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from features.progress import say
-from models.runs.run import Run, load
+from models.runs.run import Run
+from models.runs.saving import load
 from reports.statistics.metrics import wilson
 from reports.statistics.paired import compare
 from reports.statistics.ranking import accuracy, is_right

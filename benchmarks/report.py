@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from features.environment import processor
 from features.progress import say
-from models.runs.run import processor
 
 BARS = {"seconds": 20.0, "peak_rss_mb": 1500.0}  # of ten heads on 10,000 test images, neighbours kept
 

@@ -25,7 +25,7 @@ from crossvalidation import cache_of, fits, sweep
 
 from features.progress import say
 from models.heads.registry import INVERSE_STRENGTH
-from models.runs.run import load
+from models.runs.saving import load
 from reports.statistics.metrics import wilson
 from reports.statistics.ranking import accuracy
 

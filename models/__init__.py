@@ -6,11 +6,13 @@ from features.lazy import lazily
 
 if TYPE_CHECKING:
     from models.heads.registry import HEADS, Head
+    from models.runs.collection import load_all
     from models.runs.predictor import Predictor
-    from models.runs.run import Run, load_all
+    from models.runs.run import Run
+    from models.runs.saving import save
     from models.selection import TrainSplit, train
 
-__all__ = ["HEADS", "Head", "Predictor", "Run", "TrainSplit", "load_all", "train"]
+__all__ = ["HEADS", "Head", "Predictor", "Run", "TrainSplit", "load_all", "save", "train"]
 
 __getattr__ = lazily(
     __name__,
@@ -20,7 +22,8 @@ __getattr__ = lazily(
         "Predictor": "runs.predictor",
         "Run": "runs.run",
         "TrainSplit": "selection",
-        "load_all": "runs.run",
+        "load_all": "runs.collection",
+        "save": "runs.saving",
         "train": "selection",
     },
 )

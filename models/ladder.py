@@ -87,5 +87,5 @@ def matches(rung: Rung, run: Run) -> bool:
         and set(run.layers) == set(rung.features["layers"].split(","))
         and all(run.spec.get(name) == rung.features[name] for name in ("preprocess", "image_size"))
         and not run.spec.get("mirror")
-        and run.is_set_as(rung.settings)
+        and run.is_set_as(rung.settings, {})
     )

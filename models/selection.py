@@ -10,19 +10,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.budget import require
 from features.cache.embeddings import Embeddings
 from features.datasets.splits import stratified
 from features.errors import UserError
 from features.progress import say
+from models.heads.base import BaseHead
 from models.heads.parameters import on_a_scale, shown
 from models.heads.refusal import refusing
-from models.heads.registry import HEADS, Head
+from models.heads.registry import Head
 from models.heads.registry import head as known_head
 from models.runs.identity import identity, test_digest
 from models.runs.run import Run
@@ -33,8 +34,6 @@ VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evalu
 COLLAPSE = 0.1  # of accuracy by which the final fit may be worse on its images than on validation
 SAMPLE = 5_000  # training rows on which a fit is measured
 FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
-
-Tried = tuple[dict[str, Any], NDArray[np.float64]]
 
 
 class TrainSplit:
@@ -98,7 +97,7 @@ class Selection:
     history: dict[str, list[float]] = field(default_factory=dict)
     kept_epoch: int | None = None
     val_proba: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
-    estimator: Any = None
+    estimator: BaseHead | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -113,49 +112,57 @@ def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[n
 
 
 @refusing()
-def train(material: TrainSplit, head: str, seed: int, settings: Mapping[str, Any] | None = None) -> Run:
+def train(
+    material: TrainSplit,
+    head: str,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+) -> Run:
     """Choose on the validation split, refit on all of train, predict the test split once.
 
     Parameters
     ----------
-    settings : constructor parameters of the head that are not its own; what is set is not swept.
+    head : its name, as :func:`models.heads.registry.head` takes it.
     seed : 0 is taken for a head that does not depend on it.
+    settings : constructor parameters of the head that are not its own; what is set is not swept.
+    grid : the values of one more parameter that are tried on validation.
 
     Raises
     ------
     UserError
-        The head is unknown, or refuses the settings or the embeddings; or the test split holds what
-        is no number.
+        The head is unknown, refuses the settings or the embeddings, or needs more memory than there
+        is; or the test split holds what is no number.
     """
-    entry, embeddings = known_head(head, settings), material.embeddings
+    entry, embeddings = known_head(head, settings, grid), material.embeddings
     seed = seed if entry.random else 0
+    rows, width = material.X.shape
+    needed, reckoned = entry.make_for(seed, rows).memory(rows, width, len(embeddings.class_names))
+    require(needed, reckoned, f"the head {head}", "fewer images (limit) or narrower layers need less")
     started = time.perf_counter()
     with _convergence() as stopped:
         selection = _select(head, entry, seed, material)
     selected = time.perf_counter()
     say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
     estimator, selection.estimator = selection.estimator, None
-    if not getattr(estimator, "warm_start", False):
+    if estimator is None or not estimator.warm_start:
         estimator = entry.make_for(seed, len(material.X))  # whatever the selection fit still held is let go
     with _convergence() as stopped_again:
-        _fit(estimator.set_params(**selection.chosen), material.X, material.y)
+        estimator.set_params(**selection.chosen).fit(material.X, material.y)
     refitted = time.perf_counter()
     sample, floors = _sample(len(material.X)), dict(material.floors)
-    if hasattr(estimator, "predict_proba_of_own"):  # its own training rows would vote for themselves
-        proba = estimator.predict_proba_of_own(sample)
-    else:
-        proba = estimator.predict_proba(material.X[sample])
-    train_accuracy = _accuracy(proba, material.y[sample])
+    train_accuracy = _accuracy(estimator.predict_proba_of_own(material.X, sample), material.y[sample])
     for warned, fit in ((stopped, "of a value that was tried"), (stopped_again, "of the final fit")):
         if warned:
             selection.notes.append(f"the solver {fit} stopped before it had converged: {warned[-1].message}")
+    selection.notes += [f"the final fit warned: {remark}" for remark in estimator.remarks()]
     test = embeddings.matrix("test", material.layers)
     _check_finite(test, embeddings)
     predict_started = time.perf_counter()
     test_proba = np.asarray(estimator.predict_proba(test), np.float64)
     predicted = time.perf_counter()
     return Run(
-        **identity(embeddings, material.layers, head, seed, settings),
+        **identity(embeddings, material.layers, head, seed, settings, grid),
         chosen=selection.chosen,
         sweep=selection.sweep,
         history=selection.history,
@@ -192,17 +199,22 @@ def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selectio
     best = Selection()
     best.estimator = estimator = entry.make_for(seed, len(material.X))
     grid = {name: list(values) for name, values in entry.grid.items()}
-    if hasattr(estimator, "sweep"):
-        tried = estimator.sweep(material.X_fit, material.y_fit, material.X_val, grid)
-    else:
-        tried = _one_by_one(estimator, grid, material, head)
+
+    def on_epoch(epoch: int, history: dict[str, list[float]]) -> None:
+        say(
+            f"{head}: epoch {epoch}, accuracy {history['accuracy'][-1]:.4f}, "
+            f"validation {history['val_accuracy'][-1]:.4f}"
+        )
+
+    watched = (material.X_val, material.y_val)
+    tried = estimator.sweep(material.X_fit, material.y_fit, watched, grid, on_epoch)
     started = time.perf_counter()
     own = _sample(len(material.X_fit))
     for parameters, proba in tried:
         seconds = time.perf_counter() - started
         accuracy = _accuracy(proba, material.y_val)
         fitted: dict[str, float] = {}
-        if not hasattr(estimator, "predict_proba_of_own"):
+        if not estimator.remembers:
             fitted["train_accuracy"] = _accuracy(
                 estimator.predict_proba(material.X_fit[own]), material.y_fit[own]
             )
@@ -210,53 +222,17 @@ def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selectio
         loss = float(-np.log(np.clip(proba[rows, material.y_val], FLOOR, 1)).mean())
         if not best.sweep or (accuracy, -loss) > max((row["accuracy"], -row["loss"]) for row in best.sweep):
             best.val_proba = np.asarray(proba, dtype=np.float64)
-            best.chosen = dict(parameters)
-            best.history = getattr(estimator, "history_", {})
-            best.kept_epoch = getattr(estimator, "best_epoch_", None)
-            if getattr(estimator, "patience", None) is not None and estimator.stop_epoch is None:
-                best.chosen["stop_epoch"] = best.kept_epoch
+            best.chosen = {**parameters, **estimator.decided()}
+            best.history, best.kept_epoch = estimator.curves()
         value = {"value": next(iter(parameters.values()))} if len(parameters) == 1 else parameters
         best.sweep.append({**value, "accuracy": accuracy, "loss": loss, **fitted, "seconds": seconds})
         say(f"{head}{_list(parameters)}: validation accuracy {accuracy:.4f} ({seconds:.1f} s)")
         accuracies = [row["accuracy"] for row in best.sweep]
         on_one_scale = len(grid) == 1 and on_a_scale(next(iter(grid.values())))
-        if on_one_scale and max(accuracies[-PATIENCE:]) < max(accuracies):
+        if entry.ordered and on_one_scale and max(accuracies[-PATIENCE:]) < max(accuracies):
             break  # past the top; the least regularised fits cost most and would not be chosen
         started = time.perf_counter()
     return best
-
-
-def _one_by_one(
-    estimator: Any, grid: dict[str, list[Any]], material: TrainSplit, head: str
-) -> Iterator[Tried]:
-    """Each combination of the grid, fitted from the start."""
-    for values in product(*grid.values()):
-        parameters = dict(zip(grid, values, strict=True))
-        _fit(estimator.set_params(**parameters), material.X_fit, material.y_fit, material, head)
-        yield parameters, np.asarray(estimator.predict_proba(material.X_val))
-
-
-def _fit(
-    estimator: Any,
-    X: NDArray[np.float32],
-    y: NDArray[np.int64],
-    watched: TrainSplit | None = None,
-    head: str = "",
-) -> None:
-    """Fit, giving the validation split to the heads that watch it."""
-    from sklearn.utils.validation import has_fit_parameter
-
-    watch: dict[str, Any] = {}
-    if watched is not None and has_fit_parameter(estimator, "validation_data"):
-
-        def on_epoch(epoch: int, history: dict[str, list[float]]) -> None:
-            say(
-                f"{head}: epoch {epoch}, accuracy {history['accuracy'][-1]:.4f}, "
-                f"validation {history['val_accuracy'][-1]:.4f}"
-            )
-
-        watch = {"validation_data": (watched.X_val, watched.y_val), "on_epoch": on_epoch}
-    estimator.fit(X, y, **watch)
 
 
 @contextmanager
@@ -304,7 +280,7 @@ def _warnings(
         if head not in FLOORS and accuracy < floor:
             found.append(
                 f"worse on validation than {name} ({accuracy:.4f} against {floor:.4f}), which is: "
-                f"{HEADS[name].about}"
+                f"{known_head(name).about}"
             )
     for sentence in found:
         say(f"warning: {head}: {sentence}")

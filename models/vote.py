@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from features.cache.embeddings import Embeddings
 from features.errors import UserError
 from features.progress import say
-from models.runs.run import Run, load, mean, remove
+from models.runs.changes import remove
+from models.runs.collection import mean
+from models.runs.run import Run
+from models.runs.saving import load
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"

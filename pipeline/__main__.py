@@ -25,17 +25,17 @@ STAGES = {
 ALWAYS = ("out", "debug")
 IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", *ALWAYS)
 EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
-RUNS = (*EMBEDDINGS, "head", "set", "seed")
+RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
     "features": EMBEDDINGS,
-    "train": (*RUNS, "seeds", "force"),
+    "train": (*RUNS, "seeds", "force", "trust"),
     "ladder": (*IMAGES, "seed", "seeds", "force"),
     "curve": RUNS,
     "report": (*RUNS, "format"),
     "verify": EMBEDDINGS,
-    "predict": (*RUNS, "run", "image", "format"),
-    "evaluate": (*RUNS, "run", "format"),
-    "export": (*RUNS, "run", "to"),
+    "predict": (*RUNS, "run", "image", "format", "trust"),
+    "evaluate": (*RUNS, "run", "format", "trust"),
+    "export": (*RUNS, "run", "to", "trust"),
 }
 OWN_DEFAULTS = {("curve", "head"): "each that is there", ("report", "format"): "csv"}
 AMONG = ("report", "predict", "evaluate", "export")  # the runs that are there: what is not said is open
@@ -159,9 +159,22 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         "limit": (int, "only this many images of each split, stratified"),
         "head": (
             str,
-            f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there",
+            f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there; "
+            "any classifier of scikit-learn by the name of its class, such as LogisticRegression; or "
+            "module:Class, which runs the code of that module",
         ),
         "set": (str, "parameters of the head, as in learning_rate=0.1,epochs=40; what is set is not swept"),
+        "grid": (str, "the values of one parameter that validation chooses from, as in C=0.001,0.01,0.1"),
+        "scale": (
+            str,
+            "standard: scikit-learn's StandardScaler before a classifier of scikit-learn's or of another "
+            "package; Headroom's own heads need none",
+        ),
+        "trust": (
+            int,
+            "1: keep, and read, fitted classifiers of other packages (module:Class) with joblib, whose files "
+            "run code when they are read",
+        ),
         "seed": (int, "of everything random in a head"),
         "seeds": (int, "so many runs of a head that depends on the seed, from this seed on"),
         "force": (int, "1: train again what is there already"),
@@ -177,7 +190,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "of predictions: table, json (an object a line), csv (the data as it is) or spreadsheet (csv "
             "with an apostrophe before text that would be run as a formula); of runs.csv: csv or spreadsheet",
         ),
-        "to": (str, "the file to export to, .joblib or for a Keras head .keras"),
+        "to": (str, "the file to export to, .joblib (or .skops), for a Keras head .keras"),
         "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/, logs/"),
         "debug": (int, "1: print the traceback of every error, and of what led to it"),
     }
@@ -186,7 +199,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         if default is not None and not (stage in AMONG and name in RUNS and name not in ALWAYS):
             text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
-        if name in ("force", "mirror", "debug"):
+        if name in ("force", "mirror", "trust", "debug"):
             more |= {"nargs": "?", "const": 1}
         more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
         sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)

@@ -63,7 +63,7 @@ def evaluate_images(options: Options) -> int:
     looked_at = test_digest_of(digest, dataset.limit, dataset.class_names, ids, theirs)
     same = looked_at == run.test_digest or own == (ids, labels.tolist())
 
-    predictor = Predictor(run, options.runs)
+    predictor = Predictor(run, options.runs, trust=bool(options.trust))
     extractor = network_of(options, run, predictor.layers)
     parts = []
     with progress(len(labels), "embed", "img") as bar:

@@ -11,8 +11,9 @@ from typing import Any
 from features.cache.embeddings import Embeddings, canonical
 from features.errors import UserError
 from features.progress import say
+from models.runs.collection import load_all
 from models.runs.configurations import ranked_on_validation, reason
-from models.runs.run import Run, load_all
+from models.runs.run import Run
 from pipeline.options import ALL, EXTRACTOR, Options
 
 
@@ -151,12 +152,13 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     from features.backbones.extractor import AUTO, parse_layers
     from features.backbones.registry import DEFAULT, backbone, having
     from features.datasets.registry import source_of
-    from models.heads.registry import HEADS
+    from models.heads.registry import known
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
     if said.get("head") == ALL:
         del said["head"]
-    if run.head not in HEADS or not HEADS[run.head].random:
+    entry = known(run.head)
+    if entry is not None and not entry.random:
         said.pop("seed", None)  # it does not depend on the seed: its one run is that of every seed
     have = {
         **run.spec,
@@ -166,7 +168,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         "head": run.head,
         "seed": run.seed,
     }
-    if "set" in said and not run.is_set_as(options.settings):
+    if {"set", "scale", "grid"} & said.keys() and not run.is_set_as(options.settings, options.swept):
         return False
     if said.get("precision") == AUTO:
         del said["precision"]

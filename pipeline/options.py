@@ -35,6 +35,9 @@ class Options:
     limit: int | None = None
     head: str = "dense"
     set: str | None = None
+    grid: str | None = None
+    scale: str | None = None
+    trust: int = 0
     seed: int = 0
     seeds: int = 1
     force: int = 0
@@ -70,10 +73,18 @@ class Options:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters of a head that ``SET`` sets, by name."""
+        """The parameters of a head that ``SET`` and ``SCALE`` set, by name."""
         from models.heads.parameters import parse
 
-        return {} if self.set is None else parse(self.set)
+        scale = {} if self.scale is None else {"scale": self.scale}
+        return ({} if self.set is None else parse(self.set)) | scale
+
+    @property
+    def swept(self) -> dict[str, tuple[Any, ...]]:
+        """The parameter of a head that ``GRID`` names, and the values to try."""
+        from models.heads.parameters import parse_grid
+
+        return {} if self.grid is None else parse_grid(self.grid)
 
     @property
     def embeddings(self) -> Path:

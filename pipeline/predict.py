@@ -39,7 +39,7 @@ def predict_images(options: Options, run: Run) -> int:
     from models.runs.predictor import Predictor
 
     paths = _paths(options.image or "")
-    predictor = Predictor(run, options.runs)
+    predictor = Predictor(run, options.runs, trust=bool(options.trust))
     extractor = network_of(options, run, predictor.layers)
     skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
     if skipped > 1:

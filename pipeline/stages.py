@@ -29,9 +29,9 @@ def train(options: Options) -> int:
     from models.vote import VOTE
     from pipeline.matching import the_cache
 
-    settings = _settings(options)
+    settings, grid = _settings(options)
     if options.head not in (ALL, VOTE):
-        head(options.head, settings)  # what is wrong with it is reported before anything is read
+        head(options.head, settings, grid)  # what is wrong with it is reported before anything is read
     check_seeds(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
@@ -89,7 +89,7 @@ def curve(options: Options) -> int:
     from models.vote import VOTE
     from pipeline.matching import the_cache, the_runs
 
-    settings = _settings(options)
+    settings, grid = _settings(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         raise UserError("a vote has no curve of its own; name one of its heads, or all, HEAD=")
@@ -99,7 +99,7 @@ def curve(options: Options) -> int:
         for run in reversed(the_runs(said))
         if run.fingerprint == embeddings.fingerprint
         and set(run.layers) == set(layers)
-        and run.is_set_as(settings)
+        and run.is_set_as(settings, grid)
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
@@ -201,25 +201,27 @@ def evaluate(options: Options) -> int:
 def export(options: Options) -> int:
     """A run's head as a plain scikit-learn or Keras object, for use elsewhere; prints its path."""
     from models.runs.export import write
-    from models.runs.run import load
+    from models.runs.saving import load
     from pipeline.matching import the_run
 
     if options.to is None:
         raise UserError("nowhere to export to: name a file, TO=head.joblib (or .keras for a Keras head)")
-    run = load(options.runs / the_run(options).folder, with_head=True)
+    run = load(options.runs / the_run(options).folder, with_head=True, trust=bool(options.trust))
     path = write(run, Path(options.to).expanduser())
-    say(f"{run.folder} exported; whoever loads a .joblib file runs the code in it: share it with care")
+    if path.suffix == ".joblib":
+        say("whoever loads a .joblib file runs the code in it: share it with care")
     print(path)
     return 0
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    """What ``SET`` sets, for the one head it can be meant for."""
+def _settings(options: Options) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """What ``SET`` and ``SCALE`` set and ``GRID`` sweeps, for the one head that they can be meant for."""
     from models.vote import VOTE
 
-    settings = options.settings
-    if settings and options.head in (ALL, VOTE):
-        raise UserError(
-            f"SET={options.set}: parameters of one head, came HEAD={options.head}; name that head"
-        )
-    return settings
+    if options.head in (ALL, VOTE):
+        for name in ("set", "scale", "grid"):
+            if (value := getattr(options, name)) is not None:
+                raise UserError(
+                    f"{name.upper()}={value}: parameters of one head, came HEAD={options.head}; name it"
+                )
+    return options.settings, options.swept

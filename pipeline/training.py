@@ -40,13 +40,14 @@ def train_heads(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], rows: TrainSplitCache
 ) -> dict[str, str]:
     """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
-    from models.heads.registry import HEADS
+    from models.heads.registry import HEADS, head
 
     names = list(HEADS) if options.head == ALL else [options.head]
+    entries = {name: head(name, options.settings, options.swept) for name in names}
     jobs = [
         (name, options.seed + step)
         for name in names
-        for step in range(options.seeds if HEADS[name].random else 1)
+        for step in range(options.seeds if entries[name].random else 1)
     ]
     if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
         say(f"{options.head} does not depend on the seed: one run says all that {options.seeds} would")
@@ -73,10 +74,10 @@ def _trained(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
 ) -> Path | None:
     """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
+    from models.runs.collection import find
     from models.runs.identity import identity
-    from models.runs.run import find
 
-    asked = identity(embeddings, layers, name, seed, options.settings)
+    asked = identity(embeddings, layers, name, seed, options.settings, options.swept)
     found = None if options.force else find(options.runs, asked)
     if found is not None:
         say(f"{name}: there already, not trained again (FORCE=1 would)")
@@ -86,7 +87,7 @@ def _trained(
 def _train_one(options: Options, material: TrainSplit, name: str, seed: int) -> Path:
     from models.selection import train as train_head
 
-    run = train_head(material, name, seed, options.settings)
+    run = train_head(material, name, seed, options.settings, options.swept)
     cached = options.replace(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
     said = cached.command("train", "force", "seeds", "seed", "head")
     run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
@@ -95,7 +96,8 @@ def _train_one(options: Options, material: TrainSplit, name: str, seed: int) -> 
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
     """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
-    from models.runs.run import agree, find, load, load_all
+    from models.runs.collection import agree, find, load_all
+    from models.runs.saving import load
     from models.vote import drop_others, eligible, vote
 
     layers = options.extractor("weights").layers if "layers" in options.said else None
@@ -122,7 +124,9 @@ def check_seeds(options: Options) -> None:
 
 
 def _saved(options: Options, run: Run) -> Path:
-    folder = run.save(options.runs)
+    from models.runs.saving import save
+
+    folder = save(run, options.runs, trust=bool(options.trust))
     accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
     say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
     return folder

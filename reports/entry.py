@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.backbones.registry import marked
 from features.cache.embeddings import Embeddings
-from models.heads.registry import HEADS
+from models.heads.registry import known
 from models.runs.run import Run
 from reports.context.gathering import ReportContext
 from reports.statistics.calibration import calibration, coverage
@@ -105,7 +105,7 @@ def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -
         name=name,
         folder=run.folder,
         head=run.head,
-        about=HEADS[run.head].about if run.head in HEADS else "soft vote of saved runs",
+        about=_about(run),
         seed=run.seed,
         embedding=embedding,
         layers=run.layers,
@@ -185,3 +185,11 @@ def _reached(run: Run, runs: Sequence[Run]) -> float:
         and set(other.layers) == set(run.layers)
     ]
     return max(others, default=0.0)
+
+
+def _about(run: Run) -> str:
+    """One line of what the head is."""
+    if run.members:
+        return "soft vote of saved runs"
+    entry = known(run.head)
+    return entry.about if entry is not None else "a classifier of another package"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from features.cache.embeddings import Embeddings
+from models.runs.collection import load_all
 from models.runs.predictor import Predictor
-from models.runs.run import load_all
 from pipeline.__main__ import main
 
 KEPT = Path(__file__).parent / "data" / "earlier"

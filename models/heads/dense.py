@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from features.backend import tensorflow
+from models.heads.base import BaseHead, OnEpoch, Rows, Watched
 from models.heads.epochs import one_epoch
 from models.heads.linear import centre_and_scale
 from models.heads.parameters import (
@@ -50,7 +51,7 @@ PREDICT_ROWS = 4096  # rows a prediction call takes
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
 
 
-class DenseHead(ClassifierMixin, BaseEstimator):
+class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
     """A fully connected network from embeddings to classes.
 
     Parameters
@@ -140,8 +141,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self,
         X: NDArray[np.float32],
         y: NDArray[Any],
-        validation_data: tuple[NDArray[np.float32], NDArray[Any]] | None = None,
-        on_epoch: Callable[[int, dict[str, list[float]]], None] | None = None,
+        validation_data: Watched | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> DenseHead:
         """Train on ``X`` (n, d) and ``y`` (n,); ``validation_data`` decides when to stop.
 
@@ -199,6 +200,19 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self._network.set_weights(self.weights_)
         self._logits(X[sample])  # raises where training has diverged
         return self
+
+    def fit_watching(self, X: Rows, y: NDArray[Any], watched: Watched, on_epoch: OnEpoch | None) -> Any:
+        """``fit`` with ``validation_data``."""
+        return self.fit(X, y, watched, on_epoch)
+
+    def curves(self) -> tuple[dict[str, list[float]], int | None]:
+        """``history_`` and ``best_epoch_``."""
+        return self.history_, self.best_epoch_
+
+    def decided(self) -> dict[str, Any]:
+        """The epoch at which validation stopped it, where ``patience`` lets it."""
+        stops = self.patience is not None and self.stop_epoch is None
+        return {"stop_epoch": self.best_epoch_} if stops else {}
 
     def automatic(self, rows: int) -> dict[str, Any]:
         """The parameters that may be ``auto``, as they are with so many training images."""

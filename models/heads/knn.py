@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,14 +14,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from models.heads.base import BaseHead, Candidate, OnEpoch, Rows, Watched
 from models.heads.parameters import check, positive, whole
 from models.heads.refusal import Refused
 
 QUERIES = 256  # rows compared with all training rows at a time
+SMALLEST = 1e-150  # an exported vote at distance 1; its square is still a float64
 GROUP = 16  # columns whose maximum stands for them in the search
 
 
-class KnnHead(ClassifierMixin, BaseEstimator):
+class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     """The ``k`` most similar training images vote, each with weight ``exp(cosine / temperature)``.
 
     The weighting is that of Z. Wu et al., Unsupervised feature learning via non-parametric
@@ -38,6 +41,8 @@ class KnnHead(ClassifierMixin, BaseEstimator):
     rows_, codes_ : the training rows (n, d) as they came, float32, and the numbers of their classes.
     inverse_norms_ : (n,) float32.
     """
+
+    remembers = True
 
     def __init__(self, k: int = 20, temperature: float = 0.05) -> None:
         self.k = k
@@ -71,8 +76,11 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         return self._votes(*self.neighbours(X, self.k))
 
-    def predict_proba_of_own(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Class probabilities of training rows, in whose vote they have no part themselves."""
+    def predict_proba_of_own(self, X: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Class probabilities of training rows, in whose vote they have no part themselves.
+
+        ``X`` is not looked at: the head has its rows.
+        """
         check_is_fitted(self)
         similarities, neighbours = self.neighbours(self.rows_[rows], self.k + 1)
         own = neighbours == np.asarray(rows)[:, None]
@@ -89,15 +97,16 @@ class KnnHead(ClassifierMixin, BaseEstimator):
         self,
         X: NDArray[np.float32],
         y: NDArray[Any],
-        X_val: NDArray[np.float32],
-        grid: Mapping[str, Sequence[float]],
-    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
-        """Each combination of the grid with its probabilities for ``X_val``; one search for all."""
+        watched: Watched,
+        grid: Mapping[str, Sequence[Any]],
+        on_epoch: OnEpoch | None = None,
+    ) -> Iterator[Candidate]:
+        """Each combination with the probabilities it gives the validation rows; one search for all."""
         self.fit(X, y)
-        similarities, neighbours = self.neighbours(X_val, max(map(int, grid["k"])))
+        similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))
         for k, temperature in product(grid["k"], grid["temperature"]):
             chosen = {"k": int(k), "temperature": temperature}
-            self.set_params(**chosen)
+            self.set_params(**chosen).check()
             yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
 
     def neighbours(
@@ -143,6 +152,22 @@ class KnnHead(ClassifierMixin, BaseEstimator):
                 if advance is not None:
                     advance(done)
         return similarities, neighbours
+
+    def plain(self, temperature: float = 1.0) -> Any:
+        """A fitted ``KNeighborsClassifier``: the shares of the k votes alone, at no temperature.
+
+        It lacks the one vote more that this head spreads over all classes, so an image whose votes
+        are near a tie may be called otherwise.
+        """
+        from sklearn.neighbors import KNeighborsClassifier
+
+        check_is_fitted(self)
+        # exp(-distance / T) as a power, so that the pickle needs nothing but NumPy: in float64, as float32
+        # ends at 1e-45, and never 0 at the largest distance, 2, where scikit-learn would refuse to vote.
+        weights = partial(np.power, np.maximum(np.exp(-1 / np.float64(self.temperature)), SMALLEST))
+        k = min(self.k, len(self.rows_))
+        plain = KNeighborsClassifier(n_neighbors=k, weights=weights, metric="cosine")
+        return plain.fit(self.rows_, self.classes_[self.codes_])
 
     def _votes(self, similarities: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.float64]:
         weights = np.exp((similarities - similarities[:, :1]).astype(np.float64) / self.temperature)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from models.heads.base import Candidate, OnEpoch, Watched
 from models.heads.linear import LinearHead, sample
 from models.heads.parameters import FLAG, check, positive, whole
 from models.heads.rowspace import RowSpace
@@ -98,10 +99,14 @@ class _IterativeHead(LinearHead, ABC):
         self,
         X: NDArray[np.float32],
         y: NDArray[Any],
-        X_val: NDArray[np.float32],
-        grid: Mapping[str, Sequence[float]],
-    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
-        """Each value of the grid with the probabilities it gives ``X_val``; each fit starts at the last."""
+        watched: Watched,
+        grid: Mapping[str, Sequence[Any]],
+        on_epoch: OnEpoch | None = None,
+    ) -> Iterator[Candidate]:
+        """Each value of the grid with the validation rows' probabilities; each fit starts at the last."""
+        if set(grid) != {"C"}:
+            yield from super().sweep(X, y, watched, grid, on_epoch)
+            return
         self.check()
         X, codes = self._checked(X, y)
         inputs, start = self._inputs(X), None
@@ -110,7 +115,7 @@ class _IterativeHead(LinearHead, ABC):
             self.set_params(C=C).check()
             self._descend(inputs, codes, hessian, start)
             self._settle(X, codes)
-            yield {"C": C}, self.predict_proba(X_val)
+            yield {"C": C}, self.predict_proba(watched[0])
             start = self._unfolded()
 
     def _inputs(self, X: NDArray[np.float32]) -> _Inputs:

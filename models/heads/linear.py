@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from models.heads.base import BaseHead
 from models.heads.refusal import Refused
 from models.temperature import fit_temperature, softmax
 
@@ -38,7 +39,7 @@ def sample(X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[NDArray[np
     return X[rows], codes[rows]
 
 
-class LinearHead(ClassifierMixin, BaseEstimator):
+class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
     """A linear classifier of standardised embeddings; its subclasses differ in how they fit.
 
     Standardising is folded into the coefficients, so neither ``fit`` nor ``predict_proba`` copies
@@ -72,6 +73,21 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """The most probable class of each row, ``(n,)``."""
         best = self._scores_of(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
+
+    def plain(self, temperature: float = 1.0) -> Any:
+        """A fitted ``LogisticRegression`` that gives the probabilities of this head at this temperature."""
+        from sklearn.linear_model import LogisticRegression
+
+        check_is_fitted(self)
+        coef = self.coef_ / (self.temperature_ * temperature)
+        intercept = self.intercept_ / (self.temperature_ * temperature)
+        if len(self.classes_) == 2:  # scikit-learn keeps the difference of the two
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        plain = LogisticRegression()
+        plain.classes_, plain.coef_, plain.intercept_ = self.classes_, coef, intercept
+        plain.n_features_in_ = coef.shape[1]
+        plain.n_iter_ = np.array([getattr(self, "n_iter_", 0)])
+        return plain
 
     def _checked(self, X: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
+from models.heads.base import Candidate, OnEpoch, Watched
 from models.heads.linear import BLOCK, LinearHead, sample
 from models.heads.parameters import check, positive, share
 from models.temperature import softmax
@@ -74,12 +75,16 @@ class _MomentsHead(LinearHead, ABC):
         self,
         X: NDArray[np.float32],
         y: NDArray[Any],
-        X_val: NDArray[np.float32],
-        grid: Mapping[str, Sequence[float]],
-    ) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
-        """Each value of the grid with the probabilities it gives ``X_val``; one pass for all."""
+        watched: Watched,
+        grid: Mapping[str, Sequence[Any]],
+        on_epoch: OnEpoch | None = None,
+    ) -> Iterator[Candidate]:
+        """Each value of the grid with the probabilities it gives the validation rows; one pass for all."""
+        if set(grid) != {self._swept}:
+            yield from super().sweep(X, y, watched, grid, on_epoch)
+            return
         X, codes = self._checked(X, y)
-        X_val = validate_data(self, X_val, dtype=np.float32, order="C", reset=False)
+        X_val = validate_data(self, watched[0], dtype=np.float32, order="C", reset=False)
         moments, own = self._moments(X, codes), sample(X, codes)
         for value in grid[self._swept]:
             self.set_params(**{self._swept: value}).check()

@@ -13,6 +13,7 @@ from features.errors import UserError
 from models.heads.refusal import Refused
 
 EXAMPLE = "SET=learning_rate=0.1,epochs=40"
+GRID_EXAMPLE = "GRID=C=0.001,0.01,0.1"
 
 
 class Rule(NamedTuple):
@@ -107,6 +108,21 @@ def parse(text: str) -> dict[str, Any]:
             raise UserError(f"SET={text}: {name} comes twice; name it once")
         found[name] = _literal(value)
     return found
+
+
+def parse_grid(text: str) -> dict[str, tuple[Any, ...]]:
+    """``C=0.001,0.01,0.1`` as the values of one parameter.
+
+    Raises
+    ------
+    UserError
+        It is no ``name=value,value``.
+    """
+    name, _, values = (piece.strip() for piece in text.partition("="))
+    found = tuple(_literal(value.strip()) for value in _parts(values) if value.strip())
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or not found:
+        raise UserError(f"GRID={text}: expected a parameter and its values, as in {GRID_EXAMPLE}")
+    return {name: found}
 
 
 def written(settings: Mapping[str, Any]) -> str:

@@ -1,16 +1,38 @@
-"""Every classifier head: how it is built and what it is swept over."""
+"""Every classifier head by its name: Headroom's nine, scikit-learn's, and those of other packages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from features.errors import UserError
+from features.progress import say
 from models.heads import parameters, saved
+from models.heads.base import BaseHead
 from models.heads.refusal import Refused
 
 FIXED = ("random_state", "warm_start")  # parameters that no setting changes: the seed's, and the sweep's
+WITHOUT_JOBS = ("LogisticRegression",)  # it warns that n_jobs has no effect
+NEEDS = "it needs an estimator to be built with"
+LEFT_OUT = {  # classifiers of scikit-learn that cannot be heads, and why
+    "CategoricalNB": "its inputs are categories, and it refuses values that it was not trained on",
+    "ClassifierChain": NEEDS,
+    "FixedThresholdClassifier": NEEDS,
+    "MultiOutputClassifier": NEEDS,
+    "OneVsOneClassifier": NEEDS,
+    "OneVsRestClassifier": NEEDS,
+    "OutputCodeClassifier": NEEDS,
+    "PassiveAggressiveClassifier": "scikit-learn has deprecated it: HEAD=SGDClassifier SET=learning_rate=pa1",
+    "SelfTrainingClassifier": NEEDS,
+    "StackingClassifier": f"{NEEDS}; HEAD=vote takes the soft vote of runs",
+    "TunedThresholdClassifierCV": NEEDS,
+    "VotingClassifier": f"{NEEDS}; HEAD=vote takes the soft vote of runs",
+}
 
 
 @dataclass(frozen=True)
@@ -19,26 +41,24 @@ class Head:
 
     Attributes
     ----------
-    make : builds the unfitted scikit-learn estimator from a seed; imports only what it needs.
+    make : builds the unfitted head from a seed; imports only what it needs.
     about : one line for people.
     grid : what is swept: each parameter's values, numbers from the most regularised to the least.
     random : whether the seed changes the result.
+    ordered : whether a sweep may end once its values have passed the best; a grid of the user's is
+        tried whole.
     """
 
-    make: Callable[[int], Any]
+    make: Callable[[int], BaseHead]
     about: str
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     random: bool = False
+    ordered: bool = True
 
-    def make_for(self, seed: int, rows: int) -> Any:
-        """The unfitted estimator for so many training images: none of its parameters is ``auto``.
-
-        An estimator that has such parameters says by its ``automatic(rows)`` what they are.
-        """
+    def make_for(self, seed: int, rows: int) -> BaseHead:
+        """The unfitted head for so many training images: none of its own parameters is ``auto``."""
         estimator = self.make(seed)
-        if "auto" in map(str, estimator.get_params(deep=False).values()):
-            estimator.set_params(**estimator.automatic(rows))
-        return estimator
+        return estimator.set_params(**estimator.automatic(rows))  # type: ignore[no-any-return]
 
     def configuration(self, seed: int, rows: int) -> dict[str, Any]:
         """What is asked for before validation decides, with so many training images: parameters, grids."""
@@ -48,55 +68,55 @@ class Head:
         }
 
 
-def _prior(seed: int) -> Any:
+def _prior(seed: int) -> BaseHead:
     from models.heads.moments import PriorHead
 
     return PriorHead()
 
 
-def _centroid(seed: int) -> Any:
+def _centroid(seed: int) -> BaseHead:
     from models.heads.moments import CentroidHead
 
     return CentroidHead()
 
 
-def _knn(seed: int) -> Any:
+def _knn(seed: int) -> BaseHead:
     from models.heads.knn import KnnHead
 
     return KnnHead()
 
 
-def _ridge(seed: int) -> Any:
+def _ridge(seed: int) -> BaseHead:
     from models.heads.moments import RidgeHead
 
     return RidgeHead()
 
 
-def _lda(seed: int) -> Any:
+def _lda(seed: int) -> BaseHead:
     from models.heads.moments import LdaHead
 
     return LdaHead()
 
 
-def _logistic(seed: int) -> Any:
+def _logistic(seed: int) -> BaseHead:
     from models.heads.lbfgs import LogisticHead
 
     return LogisticHead(warm_start=True)  # the refit starts where the sweep ended
 
 
-def _svm(seed: int) -> Any:
+def _svm(seed: int) -> BaseHead:
     from models.heads.lbfgs import SvmHead
 
     return SvmHead(warm_start=True)
 
 
-def _dense(seed: int) -> Any:
+def _dense(seed: int) -> BaseHead:
     from models.heads.dense import DenseHead
 
     return DenseHead(random_state=seed)
 
 
-def _baseline(seed: int) -> Any:
+def _baseline(seed: int) -> BaseHead:
     from models.heads.dense import DenseHead
 
     return DenseHead(
@@ -149,17 +169,98 @@ HEADS: dict[str, Head] = {
 }
 
 
-def head(name: str, settings: Mapping[str, Any] | None = None) -> Head:
-    """The head of this name, with some constructor parameters set; what is set is not swept.
+def head(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+) -> Head:
+    """The head of this name.
+
+    Parameters
+    ----------
+    name : one of ``HEADS``, a classifier of scikit-learn by the name of its class, or
+        ``module:Class`` for any other class that keeps scikit-learn's protocol; importing the
+        module runs its code.
+    settings : constructor parameters that are not its own; what is set is not swept.
+    grid : the values of one more parameter that are tried on validation.
 
     Raises
     ------
     UserError
         There is no such head, it has no such parameter, or no such value; the known are listed.
     """
-    if name not in HEADS:
-        raise UserError(f"unknown head {name!r}: expected one of {', '.join(HEADS)}; or all, or vote")
-    return with_settings(name, HEADS[name], settings) if settings else HEADS[name]
+    entry = known(name) or _imported(name)
+    if settings:
+        entry = with_settings(name, entry, settings)
+    return with_grid(name, entry, grid, settings or {}) if grid else entry
+
+
+def known(name: str) -> Head | None:
+    """The head of this name, where it is Headroom's or scikit-learn's; no other code is run."""
+    if name in HEADS or not re.fullmatch(r"[A-Z]\w*", name):
+        return HEADS.get(name)
+    return _scikit_learns(name)
+
+
+@cache
+def _scikit_learns(name: str) -> Head | None:
+    from sklearn.utils import all_estimators
+
+    from models.heads.estimator import EstimatorHead
+
+    if name in LEFT_OUT:
+        raise UserError(f"the classifier {name} is no head: {LEFT_OUT[name]}")
+    found = dict(all_estimators("classifier")).get(name)
+    if found is None:
+        return None
+    about = " ".join((found.__doc__ or name).split("\n\n")[0].split()).rstrip(".")
+
+    def make(seed: int) -> EstimatorHead:
+        estimator = found()
+        own = estimator.get_params(deep=False)
+        jobs = {"n_jobs": -1} if "n_jobs" in own and name not in WITHOUT_JOBS else {}
+        seeded = {"random_state": seed} if "random_state" in own else {}
+        return EstimatorHead(estimator.set_params(**seeded, **jobs))
+
+    return Head(make, f"scikit-learn's: {about}", random="random_state" in found().get_params(deep=False))
+
+
+@cache
+def _imported(name: str) -> Head:
+    """The head ``module:Class``; its code is run, and that is said."""
+    from models.heads.estimator import EstimatorHead
+
+    module, colon, attribute = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise UserError(_unknown(name))
+    say(f"head={name}: this runs the code of the module {module}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        own = found().get_params(deep=False)
+    except Exception as error:  # a stranger's code may fail in any way
+        raise UserError(
+            f"head={name}: {type(error).__name__}: {error}; expected a class of that module with "
+            "scikit-learn's get_params, set_params, fit and predict that can be built without arguments"
+        ) from error
+
+    def make(seed: int) -> EstimatorHead:
+        return EstimatorHead(found().set_params(**({"random_state": seed} if "random_state" in own else {})))
+
+    return Head(make, f"the class {attribute} of {module}", random="random_state" in own)
+
+
+def _unknown(name: str) -> str:
+    """What to say of a name that is no head's."""
+    from sklearn.utils import all_estimators
+
+    others = [other for other, _ in all_estimators("classifier") if other not in LEFT_OUT]
+    near = difflib.get_close_matches(name, [*HEADS, *others], n=1, cutoff=0.7)
+    meant = f", near {near[0]}" if near else ""
+    return (
+        f"unknown head {name!r}{meant}: expected one of {', '.join(HEADS)}; all, "
+        "or vote; a classifier of scikit-learn by the name of its class, such as LogisticRegression; or "
+        "module:Class"
+    )
 
 
 def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
@@ -170,10 +271,11 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
         if parameter not in known:
             listed = f"expected one of {', '.join(known)}" if known else "it has none; leave SET= out"
             raise UserError(f"SET: {name} has no parameter {parameter!r}: {listed}")
-    values = {parameter: parameters.like(value, defaults[parameter]) for parameter, value in settings.items()}
+    alike = parameters.like if name in HEADS else lambda value, _: value
+    values = {parameter: alike(value, defaults[parameter]) for parameter, value in settings.items()}
 
-    def make(seed: int) -> Any:
-        return entry.make(seed).set_params(**values)
+    def make(seed: int) -> BaseHead:
+        return entry.make(seed).set_params(**values)  # type: ignore[no-any-return]
 
     try:
         make(0).check()
@@ -186,15 +288,30 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
     return replace(entry, make=make, grid=grid)
 
 
+def with_grid(name: str, entry: Head, grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> Head:
+    """``entry`` swept over the values of ``grid``, each of which its parameter must be able to take."""
+    for parameter, values in grid.items():
+        if parameter in settings:
+            raise UserError(f"GRID: {parameter} is set by SET= already; name it in one of the two")
+        made = [with_settings(name, entry, {parameter: value}).make(0).get_params() for value in values]
+        tried = tuple(dict.fromkeys(each[parameter] for each in made))
+        tried = tuple(sorted(tried)) if parameters.on_a_scale(tried) else tried
+        entry = replace(entry, grid={**entry.grid, parameter: tried}, ordered=False)
+    return entry
+
+
 def remade(name: str, seed: int, kept: Mapping[str, Any]) -> Any:
     """The unfitted estimator that ``saved.parameters`` described: its lists were tuples.
 
     Raises
     ------
     UserError
-        There is no such head.
+        There is no such head, of Headroom's or scikit-learn's.
     ValueError
         It has no such parameter.
     """
+    entry = known(name)
+    if entry is None:
+        raise UserError(_unknown(name))
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
-    return head(name).make(seed).set_params(**settings)
+    return entry.make(seed).set_params(**settings)

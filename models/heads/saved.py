@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MACHINE = ("n_jobs", "verbose")  # parameters of scikit-learn's that change no result
 Arrays = dict[str, NDArray[Any]]
 
 
 def parameters(estimator: Any) -> dict[str, Any]:
-    """The estimator's configuration as JSON values."""
+    """The estimator's configuration as JSON values, without what changes no result."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(estimator.get_params().items())
-        if isinstance(value, None | bool | int | float | str | tuple)
+        if isinstance(value, None | bool | int | float | str | tuple) and name not in MACHINE
     }
 
 

@@ -21,15 +21,16 @@ def identity(
     head: str,
     seed: int,
     settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
     """The ``PARTS`` of the run that a head would become on these layers.
 
     Raises
     ------
     UserError
-        The head is unknown, or refuses the settings.
+        The head is unknown, or refuses the settings or the grid.
     """
-    entry = known_head(head, settings)
+    entry = known_head(head, settings, grid)
     return {
         "head": head,
         "seed": seed if entry.random else 0,

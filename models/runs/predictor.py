@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import UserError
-from models.runs.run import Run, is_outdated, load, mean
+from models.runs.collection import is_outdated, mean
+from models.runs.run import Run
+from models.runs.saving import load
 from models.temperature import scaled
 
 
@@ -19,15 +21,18 @@ class Predictor:
     Parameters
     ----------
     run : the run; ``root`` is the folder of all runs.
+    trust : read heads that were kept with joblib, which runs code that is in them.
 
     Attributes
     ----------
     layers : the layers it needs.
     """
 
-    def __init__(self, run: Run, root: Path) -> None:
+    def __init__(self, run: Run, root: Path, trust: bool = False) -> None:
         self._parts = (
-            members_of(run, root) if run.members else [(load(root / run.folder, with_head=True), 1.0)]
+            members_of(run, root, trust)
+            if run.members
+            else [(load(root / run.folder, with_head=True, trust=trust), 1.0)]
         )
         self._temperature = run.temperature if run.members else 1.0
         self.layers = tuple(dict.fromkeys(layer for part, _ in self._parts for layer in part.layers))
@@ -41,7 +46,7 @@ class Predictor:
         return scaled(mean(parts), self._temperature) if self._temperature != 1.0 else mean(parts)
 
 
-def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
+def members_of(run: Run, root: Path, trust: bool = False) -> list[tuple[Run, float]]:
     """The runs a vote consists of, with their fitted heads, and their weights.
 
     Raises
@@ -52,7 +57,9 @@ def members_of(run: Run, root: Path) -> list[tuple[Run, float]]:
     missing = [folder for folder in run.members if not (root / folder).is_dir()]
     if missing:
         raise UserError(f"the vote {run.folder} needs {missing[0]}, which is gone; train that head again")
-    parts = [(load(root / folder, with_head=True), weight) for folder, weight in run.members.items()]
+    parts = [
+        (load(root / folder, with_head=True, trust=trust), weight) for folder, weight in run.members.items()
+    ]
     if is_outdated(run, {part.folder: part for part, _ in parts}):
         raise UserError(
             f"the vote {run.folder}: a member was trained again; take it anew: make train HEAD=vote"

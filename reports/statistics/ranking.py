@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.heads.registry import HEADS
+from models.heads.registry import known
 from models.runs.configurations import by_configuration, configuration
 from models.runs.run import Run
 from reports.statistics.metrics import LEVEL
@@ -86,7 +86,8 @@ def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
 
 def _traits(run: Run) -> tuple[str, ...]:
     """What can tell two runs of one head apart, in words."""
-    settings = HEADS[run.head].make_for(run.seed, run.train_rows).get_params() if run.head in HEADS else {}
+    entry = known(run.head)
+    settings = entry.make_for(run.seed, run.train_rows).get_params() if entry is not None else {}
     changed = [
         f"{name.replace('_', ' ')} {_short(value)}"
         for name, value in run.asked.items()

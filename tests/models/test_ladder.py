@@ -13,7 +13,8 @@ from models import ladder
 from models.heads import moments, registry
 from models.heads.registry import HEADS, head
 from models.ladder import FIXED, RUNGS, Rung, matches, network
-from models.runs.run import Run, load_all
+from models.runs.collection import load_all
+from models.runs.run import Run
 from pipeline.__main__ import main
 from tests.conftest import Project
 from tests.models.heads.test_heads import blobs

@@ -161,7 +161,8 @@ def sources(*rooms: str) -> list[Path]:
     ("name", "readers"),
     [
         ("validation_rows", {"selection.py"}),  # splits off
-        ("X_val", {"selection.py", "curve.py", "dense.py", "knn.py", "lbfgs.py", "moments.py"}),
+        ("X_val", {"selection.py", "curve.py", "dense.py", "moments.py"}),
+        ("watched", {"selection.py", "base.py", "dense.py", "knn.py", "lbfgs.py", "moments.py"}),  # a sweep
         ("y_val", {"selection.py", "curve.py"}),  # chooses; measures what was chosen
         ("val_labels", {"vote.py", "run.py"}),  # of a run that is done; weighs votes
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runs.run import load_all
+from models.runs.collection import load_all
 from reports.evaluation import evaluation, newcombe
 from tests.conftest import Make, Project
 from tests.small_group import IMAGES, LABELS, probabilities, run

@@ -13,7 +13,7 @@ from models import curve
 from models.heads import moments, registry
 from models.heads.refusal import Refused
 from models.heads.registry import HEADS
-from models.runs.run import load_all
+from models.runs.collection import load_all
 from pipeline.failures import reason, trace
 from pipeline.options import Options
 from tests.conftest import Project

@@ -11,6 +11,7 @@ import pytest
 
 from features.errors import UserError
 from models.runs.run import Run
+from models.runs.saving import save
 from pipeline.matching import the_run, the_runs
 from pipeline.options import Options
 from tests.models.heads.test_heads import blobs
@@ -28,7 +29,7 @@ def options(root: Path, **said: Any) -> Options:
 
 def saved(root: Path, *runs: Run) -> list[Run]:
     for each in runs:
-        each.save(root / "runs")
+        save(each, root / "runs")
     return list(runs)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from features.backbones.registry import BACKBONES
-from models.runs.run import load_all
+from models.runs.collection import load_all
 from tests.conftest import Project
 
 OTHER = ["--backbone", "mobilenetv2", "--layers", "stage4,stage5"]

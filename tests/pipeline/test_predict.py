@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from features.cache.embeddings import Embeddings
 from models.heads.registry import HEADS
+from models.runs.collection import load_all
 from models.runs.export import write
-from models.runs.run import Run, load, load_all
+from models.runs.run import Run
+from models.runs.saving import load
 from pipeline.predict import COLUMNS, _show, _walk
 from tests.conftest import Project
 from tests.models.heads.test_heads import blobs

@@ -17,7 +17,9 @@ from models import curve, selection
 from models.curve import load as load_curve
 from models.heads import moments, registry
 from models.heads.registry import HEADS
-from models.runs.run import Run, load, load_all
+from models.runs.collection import load_all
+from models.runs.run import Run
+from models.runs.saving import load, save
 from models.vote import vote
 from tests.conftest import Project
 from tests.models.heads.test_heads import blobs
@@ -84,7 +86,7 @@ class TestOrderOfLayers:
         """A run of before: its layers stand as they were named."""
         material = selection.TrainSplit(Embeddings(trained.cache), ("block5", "block4"))
         run = selection.train(material, "ridge", 0)
-        run.save(trained.out / "runs")
+        save(run, trained.out / "runs")
         return run
 
     def test_a_run_of_before_is_found_and_not_trained_again(self, trained: Project, before: Run) -> None:
@@ -116,7 +118,7 @@ class TestOrderOfLayers:
         trained("train", "--head", "lda")
         runs = trained.out / "runs"
         earlier = replace(vote(load_all(runs)), layers=("block5", "block4"))
-        earlier.save(runs)
+        save(earlier, runs)
         code, out, _ = trained("train", "--head", "vote")
         assert (code, Path(out.strip()).name) == (0, earlier.folder)
         assert (runs / earlier.folder).is_dir()
@@ -295,7 +297,7 @@ class TestVote:
         one = trained.out / "runs" / max(load(Path(out.strip())).members.items(), key=lambda each: each[1])[0]
         member = load(one, with_head=True)
         member.test_proba = member.test_proba[:, ::-1]
-        member.save(trained.out / "runs")
+        save(member, trained.out / "runs")
         code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
         assert code == 2
         assert "a member was trained again; take it anew: make train HEAD=vote" in err

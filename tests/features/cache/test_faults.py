@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from models.runs.run import load_all
+from models.runs.collection import load_all
 
 pytestmark = pytest.mark.slow
 

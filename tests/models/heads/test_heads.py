@@ -93,9 +93,9 @@ class TestContract:
             "predict": (X,),
             "predict_proba": (X,),
             "decision_function": (X,),
-            "predict_proba_of_own": (np.arange(3),),
+            "predict_proba_of_own": (X, np.arange(3)),
             "neighbours": (X, 3),
-            "plain": (),
+            "plain": (1.0,),
         }
         for ask, given in asks.items():
             if hasattr(estimator, ask):
@@ -217,7 +217,7 @@ class TestParameters:
     def test_a_sweep_refuses_it_too(self) -> None:
         X, y = blobs()
         with pytest.raises(ValueError, match="alpha=-1: expected a number above 0"):
-            list(head("ridge").make(0).sweep(X, y, X, {"alpha": [1.0, -1]}))
+            list(head("ridge").make(0).sweep(X, y, (X, y), {"alpha": [1.0, -1]}))
 
     def test_what_is_set_is_what_is_made_and_no_longer_swept(self) -> None:
         entry = head("knn", {"k": 7})

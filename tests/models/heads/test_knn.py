@@ -41,7 +41,7 @@ def test_a_row_of_zeros_is_similar_to_nothing() -> None:
 def test_a_sweep_gives_what_single_fits_give() -> None:
     X, y = blobs(rows=300)
     grid = {"k": (20, 5), "temperature": (0.1, 0.02)}
-    tried = list(KnnHead().sweep(X[:200], y[:200], X[200:], grid))
+    tried = list(KnnHead().sweep(X[:200], y[:200], (X[200:], y[200:]), grid))
     assert len(tried) == 4
     for chosen, proba in tried:
         alone = KnnHead(**chosen).fit(X[:200], y[:200]).predict_proba(X[200:])

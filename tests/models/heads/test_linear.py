@@ -152,7 +152,7 @@ def test_a_sweep_gives_what_single_fits_give(head: RidgeHead | LdaHead) -> None:
     X, y = hard()
     ((name, _),) = head.get_params().items()
     for chosen, proba in head.sweep(
-        X[:400], y[:400], X[400:], {name: (1.0, 0.3, 0.0 if name[0] == "s" else 5.0)}
+        X[:400], y[:400], (X[400:], y[400:]), {name: (1.0, 0.3, 0.0 if name[0] == "s" else 5.0)}
     ):
         alone = type(head)(**chosen).fit(X[:400], y[:400])
         np.testing.assert_allclose(proba, alone.predict_proba(X[400:]), atol=1e-6)

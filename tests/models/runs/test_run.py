@@ -19,10 +19,12 @@ import pytest
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
-from models.runs import looks
-from models.runs import run as run_module
+from models.runs import changes, looks
+from models.runs.changes import LOCK, remove
+from models.runs.collection import find, load_all
 from models.runs.identity import identity
-from models.runs.run import FORMAT, LOCK, Run, find, load, load_all, remove
+from models.runs.run import Run
+from models.runs.saving import FORMAT, load, save
 from tests.models.heads.test_heads import blobs
 from tests.models.test_selection import Fake, train
 
@@ -38,7 +40,7 @@ def run() -> Run:
 def test_a_run_comes_back_with_a_head_that_predicts_the_same(tmp_path: Path, head: str) -> None:
     fake = Fake(*blobs(rows=200), train=150)
     run = train(fake, head)
-    again = load(run.save(tmp_path), with_head=True)
+    again = load(save(run, tmp_path), with_head=True)
     for name in ("head", "seed", "layers", "spec", "fingerprint", "chosen", "sweep", "history", "seconds"):
         assert getattr(again, name) == getattr(run, name)
     for name in ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba"):
@@ -49,24 +51,24 @@ def test_a_run_comes_back_with_a_head_that_predicts_the_same(tmp_path: Path, hea
 
 
 def test_without_the_head_the_head_is_not_read(run: Run, tmp_path: Path) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     (folder / "head.npz").unlink()
     assert load(folder).estimator is None
 
 
 def test_an_equal_run_replaces_and_another_does_not(run: Run, tmp_path: Path) -> None:
-    assert run.save(tmp_path) == run.save(tmp_path)
-    train(Fake(*blobs(rows=200), train=150), "ridge").save(tmp_path)
+    assert save(run, tmp_path) == save(run, tmp_path)
+    save(train(Fake(*blobs(rows=200), train=150), "ridge"), tmp_path)
     assert len(load_all(tmp_path)) == 2
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_repeat_that_chose_otherwise_replaces_too(tmp_path: Path) -> None:
     run = train(Fake(*blobs(rows=200), train=150), "ridge")
-    run.save(tmp_path)
+    save(run, tmp_path)
     run.chosen = {"alpha": 10.0}
     run.parameters |= run.chosen
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     assert [each.chosen for each in load_all(tmp_path)] == [run.chosen]
     assert load(folder).parameters == run.parameters
 
@@ -74,14 +76,14 @@ def test_a_repeat_that_chose_otherwise_replaces_too(tmp_path: Path) -> None:
 def test_one_run_under_two_names_of_its_dataset_counts_once(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.save(tmp_path)
-    replace(run, dataset=run.dataset | {"name": "renamed"}).save(tmp_path)
+    save(run, tmp_path)
+    save(replace(run, dataset=run.dataset | {"name": "renamed"}), tmp_path)
     assert len(load_all(tmp_path)) == 1
     assert "is the same run as" in capsys.readouterr().err
 
 
 def test_a_run_whose_replacement_never_came_gets_its_name_back(run: Run, tmp_path: Path) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     for left in (f".{folder.name}.old", f".{folder.name}.123.old"):  # the second of an earlier version
         folder.rename(tmp_path / left)  # killed between two renames
         assert [found.id for found in load_all(tmp_path)] == [run.id]
@@ -94,8 +96,8 @@ class TestAnotherProcess:
     SAVES = """
 import sys, time
 from pathlib import Path
-from models.runs import run as run_module
-with run_module._changing(Path(sys.argv[1])):
+from models.runs import changes
+with changes.changing(Path(sys.argv[1])):
     (Path(sys.argv[1]) / sys.argv[2]).mkdir()
     print("saving", flush=True)
     time.sleep(60)
@@ -128,20 +130,20 @@ with run_module._changing(Path(sys.argv[1])):
     def test_a_writer_waits_for_it_and_then_tells(
         self, run: Run, half: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(run_module, "PATIENCE", 0.2)
+        monkeypatch.setattr(changes, "PATIENCE", 0.2)
         with pytest.raises(UserError, match=r"another process has been writing to .*; wait for it, then run"):
-            run.save(half.parent)
+            save(run, half.parent)
         assert half.is_dir()
         other.kill()
         other.wait()
-        folder = run.save(half.parent)
+        folder = save(run, half.parent)
         assert {path.name for path in half.parent.iterdir()} == {folder.name, LOCK, looks.FILE}
 
 
 def test_a_replacement_that_fails_keeps_the_earlier_run(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
@@ -152,20 +154,20 @@ def test_a_replacement_that_fails_keeps_the_earlier_run(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
         with pytest.raises(UserError, match="Input/output error"):
-            run.save(tmp_path)
+            save(run, tmp_path)
     assert load(folder).id == run.id
 
 
 def test_a_dataset_with_a_dot_keeps_its_runs(tmp_path: Path) -> None:
     fake = Fake(*blobs(rows=200), train=150)
     fake.dataset = {**fake.dataset, "name": ".pets"}  # type: ignore[misc]
-    train(fake).save(tmp_path)
+    save(train(fake), tmp_path)
     assert len(load_all(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", ["predictions.npz", "head.npz"])
 def test_a_flipped_bit_is_refused(run: Run, tmp_path: Path, name: str) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
@@ -174,7 +176,7 @@ def test_a_flipped_bit_is_refused(run: Run, tmp_path: Path, name: str) -> None:
 
 
 def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     evil = pickle.dumps(np.array([object], dtype=object))
     (folder / "predictions.npz").write_bytes(evil)
     document = json.loads((folder / "run.json").read_text())
@@ -185,7 +187,7 @@ def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_number_changed_in_the_json_is_refused(run: Run, tmp_path: Path) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     document = json.loads((folder / "run.json").read_text())
     document["temperature"] *= 2
     (folder / "run.json").write_text(json.dumps(document))
@@ -198,7 +200,7 @@ def test_a_json_of_another_shape_is_passed_over(
     run: Run, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Even if its digest is right: it may be of a version between two releases."""
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     document = json.loads((folder / "run.json").read_text())
     digests = document.pop("sha256")
     if change == "a field less":
@@ -220,7 +222,7 @@ def test_a_json_of_another_shape_is_passed_over(
 def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
 
     def killed(path: Path, **_: Any) -> None:
         (path / "predictions.npz").unlink(missing_ok=True)
@@ -236,7 +238,7 @@ def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(
 
 @pytest.mark.parametrize("damage", ["no json", "half a json", "a newer format", "a file less"])
 def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -> None:
-    folder = run.save(tmp_path)
+    folder = save(run, tmp_path)
     path = folder / "run.json"
     text = path.read_text()
     if damage == "no json":
@@ -252,15 +254,15 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
 
 
 def test_every_look_at_the_test_split_is_counted_for_good(run: Run, tmp_path: Path) -> None:
-    shutil.rmtree(run.save(tmp_path))
-    run.save(tmp_path)
+    shutil.rmtree(save(run, tmp_path))
+    save(run, tmp_path)
     assert looks.count(tmp_path, run.test_digest) == 2
     assert looks.count(tmp_path, "another") == 0
 
 
 def test_an_equal_run_is_found_by_what_decided_it(tmp_path: Path) -> None:
     fake: Any = Fake(*blobs(rows=200), train=150)
-    folder = train(fake, "ridge").save(tmp_path)
+    folder = save(train(fake, "ridge"), tmp_path)
     asked = identity(fake, ("block5",), "ridge", 7)  # nothing random: the seed is no part of it
     assert find(tmp_path, asked) == folder
     for name, other in (("layers", ["block4"]), ("fingerprint", "0"), ("head", "lda"), ("grid", {})):
@@ -275,5 +277,5 @@ def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        run.save(tmp_path)
+        save(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]

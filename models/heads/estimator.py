@@ -1,0 +1,151 @@
+"""Any scikit-learn classifier as a head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.heads.base import BaseHead, Rows
+from models.heads.parameters import check, one_of, optional
+from models.heads.refusal import Refused
+from models.temperature import softmax
+
+STANDARD = "standard"
+
+
+class EstimatorHead(BaseHead):
+    """A classifier of scikit-learn's protocol, on embeddings as they come.
+
+    Where it has no ``predict_proba``, probabilities are the softmax of its ``decision_function`` (of
+    two classes: of 0 and the score), which selection then calibrates as it does every head's; where
+    it has neither, they are 1 for the class that it predicts.
+
+    Parameters
+    ----------
+    estimator : the unfitted classifier. Its parameters are the head's, and ``scale`` is one more.
+    scale : ``standard`` puts a ``StandardScaler`` before it; None leaves the embeddings as they are.
+
+    Attributes
+    ----------
+    classes_ : (k,) class labels.
+    fitted_ : the fitted classifier, or the ``Pipeline`` of scaler and classifier.
+    """
+
+    def __init__(self, estimator: Any, scale: str | None = None) -> None:
+        self.estimator = estimator
+        self.scale = scale
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The classifier's parameters, and ``scale``."""
+        return {**self.estimator.get_params(deep=deep), "scale": self.scale}
+
+    def set_params(self, **parameters: Any) -> EstimatorHead:
+        """Set parameters of the classifier, or ``scale``."""
+        self.scale = parameters.pop("scale", self.scale)
+        self.estimator.set_params(**parameters)
+        return self
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a parameter is not what it may be, as scikit-learn has it."""
+        check(self, scale=optional(one_of(STANDARD)))
+        validate = getattr(self.estimator, "_validate_params", None)  # scikit-learn's own have it
+        if validate is not None:
+            self._guarded(validate)
+
+    def fit(self, X: Rows, y: NDArray[Any]) -> EstimatorHead:
+        """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,).
+
+        Raises
+        ------
+        ValueError
+            The classifier refuses its parameters or the embeddings, in its own words.
+        """
+        from sklearn.base import clone
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self.check()
+        model = clone(self.estimator)
+        self.fitted_ = make_pipeline(StandardScaler(), model) if self.scale else model
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self._guarded(self.fitted_.fit, X, y)
+        self._remarks = list(dict.fromkeys(_one_line(str(warning.message)) for warning in caught))
+        self.classes_ = np.asarray(self.fitted_.classes_)
+        return self
+
+    def predict_proba(self, X: Rows) -> NDArray[np.float64]:
+        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            The classifier refuses the embeddings, in its own words.
+        """
+        if hasattr(self.fitted_, "predict_proba"):
+            return np.asarray(self._guarded(self.fitted_.predict_proba, X), np.float64)
+        if hasattr(self.fitted_, "decision_function"):
+            scores = np.asarray(self._guarded(self.fitted_.decision_function, X), np.float64)
+            return softmax(np.stack([np.zeros(len(X)), scores], axis=1) if scores.ndim == 1 else scores)
+        predicted = np.asarray(self._guarded(self.fitted_.predict, X))
+        return np.asarray(predicted[:, None] == self.classes_, np.float64)
+
+    def predict(self, X: Rows) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+    def remarks(self) -> list[str]:
+        """The warnings of the last fit."""
+        return self._remarks
+
+    def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of the float64 copies, and of the kernel where the classifier holds one of all pairs."""
+        name = type(self.estimator).__name__
+        copies = COPIES.get(name, 0) + (0.5 if self.scale else 0)
+        kernels = KERNELS.get(name, 0)
+        parts = [
+            (copies * rows * width * 8, f"{copies:g} x {rows:,} images x {width:,} values x 8 bytes"),
+            (kernels * rows**2 * 8, f"{kernels} x {rows:,} x {rows:,} pairs of images x 8 bytes"),
+        ]
+        return int(sum(size for size, _ in parts)), " + ".join(words for size, words in parts if size)
+
+    def plain(self, temperature: float = 1.0) -> Any:
+        """The fitted classifier as it is: its probabilities, if it has any, are not calibrated."""
+        return self.fitted_
+
+    @classmethod
+    def of_fitted(cls, fitted: Any) -> EstimatorHead:
+        """The head whose ``fitted_`` was kept."""
+        head = cls(fitted)
+        head.fitted_, head.classes_, head._remarks = fitted, np.asarray(fitted.classes_), []
+        return head
+
+    def _guarded(self, call: Callable[..., Any], *given: Any) -> Any:
+        """The call; what the classifier refuses is the user's to put right, and told in one line."""
+        try:
+            return call(*given)
+        except ValueError as error:
+            raise Refused(_one_line(f"{type(self.estimator).__name__}: {error}")) from error
+
+
+# What a fit holds at once, by class, in matrices of float64: as large as the embeddings, and of all pairs of
+# images. Measured with scikit-learn 1.9.1 as the growth of resident memory (benchmarks/classifiers.py); a
+# class that is not named was measured at less than half of one, or not at all.
+COPIES: dict[str, float] = {
+    "LinearDiscriminantAnalysis": 2,
+    "LinearSVC": 3,
+    "NuSVC": 2,
+    "RidgeClassifier": 0.6,
+    "RidgeClassifierCV": 3,
+    "SVC": 2,
+}
+KERNELS = {"GaussianProcessClassifier": 2, "LabelPropagation": 1, "LabelSpreading": 1}
+
+
+def _one_line(text: str) -> str:
+    """A message of several lines as one, without the links at its end."""
+    return " ".join(text.split())[:300]

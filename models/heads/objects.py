@@ -1,0 +1,116 @@
+"""A fitted scikit-learn object in a file that can hold nothing but the listed types.
+
+skops keeps an object as a tree of nodes, each with the type that is made of it and the way that it is
+made. skops' own rule of what it trusts goes by prefix, and a function of NumPy's is code enough. So the
+tree is read first, and a file with any node that is not on an exact list is refused before skops sees it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+LIST = "object_types.txt"  # beside this file: a node a line, as node_name has it
+SCHEMA = "schema.json"
+LARGEST_SCHEMA = 2**28  # bytes; that of a forest of 500 trees has 1.5 MB
+DEEPEST = 200  # nodes within nodes; a classifier of scikit-learn's has 12
+
+
+class Untrusted(ValueError):
+    """A file that holds what is not on the list, or is no such file."""
+
+
+def write(fitted: Any, path: Path) -> None:
+    """Write a fitted scikit-learn object to ``path``.
+
+    Raises
+    ------
+    Untrusted
+        It holds what :func:`read` would refuse.
+    """
+    import skops.io
+
+    skops.io.dump(fitted, path, compression=ZIP_STORED)
+    _check(path)
+
+
+def read(path: Path) -> Any:
+    """The object that :func:`write` wrote.
+
+    Raises
+    ------
+    Untrusted
+        The file is none of skops', or has a node that is not on the list; nothing of it was made.
+    OSError
+        It cannot be read.
+    """
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    _check(path)
+    try:
+        return skops.io.load(path, trusted=[name.partition(":")[2] for name in allowed()])
+    except UntrustedTypesFoundException as error:  # named where no node shows it, such as a bit generator
+        raise Untrusted(f"{path.name}: {error}") from None
+
+
+def nodes(path: Path) -> list[str]:
+    """The names of the nodes in a file, each once, sorted.
+
+    Raises
+    ------
+    Untrusted
+        The file is none of skops'.
+    """
+    try:
+        with ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != ZIP_STORED:  # so nothing grows as it is read
+                    raise Untrusted(f"{member.filename} is compressed, which is not expected here")
+            if archive.getinfo(SCHEMA).file_size > LARGEST_SCHEMA:
+                raise Untrusted(f"{SCHEMA} is larger than {LARGEST_SCHEMA:,} bytes")
+            tree = json.loads(archive.read(SCHEMA))
+        return sorted({f"protocol:{tree['protocol']}", *_names(tree)})
+    except (BadZipFile, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Untrusted(f"{path.name} is no file of skops ({error})") from None
+    except ValueError as error:
+        raise error if isinstance(error, Untrusted) else Untrusted(f"{SCHEMA} is no JSON") from None
+
+
+@cache
+def allowed() -> frozenset[str]:
+    """The nodes that a file may have."""
+    return frozenset(files(__package__).joinpath(LIST).read_text().split())
+
+
+def _check(path: Path) -> None:
+    strange = [name for name in nodes(path) if name not in allowed()]
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise Untrusted(
+            f"{path.name} holds {', '.join(strange[:3])}{more}, which is not on the list of trusted types"
+        )
+
+
+def _names(node: Any, depth: int = 0) -> Iterator[str]:
+    """A name for every node at and below this one: how it is made, and of what."""
+    if depth > DEEPEST:
+        raise Untrusted(f"{SCHEMA} is nested more than {DEEPEST} deep")
+    if isinstance(node, dict):
+        if "__loader__" in node:
+            yield _name(node)
+        for child in node.values():
+            yield from _names(child, depth + 1)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _names(child, depth + 1)
+
+
+def _name(node: dict[str, Any]) -> str:
+    """``Loader:module.Class``."""
+    return f"{node['__loader__']}:{node.get('__module__', '')}.{node.get('__class__', '')}".replace(" ", "?")

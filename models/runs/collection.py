@@ -1,0 +1,79 @@
+"""All runs below a folder: what is there, what is passed over, and which one was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import UserError
+from features.progress import say
+from models.runs.changes import clear_up_if_free
+from models.runs.identity import id_of, in_order
+from models.runs.run import Run
+from models.runs.saving import load
+
+
+def load_all(root: Path) -> list[Run]:
+    """Every run below ``root``, without the fitted heads, by folder name.
+
+    A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
+    a vote whose members were trained again and say something else now.
+    """
+    clear_up_if_free(root)
+    runs: dict[str, Run] = {}
+    ids: dict[str, str] = {}
+    for path in sorted(root.glob("[!.]*/run.json")):
+        folder = path.parent.name
+        try:
+            run = load(path.parent)
+            if run.folder != folder:
+                raise UserError(f"{path.parent} is a copy or renamed, expected the name {run.folder}")
+            if run.id in ids:  # of one dataset under two names
+                raise UserError(f"{path.parent} is the same run as {ids[run.id]}; remove one of them")
+            runs[folder], ids[run.id] = run, folder
+        except UserError as error:
+            say(f"note: passed over: {error}")
+    for folder in [folder for folder, run in runs.items() if is_outdated(run, runs)]:
+        say(f"note: passed over: {folder}: a member was trained again; take it anew: make train HEAD=vote")
+        del runs[folder]
+    return list(runs.values())
+
+
+def is_outdated(vote: Run, runs: Mapping[str, Run]) -> bool:
+    """Whether the members of a vote are all among these runs (by folder), but say something else now."""
+    if not vote.members or not set(vote.members) <= set(runs):
+        return False
+    now = mean([(runs[folder].test_scaled, weight) for folder, weight in vote.members.items()])
+    return not agree(now, vote.test_proba)
+
+
+def agree(one: NDArray[np.float64], two: NDArray[np.float64]) -> bool:
+    """Whether these are the same probabilities but for rounding in the last digits."""
+    return bool(np.allclose(one, two, rtol=0, atol=1e-9))
+
+
+def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:
+    """The weighted mean of probabilities ``(n, k)``."""
+    return np.asarray(sum(weight * proba for proba, weight in parts))
+
+
+def find(root: Path, identity: dict[str, Any]) -> Path | None:
+    """The folder of a whole run that was trained with this identity (``identity.py``), if any.
+
+    One whose layers stand in another order, as they could before, will do where there is no other.
+    """
+    clear_up_if_free(root)
+    own, asked = f"-{id_of(identity)}", in_order(identity)
+    paths = root.glob(f"[!.]*-{identity['head']}-seed{identity['seed']}-*/run.json")
+    for path in sorted(paths, key=lambda path: (not path.parent.name.endswith(own), path)):
+        try:
+            run = load(path.parent)
+            if run.folder == path.parent.name and id_of(in_order(vars(run))) == id_of(asked):
+                return path.parent
+        except UserError:
+            continue  # not whole: it is trained again
+    return None

@@ -1,0 +1,190 @@
+"""A run in a folder of its own, written whole or not at all, and read back as data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from features.cache.embeddings import canonical
+from features.errors import UserError
+from features.progress import say
+from models.heads import objects, saved
+from models.heads.base import BaseHead
+from models.heads.estimator import EstimatorHead
+from models.heads.registry import known, remade
+from models.runs import looks
+from models.runs.changes import changing
+from models.runs.run import Run
+
+FORMAT = 5
+PREDICTIONS, SKOPS, JOBLIB = "predictions.npz", "head.skops", "head.joblib"
+ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
+
+
+def save(run: Run, root: Path, trust: bool = False) -> Path:
+    """Write the run below ``root``, whole or not at all; an equal earlier run is replaced.
+
+    Headroom's heads are kept as numbers, scikit-learn's classifiers as a file of skops that holds
+    nothing but listed types (:mod:`models.heads.objects`). That its test split was looked at is
+    noted for good (``looks.py``).
+
+    Parameters
+    ----------
+    trust : keep a classifier of another package with joblib, whose files run code when they are
+        read; without it the run is kept without its fitted head.
+
+    Returns
+    -------
+    The folder of the run.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written, or another process holds it for too long.
+    """
+    simple = {
+        item.name: getattr(run, item.name) for item in fields(run) if item.name not in (*ARRAYS, "estimator")
+    }
+    target = root / run.folder
+    temporary, old = root / f".{run.folder}.tmp", root / f".{run.folder}.old"
+    with changing(root):
+        temporary.mkdir()
+        _write_npz(temporary / PREDICTIONS, {name: getattr(run, name) for name in ARRAYS})
+        document = {"format": FORMAT, **simple, "learned": _write_head(run, temporary, trust)}
+        digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        digests["run.json"] = _digest(document)
+        (temporary / "run.json").write_bytes(
+            (json.dumps({**document, "sha256": digests}, indent=1) + "\n").encode()
+        )
+        _sync(temporary / "run.json")
+        looks.record(root, run.test_digest, run.id)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    return target
+
+
+def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
+    """The run in ``folder``; its fitted head too if asked for.
+
+    Nothing stored is executed, but for a head that was kept with joblib, where ``trust`` says so.
+
+    Raises
+    ------
+    UserError
+        A file is missing, does not have its digest, is of another format, or holds what is not
+        trusted.
+    """
+    broken = "is damaged; remove the folder and train this head again"
+    try:
+        document = json.loads((folder / "run.json").read_text())
+        if document["format"] != FORMAT:
+            raise UserError(
+                f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; "
+                "remove the folder and train this head again"
+            )
+        digests = document.pop("sha256")
+        if _digest(document) != digests["run.json"]:
+            raise UserError(f"{folder / 'run.json'} {broken}")
+        heads = [name for name in digests if name.startswith("head.")] if with_head else []
+        for name in (PREDICTIONS, *heads):
+            if _sha256(folder / name) != digests[name]:
+                raise UserError(f"{folder / name} {broken}")
+        values: dict[str, Any] = {
+            item.name: document[item.name] for item in fields(Run) if item.name in document
+        }
+        values |= {name: tuple(document[name]) for name in ("layers", "class_names")}
+        values |= _read_npz(folder / PREDICTIONS)
+        run = Run(**values)
+        if with_head and not run.members:
+            run.estimator = _read_head(run, folder, heads, document["learned"], trust)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, BadZipFile) as error:
+        raise UserError(
+            f"{folder} is not a whole run ({error}); remove it and train this head again"
+        ) from None
+    return run
+
+
+def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
+    """Write the fitted head beside the predictions; what of it stands in ``run.json``."""
+    if run.estimator is None:
+        return {}
+    if not isinstance(run.estimator, EstimatorHead):
+        learned, arrays = saved.to_data(run.estimator)
+        _write_npz(folder / "head.npz", arrays)
+        return learned
+    if known(run.head) is not None:
+        try:
+            objects.write(run.estimator.fitted_, folder / SKOPS)
+        except objects.Untrusted as error:
+            (folder / SKOPS).unlink()
+            say(f"warning: {run.head}: the fitted head is not kept, only its predictions: {error}")
+            return {}
+        _sync(folder / SKOPS)
+    elif trust:
+        import joblib
+
+        joblib.dump(run.estimator.fitted_, folder / JOBLIB)
+        _sync(folder / JOBLIB)
+    else:
+        say(
+            f"note: {run.head}: only its predictions are kept, not the fitted head, as files of other "
+            "packages' classifiers run code when they are read; trust=1 keeps it"
+        )
+    return {}
+
+
+def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any], trust: bool) -> BaseHead:
+    """What :func:`_write_head` wrote."""
+    if SKOPS in files:
+        return EstimatorHead.of_fitted(objects.read(folder / SKOPS))
+    if JOBLIB in files:
+        if not trust:
+            raise UserError(
+                f"{folder / JOBLIB} runs code when it is read; trust=1 reads it, if you know who wrote it"
+            )
+        import joblib
+
+        return EstimatorHead.of_fitted(joblib.load(folder / JOBLIB))
+    if "head.npz" not in files:
+        raise UserError(
+            f"{folder} keeps predictions without a fitted head; train it again with trust=1 and force=1"
+        )
+    head: BaseHead = saved.from_data(
+        remade(run.head, run.seed, run.parameters), learned, _read_npz(folder / "head.npz")
+    )
+    return head
+
+
+def _read_npz(path: Path) -> saved.Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _write_npz(path: Path, arrays: saved.Arrays) -> None:
+    """Write the arrays down to the disk, without a copy in memory."""
+    np.savez(path, allow_pickle=False, **arrays)
+    _sync(path)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """SHA-256 of what ``run.json`` says, however it is laid out."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
