@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from features.backend import tensorflow
 from models.heads.base import BaseHead, OnEpoch, Rows, Watched
 from models.heads.epochs import one_epoch
-from models.heads.linear import centre_and_scale
+from models.heads.linear import centre_and_scale, class_weights
 from models.heads.parameters import (
+    CLASS_WEIGHT,
     FLAG,
     automatic,
     check,
@@ -80,6 +81,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
     stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
         what validation chose.
     random_state : seeds initial weights, order and dropout.
+    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
 
     Attributes
     ----------
@@ -118,6 +120,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         patience: int | str | None = AUTO,
         stop_epoch: int | None = None,
         random_state: int = 0,
+        class_weight: str | Mapping[Any, float] | None = None,
     ) -> None:
         self.hidden = hidden
         self.activation = activation
@@ -136,6 +139,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         self.patience = patience
         self.stop_epoch = stop_epoch
         self.random_state = random_state
+        self.class_weight = class_weight
 
     def fit(
         self,
@@ -245,6 +249,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             patience=automatic(optional(whole(1))),
             stop_epoch=optional(whole(1)),
             random_state=whole(0),
+            class_weight=CLASS_WEIGHT,
         )
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -339,4 +344,5 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         else:
             optimizer = keras.optimizers.SGD(rate)
         cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
-        return one_epoch(self._network, X, codes, size, optimizer, cost)
+        weights = class_weights(codes, self.classes_, self.class_weight)
+        return one_epoch(self._network, X, codes, size, optimizer, cost, weights)

@@ -20,6 +20,7 @@ def one_epoch(
     size: int,
     optimizer: Any,
     cost: Any,
+    class_weights: NDArray[np.float64] | None = None,
 ) -> Callable[[NDArray[np.int64]], None]:
     """A function that trains the network one epoch, on the rows in a given order.
 
@@ -34,6 +35,7 @@ def one_epoch(
     X, codes : (n, d) float32 and (n,) class numbers.
     size : rows a step, at most n; an epoch leaves out the last n modulo ``size``.
     optimizer, cost : Keras' optimizer, and its loss of one-hot targets and logits.
+    class_weights : (k,) what an image of each class counts; None: all the same.
     """
     tf = tensorflow()
     import keras
@@ -42,6 +44,7 @@ def one_epoch(
     variables = network.trainable_variables
     optimizer.build(variables)
     first = [isinstance(layer, keras.layers.Dense) for layer in network.layers].index(True)
+    weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
     on_rows, in_steps = network.layers[:first], network.layers[first:]
 
     # Compiled, it is one pass over the weights, where plain TensorFlow makes a dozen.
@@ -58,7 +61,8 @@ def one_epoch(
 
         def one_step(step: Any) -> tuple[Any]:
             with tf.GradientTape() as tape:
-                loss = cost(truths[step], _forward(in_steps, batches[step]))
+                weight = None if weights is None else tf.linalg.matvec(truths[step], weights)
+                loss = cost(truths[step], _forward(in_steps, batches[step]), weight)
             update(tape.gradient(loss, variables))
             return (step + 1,)
 

@@ -52,9 +52,8 @@ class EstimatorHead(BaseHead):
     def check(self) -> None:
         """Raise ``ValueError`` if a parameter is not what it may be, as scikit-learn has it."""
         check(self, scale=optional(one_of(STANDARD)))
-        validate = getattr(self.estimator, "_validate_params", None)  # scikit-learn's own have it
-        if validate is not None:
-            self._guarded(validate)
+        if hasattr(self.estimator, "_parameter_constraints"):  # as scikit-learn's own have
+            self._guarded(self.estimator._validate_params)
 
     def fit(self, X: Rows, y: NDArray[Any]) -> EstimatorHead:
         """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,).

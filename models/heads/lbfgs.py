@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from models.heads.base import Candidate, OnEpoch, Watched
-from models.heads.linear import LinearHead, sample
-from models.heads.parameters import FLAG, check, positive, whole
+from models.heads.linear import LinearHead, class_weights, sample
+from models.heads.parameters import CLASS_WEIGHT, FLAG, check, positive, whole
 from models.heads.rowspace import RowSpace
 
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
@@ -56,6 +56,7 @@ class _IterativeHead(LinearHead, ABC):
         resolve it either.
     max_iter : of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
     warm_start : start where the last ``fit`` ended.
+    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
 
     Attributes
     ----------
@@ -65,18 +66,24 @@ class _IterativeHead(LinearHead, ABC):
     _curvature: float  # typical second derivative of the loss; only the speed depends on it
 
     def __init__(
-        self, C: float = 0.003, tol: float = 3e-4, max_iter: int = 500, warm_start: bool = False
+        self,
+        C: float = 0.003,
+        tol: float = 3e-4,
+        max_iter: int = 500,
+        warm_start: bool = False,
+        class_weight: str | Mapping[Any, float] | None = None,
     ) -> None:
         self.C = C
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.class_weight = class_weight
 
     @abstractmethod
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.floating]]:
-        """The loss summed over the rows of logits (m, k), and its gradient; may overwrite ``logits``."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
+        """The loss of each row of logits (m, k), and its gradient; may overwrite ``logits``."""
 
     def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
@@ -136,6 +143,7 @@ class _IterativeHead(LinearHead, ABC):
 
         mean, scale = inputs.mean, inputs.scale
         rows, width, classes = *inputs.X.shape, len(self.classes_)
+        weights_of = class_weights(codes, self.classes_, self.class_weight)
         penalty = 1 / (rows * self.C)
         curved = hessian + penalty * np.eye(width, dtype=np.float32)
         try:
@@ -156,7 +164,7 @@ class _IterativeHead(LinearHead, ABC):
             weights, bias = unround(flat)
             raw = weights / scale[:, None]
             shift = bias - (mean[:, None] * raw).sum(axis=0)
-            loss, gradient, slope = self._sums(inputs.X, codes, raw.astype(factor.dtype), shift)
+            loss, gradient, slope = self._sums(inputs.X, codes, raw.astype(factor.dtype), shift, weights_of)
             gradient = (gradient - np.outer(mean, slope)) / scale[:, None] / rows
             gradient += penalty * weights
             rounded = solve_triangular(factor, gradient.astype(factor.dtype), **solving)
@@ -193,8 +201,11 @@ class _IterativeHead(LinearHead, ABC):
         codes: NDArray[np.int64],
         raw: NDArray[np.floating],
         shift: NDArray[np.float64],
+        weights_of: NDArray[np.float64] | None,
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         """The loss of ``X @ raw + shift``, its gradient by ``raw`` (d, k) and by ``shift`` (k,), all summed.
+
+        Each row counts as its class does in ``weights_of`` (k,).
 
         In the precision of ``raw``. Products go through SciPy's BLAS, as L-BFGS-B itself does: NumPy
         brings a BLAS of its own, and the idle threads of the one slow down the other. A transposed
@@ -208,8 +219,12 @@ class _IterativeHead(LinearHead, ABC):
             block = X[begin : begin + step].astype(raw.dtype, copy=False)
             logits = gemm(1, raw, block.T, trans_a=True).T  # (m, k)
             logits += shift.astype(raw.dtype)
-            part, residual = self._loss(logits, (np.arange(len(block)), codes[begin : begin + step]))
-            loss += part
+            truth = codes[begin : begin + step]
+            part, residual = self._loss(logits, (np.arange(len(block)), truth))
+            if weights_of is not None:
+                part *= weights_of[truth]
+                residual *= weights_of[truth, None].astype(raw.dtype)
+            loss += float(part.sum())
             gradient += gemm(1, block.T, residual.T, trans_b=True)
             slope += residual.sum(axis=0, dtype=np.float64)
         return loss, gradient, slope
@@ -219,7 +234,14 @@ class _IterativeHead(LinearHead, ABC):
 
     def check(self) -> None:
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
-        check(self, C=positive(), tol=positive(), max_iter=whole(1), warm_start=FLAG)
+        check(
+            self,
+            C=positive(),
+            tol=positive(),
+            max_iter=whole(1),
+            warm_start=FLAG,
+            class_weight=CLASS_WEIGHT,
+        )
 
     def _hessian(self, inputs: _Inputs) -> NDArray[np.float32]:
         """Roughly the loss's Hessian for one class's coefficients, (w, w), from a sample of the rows."""
@@ -241,14 +263,14 @@ class LogisticHead(_IterativeHead):
 
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.floating]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
         logits -= logits.max(axis=1, keepdims=True)
         likelihood = logits[truth].astype(np.float64)
         np.exp(logits, out=logits)
         total = logits.sum(axis=1, dtype=np.float64)
         logits /= total[:, None].astype(logits.dtype)
         logits[truth] -= 1
-        return float((np.log(total) - likelihood).sum()), logits
+        return np.log(total) - likelihood, logits
 
 
 class SvmHead(_IterativeHead):
@@ -266,11 +288,11 @@ class SvmHead(_IterativeHead):
 
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
-    ) -> tuple[float, NDArray[np.floating]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
         logits[truth] *= -1  # now minus the margin of every class
         logits += 1
         np.maximum(logits, 0, out=logits)  # how far each falls short of a margin of 1
-        loss = float(np.einsum("nk,nk->", logits, logits, dtype=np.float64))
+        loss = np.einsum("nk,nk->n", logits, logits, dtype=np.float64)
         logits *= 2
         logits[truth] *= -1
         return loss, logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,17 @@ def sample(X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[NDArray[np
     """At most ``SAMPLE`` of the rows, evenly spaced."""
     rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
     return X[rows], codes[rows]
+
+
+def class_weights(
+    codes: NDArray[np.int64], classes: NDArray[Any], class_weight: str | Mapping[Any, float] | None
+) -> NDArray[np.float64] | None:
+    """What an image of each class counts, ``(k,)``, as scikit-learn has it; None where all count the same."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    if class_weight is None:
+        return None
+    return np.asarray(compute_class_weight(class_weight, classes=classes, y=classes[codes]), np.float64)
 
 
 class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
 from models.heads.base import Candidate, OnEpoch, Watched
-from models.heads.linear import BLOCK, LinearHead, sample
-from models.heads.parameters import check, positive, share
+from models.heads.linear import BLOCK, LinearHead, class_weights, sample
+from models.heads.parameters import CLASS_WEIGHT, check, positive, share
 from models.temperature import softmax
 
 TINY = 1e-9  # variance of a column that has none, against 1 of the others
@@ -27,12 +27,14 @@ class Moments:
     ----------
     counts : (k,) images of each class.
     sums : (d, k) float64, sums of the rows of each class.
-    gram : (d, d) float64, ``Z' Z``; the upper triangle.
+    gram : (d, d) float64, ``Z' W Z``; the upper triangle.
+    weights : (k,) what each image of a class counts in ``gram``: the diagonal of ``W``.
     """
 
     counts: NDArray[np.float64]
     sums: NDArray[np.float64]
     gram: NDArray[np.float64]
+    weights: NDArray[np.float64]
 
     @property
     def rounding(self) -> float:
@@ -48,6 +50,7 @@ class _MomentsHead(LinearHead, ABC):
     """
 
     _swept: str  # the name of the regularising parameter
+    class_weight: str | Mapping[Any, float] | None = None
 
     @abstractmethod
     def check(self) -> None:
@@ -101,12 +104,16 @@ class _MomentsHead(LinearHead, ABC):
         gram, sums = np.zeros((width, width), order="F"), np.zeros((width, classes))
         mean, scale = self.mean_.astype(np.float32), self.scale_.astype(np.float32)
         one_hot = np.eye(classes, dtype=np.float32)
+        weights = class_weights(codes, self.classes_, self.class_weight)
         for start in range(0, len(X), BLOCK):
             block = X[start : start + BLOCK] - mean
             block /= scale
-            gram += ssyrk(1, block.T)
             sums += sgemm(1, block.T, one_hot[codes[start : start + BLOCK]])
-        return Moments(np.bincount(codes, minlength=classes).astype(float), sums, gram)
+            if weights is not None:
+                block *= np.sqrt(weights[codes[start : start + BLOCK], None]).astype(np.float32)
+            gram += ssyrk(1, block.T)
+        counts = np.bincount(codes, minlength=classes).astype(float)
+        return Moments(counts, sums, gram, np.ones(classes) if weights is None else weights)
 
 
 class PriorHead(LinearHead):
@@ -156,21 +163,28 @@ class RidgeHead(_MomentsHead):
     Parameters
     ----------
     alpha : strength of the penalty, as in scikit-learn.
+    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
     """
 
     _swept = "alpha"
 
-    def __init__(self, alpha: float = 1000.0) -> None:
+    def __init__(self, alpha: float = 1000.0, class_weight: str | Mapping[Any, float] | None = None) -> None:
         self.alpha = alpha
+        self.class_weight = class_weight
 
     def check(self) -> None:
         """Raise ``ValueError`` if a parameter is not what it may be."""
-        check(self, alpha=positive())
+        check(self, alpha=positive(), class_weight=CLASS_WEIGHT)
 
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Targets are 2 * one-hot - 1, and the columns sum to zero: the 1 drops out.
-        bias = 2 * moments.counts / moments.counts.sum() - 1
-        return _solved(moments.gram, self.alpha, 2 * moments.sums, moments.rounding), bias
+        # Targets are 2 * one-hot - 1. With both sides centred, the 1 drops out.
+        share = moments.weights * moments.counts
+        share = share / share.sum()
+        sums = moments.sums * moments.weights
+        total, images = sums.sum(axis=1), (moments.weights * moments.counts).sum()
+        gram = moments.gram - np.outer(total, total / images)
+        weights = _solved(gram, self.alpha, 2 * (sums - np.outer(total, share)), moments.rounding)
+        return weights, 2 * share - 1 - total / images @ weights
 
     def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
         super()._finish(moments, own)

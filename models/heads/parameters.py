@@ -74,6 +74,13 @@ def several(rule: Rule) -> Rule:
     )
 
 
+BALANCED = "balanced"
+CLASS_WEIGHT = Rule(
+    f"None, {BALANCED}, or from Python a dictionary of a weight for each class",
+    lambda value: value is None or isinstance(value, dict) or (isinstance(value, str) and value == BALANCED),
+)
+
+
 def check(estimator: Any, **rules: Rule) -> None:
     """Hold each parameter of an estimator to its rule.
 

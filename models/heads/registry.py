@@ -271,6 +271,11 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
         if parameter not in known:
             listed = f"expected one of {', '.join(known)}" if known else "it has none; leave SET= out"
             raise UserError(f"SET: {name} has no parameter {parameter!r}: {listed}")
+        if not isinstance(settings[parameter], None | bool | int | float | str | tuple | list):
+            raise UserError(
+                f"SET: {parameter}={settings[parameter]}: expected a number, a word, None, or "
+                "several of them in parentheses"
+            )
     alike = parameters.like if name in HEADS else lambda value, _: value
     values = {parameter: alike(value, defaults[parameter]) for parameter, value in settings.items()}
 

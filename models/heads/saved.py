@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LATER = ("class_weight", None)  # a default of later: left out, so that runs of before are the same runs
 MACHINE = ("n_jobs", "verbose")  # parameters of scikit-learn's that change no result
 Arrays = dict[str, NDArray[Any]]
 
@@ -16,7 +17,9 @@ def parameters(estimator: Any) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(estimator.get_params().items())
-        if isinstance(value, None | bool | int | float | str | tuple) and name not in MACHINE
+        if isinstance(value, None | bool | int | float | str | tuple)
+        and name not in MACHINE
+        and (name, value) != LATER
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.cache.embeddings import slug
 from features.errors import UserError
 from features.progress import say
 from models.runs.changes import clear_up_if_free
@@ -68,7 +69,7 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
     """
     clear_up_if_free(root)
     own, asked = f"-{id_of(identity)}", in_order(identity)
-    paths = root.glob(f"[!.]*-{identity['head']}-seed{identity['seed']}-*/run.json")
+    paths = root.glob(f"[!.]*-{slug(identity['head'])}-seed{identity['seed']}-*/run.json")
     for path in sorted(paths, key=lambda path: (not path.parent.name.endswith(own), path)):
         try:
             run = load(path.parent)

@@ -105,7 +105,7 @@ class Run:
     @property
     def folder(self) -> str:
         """The name of the folder it is kept in."""
-        return f"{slug(self.dataset['name'])}-{self.head}-seed{self.seed}-{self.id}"
+        return f"{slug(self.dataset['name'])}-{slug(self.head)}-seed{self.seed}-{self.id}"
 
     def is_set_as(self, settings: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> bool:
         """Whether this is the head but for these settings and grid, whatever the seed and the images."""

@@ -62,8 +62,14 @@ class Fake:
         return hashlib.sha256(self._y["test"].tobytes()).hexdigest() if "labels" in name else name
 
 
-def train(fake: Any, head: str = "logistic", seed: int = 0, settings: dict[str, Any] | None = None) -> Run:
-    return selection.train(selection.TrainSplit(fake, ("block5",)), head, seed, settings)
+def train(
+    fake: Any,
+    head: str = "logistic",
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    grid: dict[str, Any] | None = None,
+) -> Run:
+    return selection.train(selection.TrainSplit(fake, ("block5",)), head, seed, settings, grid)
 
 
 @pytest.fixture

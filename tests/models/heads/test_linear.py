@@ -150,7 +150,7 @@ def test_centroid_is_nearest_centroid() -> None:
 @pytest.mark.parametrize("head", [RidgeHead(), LdaHead()])
 def test_a_sweep_gives_what_single_fits_give(head: RidgeHead | LdaHead) -> None:
     X, y = hard()
-    ((name, _),) = head.get_params().items()
+    name = head._swept
     for chosen, proba in head.sweep(
         X[:400], y[:400], (X[400:], y[400:]), {name: (1.0, 0.3, 0.0 if name[0] == "s" else 5.0)}
     ):

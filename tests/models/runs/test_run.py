@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skops.io
+from sklearn.base import BaseEstimator
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
@@ -27,6 +29,7 @@ from models.runs.run import Run
 from models.runs.saving import FORMAT, load, save
 from tests.models.heads.test_heads import blobs
 from tests.models.test_selection import Fake, train
+from tests.models.test_selection import fake as fake
 
 ROOT = Path(__file__).parents[3]
 
@@ -279,3 +282,65 @@ def test_a_full_disk_leaves_no_half_run(run: Run, tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="No space left on device"):
         save(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+class TestForeignHeads:
+    """Heads that are scikit-learn's, or another package's."""
+
+    def test_scikit_learns_is_kept_as_listed_types_and_predicts_as_before(
+        self, fake: Fake, tmp_path: Path
+    ) -> None:
+        run = train(fake, "RandomForestClassifier", settings={"n_estimators": 5})
+        folder = save(run, tmp_path)
+        assert {path.name for path in folder.iterdir()} == {"run.json", "predictions.npz", "head.skops"}
+        again = load(folder, with_head=True)
+        assert np.array_equal(again.estimator.predict_proba(fake.matrix("test", ())), run.test_proba)
+        assert again.parameters == run.parameters
+        assert find(tmp_path, vars(run)) == folder
+
+    def test_a_sweep_of_the_users_is_told_whole(self, fake: Fake) -> None:
+        run = train(fake, "LogisticRegression", grid={"C": (1e-4, 1.0, 1e-2)})
+        assert [row["value"] for row in run.sweep] == [1e-4, 1e-2, 1.0]
+        assert run.grid == {"C": [1e-4, 1e-2, 1.0]}
+        assert run.chosen["C"] == run.parameters["C"]
+
+    def test_a_solver_that_stopped_early_is_a_note_in_the_row(self, fake: Fake) -> None:
+        run = train(fake, "LogisticRegression", settings={"max_iter": 1})
+        assert any("failed to converge" in note for note in run.warnings)
+
+    def test_a_head_file_that_holds_anything_else_is_refused(self, fake: Fake, tmp_path: Path) -> None:
+        folder = save(train(fake, "RidgeClassifier"), tmp_path)
+        skops.io.dump(Stranger(), folder / "head.skops")
+        document = json.loads((folder / "run.json").read_text())
+        document["sha256"]["head.skops"] = hashlib.sha256((folder / "head.skops").read_bytes()).hexdigest()
+        (folder / "run.json").write_text(json.dumps(document))
+        with pytest.raises(UserError, match="Stranger, which is not on the list of trusted types"):
+            load(folder, with_head=True)
+        assert load(folder).head == "RidgeClassifier", "its predictions are"
+
+    def test_another_packages_is_kept_and_read_only_where_that_is_asked_for(
+        self, fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = train(fake, "sklearn.linear_model:RidgeClassifier")
+        folder = save(run, tmp_path)
+        assert ":" not in folder.name
+        assert {path.name for path in folder.iterdir()} == {"run.json", "predictions.npz"}
+        assert "trust=1 keeps it" in capsys.readouterr().err
+        with pytest.raises(UserError, match="predictions without a fitted head; train it again with trust=1"):
+            load(folder, with_head=True, trust=True)
+        save(run, tmp_path, trust=True)
+        with pytest.raises(UserError, match=r"head\.joblib runs code when it is read; trust=1 reads it"):
+            load(folder, with_head=True)
+        again = load(folder, with_head=True, trust=True)
+        assert np.array_equal(again.estimator.predict_proba(fake.matrix("test", ())), run.test_proba)
+
+    def test_reading_runs_imports_no_strangers_code(self, fake: Fake, tmp_path: Path) -> None:
+        run = train(fake, "RidgeClassifier")
+        run.head = "this_module_does_not_exist:Class"
+        save(run, tmp_path)
+        (again,) = load_all(tmp_path)
+        assert not again.is_set_as({}, {})
+
+
+class Stranger(BaseEstimator):
+    """A class that no list names."""
