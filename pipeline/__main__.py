@@ -128,7 +128,8 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
     texts: dict[str, tuple[type, str]] = {
         "dataset": (
             str,
-            "cifar10, cifar100, digits, or a folder with train/<class>/ and test/<class>/, or <class>/ alone",
+            "cifar10, cifar100, digits, a folder with train/<class>/ and test/<class>/ or <class>/ alone, or "
+            "a .csv with the columns path and label, and perhaps split (train or test)",
         ),
         "archive": (
             str,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,19 +119,16 @@ def _own_test(options: Options, run: Run) -> tuple[list[str], list[int]] | None:
 def _whole(dataset: Dataset, run: Run, own: tuple[list[str], list[int]] | None) -> tuple[bool, str]:
     """Whether all images are scored, not the test split alone, and what was scored in words.
 
-    All, where the folder has no test split of its own; but not where the run was trained on these images,
+    All, where they have no test split of their own; but not where the run was trained on these images,
     or on others of the same names, which may be the same ones processed again.
     """
-    flat = Path(dataset.source).is_dir() and not all(
-        (Path(dataset.source) / split).is_dir() for split in SPLITS
-    )
-    if not flat:
+    if not dataset.held_out:
         return False, "the test split"
     if dataset.source == run.dataset["source"] or dataset.digest() == run.dataset["digest"]:
-        return False, "the held-out fifth, as the run was trained on this folder"
+        return False, "the held-out fifth, as the run was trained on these images"
     if own is not None and dataset.ids("test") == own[0]:
         return False, "the held-out fifth, as its files are named as the run's own test images"
-    return True, "all images, as the folder has no test split"
+    return True, "all images, as they have no test split"
 
 
 def _batches(dataset: Dataset, splits: tuple[str, ...], batch: int, size: int) -> Iterator[NDArray[np.uint8]]:

@@ -35,7 +35,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     fitting, others = find(options.embeddings, asked)
     states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
     if len(states) != 1 and (others or fitting):
-        if Path(asked["dataset"]).is_dir():
+        if Path(asked["dataset"]).is_absolute():
             del asked["dataset"]
             asked["dataset_sha256"] = open_dataset(options.dataset).digest()
         if options.weights is not None and Path(options.weights).expanduser().is_file():
@@ -174,7 +174,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         del said["precision"]
     if "dataset" in said:
         said["dataset"] = source_of(said["dataset"])
-        if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_dir():
+        if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_absolute():
             said["dataset"], have["dataset"] = _digest_of(said["dataset"]), run.dataset["digest"]
     if "weights" in said:
         said.setdefault("backbone", DEFAULT)  # whose weights they are

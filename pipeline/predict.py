@@ -55,13 +55,13 @@ def check_format(options: Options) -> None:
 
 def _paths(image: str) -> Iterator[Path]:
     """The files that ``IMAGE`` names, in order; a folder is walked as it is read."""
-    from features.datasets.folder import Folder
+    from features.datasets.images import SUFFIXES
 
     if image == "-":
         return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
     path = Path(image).expanduser()
     if path.is_dir():
-        found = _walk(path, Folder.SUFFIXES)
+        found = _walk(path, SUFFIXES)
         first = next(found, None)
         if first is None:
             raise UserError(f"IMAGE={image}: no JPEG or PNG in this folder; name one that holds some")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +16,7 @@ from features.errors import UserError
 SPLITS = ("train", "test")
 MIN_TRAIN = 5  # images per class needs in the train split: some to fit, one to validate
 MIN_TEST = 1  # and in the test split
+LEAST = {"train": MIN_TRAIN, "test": MIN_TEST}
 HOLD_OUT = 0.2  # share of a class that becomes the test split where there is none
 
 
@@ -32,6 +34,7 @@ class Dataset(ABC):
     class_names : names by class number.
     note : how the splits came about, if that needs saying.
     limit : the ``LIMIT`` the dataset was opened with, or None.
+    held_out : whether the test split was held out of what came as one, by :func:`hold_out`.
     side : pixels a side as stored, where all are squares of one size; else :meth:`stored` is overridden.
     archive : the file that the images were read from, where there is one and it was read.
     """
@@ -41,6 +44,7 @@ class Dataset(ABC):
     class_names: tuple[str, ...]
     note: str = ""
     limit: int | None = None
+    held_out: bool = False
     archive: str | None = None
     side: int
 
@@ -97,7 +101,7 @@ class Dataset(ABC):
     def _rows(self) -> dict[str, NDArray[np.int64]]:
         """The rows of each whole split that are in use: ``limit`` of them, stratified, or all."""
         rows = {}
-        for split, least in (("train", MIN_TRAIN), ("test", MIN_TEST)):
+        for split, least in LEAST.items():
             labels = self.all_labels(split)
             count = len(labels) if self.limit is None else min(self.limit, len(labels))
             if self.limit is not None and count < least * len(self.class_names):
@@ -106,14 +110,46 @@ class Dataset(ABC):
                     f"of {self.name} needs {least} images in {split}; raise LIMIT"
                 )
             rows[split] = stratified(labels, count, f"limit {split}")
-            counts = np.bincount(labels[rows[split]], minlength=len(self.class_names))
-            if counts.min() < least:
-                few = self.class_names[int(counts.argmin())]
-                raise UserError(
-                    f"{self.name}: class {few!r} has {counts.min()} images in {split}, expected at "
-                    f"least {least}; {'add images' if self.limit is None else 'raise LIMIT'}"
-                )
+            self._refuse_too_few(
+                split, labels[rows[split]], "add images" if self.limit is None else "raise LIMIT"
+            )
         return rows
+
+    def _refuse_too_few(self, split: str, labels: NDArray[np.int64], remedy: str) -> None:
+        """Name the class that has too few of a split's images."""
+        least = LEAST[split]
+        counts = np.bincount(labels, minlength=len(self.class_names))
+        if counts.min() < least:
+            few = self.class_names[int(counts.argmin())]
+            raise UserError(
+                f"{self.name}: class {few!r} has {counts.min()} images in {split}, expected at "
+                f"least {least}; {remedy}"
+            )
+
+
+class Parted(Dataset):
+    """Rows that lie in two parts, ``train`` and ``test``, or in one that a test split is held out of.
+
+    A subclass sets ``class_names``, calls :meth:`_divide` once, and finds its rows by ``_part_of`` and
+    ``_rows_of``.
+    """
+
+    _part_of: dict[str, str]  # the part that holds a split
+    _rows_of: dict[str, NDArray[np.int64]]  # the rows of that part which are the split's
+
+    def all_labels(self, split: str) -> NDArray[np.int64]:
+        return self._labels[split]
+
+    def _divide(self, labels: dict[str, NDArray[np.int64]]) -> None:
+        """Make splits of parts: ``labels`` are the ``(n,)`` class numbers of each part."""
+        self.held_out = "test" not in labels
+        self._part_of = {split: split if split in labels else "train" for split in SPLITS}
+        if self.held_out:
+            self._rows_of = hold_out(labels["train"])
+            self.note = "one image in five of each class is held out as the test split"
+        else:
+            self._rows_of = {part: np.arange(len(numbers)) for part, numbers in labels.items()}
+        self._labels = {split: labels[self._part_of[split]][self._rows_of[split]] for split in SPLITS}
 
 
 def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -121,3 +157,12 @@ def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     _, sizes = np.unique(labels, return_counts=True)
     test = pick(labels, np.maximum(1, np.floor(sizes * HOLD_OUT)).astype(np.int64), "hold out")
     return {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}
+
+
+def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Class names, ascending (as numbers, if all are), and the ``(n,)`` class number of each label."""
+    names = sorted(set(labels))
+    if all(name.isascii() and name.isdigit() for name in names):
+        names.sort(key=lambda name: (int(name), name))
+    number = {name: place for place, name in enumerate(names)}
+    return tuple(names), np.fromiter((number[label] for label in labels), np.int64, len(labels))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Named in the extractor's spec, because another way gives other vectors.
 RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short side, centre crop"
 
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
+
 # How coarsely a JPEG of quality 50 keeps the 8 x 8 frequencies of brightness: ITU-T T.81, table K.1.
 LUMINANCE = np.array(
     [

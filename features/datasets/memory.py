@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from features.datasets.base import SPLITS, Dataset, hold_out
+from features.datasets.base import Dataset, Parted
 from features.datasets.images import Stored, array_squares
 from features.errors import UserError
 from features.progress import progress
@@ -98,7 +98,7 @@ def from_indexed(
     return Indexed(parts, class_names or _class_names(train), name, limit)
 
 
-class Indexed(Dataset):
+class Indexed(Parted):
     """Pairs of image and label by number, in two parts or in one that a test split is held out of.
 
     The digest is taken over every pixel and label when it is made. An image that is another when it is
@@ -125,12 +125,7 @@ class Indexed(Dataset):
                 f"and {len(self.class_names)} names; put labels or class_names right"
             )
         self._digest = self._whole_digest(self._proofs, labels)
-        self._rows_of = {part: np.arange(len(numbers)) for part, numbers in labels.items()}
-        self._part_of = {split: split if split in parts else "train" for split in SPLITS}
-        if "test" not in parts:
-            self._rows_of = hold_out(labels["train"])
-            self.note = "one image in five of each class is held out as the test split"
-        self._labels = {split: labels[self._part_of[split]][self._rows_of[split]] for split in SPLITS}
+        self._divide(labels)
         self.limit = limit
 
     def digest(self, fresh: bool = False) -> str:
@@ -139,9 +134,6 @@ class Indexed(Dataset):
         found = {part: list(self._proved(part)) for part in self._parts}
         labels = {part: np.array([label for _, label in items], np.int64) for part, items in found.items()}
         return self._whole_digest({part: [proof for proof, _ in found[part]] for part in found}, labels)
-
-    def all_labels(self, split: str) -> NDArray[np.int64]:
-        return self._labels[split]
 
     def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         out = np.empty((len(rows), size, size, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Datasets by name, and folders by path."""
+"""Datasets by name; folders and lists by path."""
 
 from __future__ import annotations
 
@@ -43,10 +43,15 @@ def _digits(asked: Asked) -> Dataset:
     return Digits(asked.limit)
 
 
-def _folder(root: Path, asked: Asked) -> Dataset:
+def _by_path(path: Path, asked: Asked) -> Dataset:
+    """What lies at a path: a folder of pictures, or a list of them."""
+    from features.datasets.filelist import csv_list
     from features.datasets.folder import Folder
 
-    return Folder(root, asked.limit)
+    return Folder(path, asked.limit) if path.is_dir() else csv_list(path, asked.limit)
+
+
+LISTS = (".csv",)  # the files that are datasets by their suffix, in lower case
 
 
 # What ``DATASET=`` may name. Another is added from outside: ``DATASETS["mine"] = opener``, where the
@@ -64,17 +69,17 @@ def source_of(dataset: str) -> str:
     Raises
     ------
     UserError
-        It is empty, or neither a known name nor a folder that exists.
+        It is empty, or neither a known name nor the path of a folder or list that exists.
     """
     if dataset in DATASETS:
         return dataset
     path = Path(dataset).expanduser()
-    if dataset and path.is_dir():  # an empty path would be the current folder
-        return str(path.resolve())
+    if dataset and (path.is_dir() or (path.suffix.lower() in LISTS and path.is_file())):
+        return str(path.resolve())  # an empty path would be the current folder
     raise UserError(
         f"{f'unknown dataset {dataset!r}' if dataset else 'DATASET= is empty'}: expected "
         f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
-        "(or <class>/ alone)"
+        "(or <class>/ alone), or of a .csv with the columns path and label"
     )
 
 
@@ -96,7 +101,7 @@ def open_dataset(
         raise UserError(
             f"ARCHIVE= belongs to DATASET={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
         )
-    opener = DATASETS[source] if source in DATASETS else partial(_folder, Path(source))
+    opener = DATASETS[source] if source in DATASETS else partial(_by_path, Path(source))
     opened = opener(Asked(limit, archive, offline, tuple(remembered)))
     opened.source = source  # by which a later command finds its cache
     return opened

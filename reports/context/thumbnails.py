@@ -74,9 +74,9 @@ class Pictures:
     def _proved(dataset: dict[str, Any], archive: str | None, remembered: Iterable[str]) -> Dataset:
         """The dataset, if it still is what it was."""
         source = dataset["source"]
-        if source not in DATASETS and not Path(source).is_dir():
+        if source not in DATASETS and not Path(source).exists():
             known = Path(source).is_absolute()
-            raise UserError(f"the folder {source} is gone" if known else f"no dataset is named {source} here")
+            raise UserError(f"{source} is gone" if known else f"no dataset is named {source} here")
         opened = open_dataset(source, archive, dataset["limit"], offline=True, remembered=remembered)
         if opened.digest() != dataset["digest"]:
             raise UserError(f"the images of {source} have changed since they were embedded")
@@ -86,7 +86,8 @@ class Pictures:
 def whereabouts(source: str, archive: str | None, remembered: Iterable[str]) -> list[Any]:
     """What tells whether the pictures of a dataset can be had, without reading any.
 
-    A folder: whether it is there. An archive: each file that may be it, with its size and time of change.
+    A folder or list: whether it is there. An archive: each file that may be it, with its size and time of
+    change.
     """
     if source not in DATASETS:
         return [source, Path(source).exists()]

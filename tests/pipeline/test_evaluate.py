@@ -54,7 +54,7 @@ def test_a_folder_of_classes_alone_is_scored_whole_and_classes_are_matched_by_na
     assert found["own_test"]["images"] == 6, "of the dogs alone"
     assert found["difference"]["method"] == "independent"
     _, out, _ = trained("evaluate", "--dataset", str(trained.out.parent / "others"))
-    assert "all images, as the folder has no test split; 7 images" in out
+    assert "all images, as they have no test split; 7 images" in out
     assert "does not know: fox (7)" in out
     assert "looks       2 at these images" in out
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from PIL import Image
 from features.datasets.base import MIN_TRAIN, SPLITS, Dataset
 from features.datasets.cifar import CIFAR100, Cifar10, Cifar100
 from features.datasets.digits import Digits
+from features.datasets.filelist import csv_list
 from features.datasets.folder import Folder
+from features.datasets.images import SUFFIXES
 from features.datasets.memory import from_arrays, from_indexed
 from features.datasets.registry import DATASETS, open_dataset
 from features.download import file_digest
 from features.errors import UserError
+from models.runs.run import load_all
 from pipeline.__main__ import main
+from reports.context.thumbnails import Pictures
 from tests.conftest import Project
 
 Open = Callable[..., Dataset]
@@ -32,7 +37,27 @@ def made(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return rng.integers(0, 256, (count, 40, 50, 3), dtype=np.uint8), np.arange(count) % 3
 
 
-@pytest.fixture(params=["cifar10", "cifar100", "digits", "split folder", "plain folder", "arrays", "pairs"])
+def listed(root: Path, split: bool = True) -> list[tuple[str, str, str]]:
+    """Path, class and split of each picture of a folder, mixed, as a list has them."""
+    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    rows = [
+        (str(path.relative_to(root.parent)), path.parent.name, path.parent.parent.name * split)
+        for path in files
+    ]
+    return [rows[place] for place in np.random.default_rng(5).permutation(len(rows))]
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]], header: str = "path,label,split") -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        stream.write(header + "\n")
+        csv.writer(stream).writerows(rows)
+    return path
+
+
+FOLDERS = ["split folder", "plain folder", "csv", "plain csv"]
+
+
+@pytest.fixture(params=["cifar10", "cifar100", "digits", *FOLDERS, "arrays", "pairs"])
 def open_it(
     request: pytest.FixtureRequest, make_folder: Callable[..., Path], make_archive: Callable[..., Path]
 ) -> Open:
@@ -54,7 +79,11 @@ def open_it(
             {"img": Image.fromarray(one), "label": int(label)} for one, label in zip(*made(60), strict=True)
         ]
         return lambda limit=None: from_indexed(pairs[:45], pairs[45:], limit=limit)
-    root = make_folder({"train": 12, "test": 4} if request.param == "split folder" else 15)
+    split = not request.param.startswith("plain")
+    root = make_folder({"train": 12, "test": 4} if split else 15)
+    if "csv" in request.param:
+        path = write_csv(root.with_name("pets.csv"), listed(root, split))
+        return lambda limit=None: csv_list(path, limit)
     return lambda limit=None: Folder(root, limit)
 
 
@@ -211,6 +240,177 @@ class TestFolder:
         with pytest.raises(UserError, match=r"dog/004\.jpg"):
             for split in SPLITS:
                 folder.images(split, 0, len(folder.labels(split)), 32)
+
+
+class TestList:
+    """A CSV, or what else names picture files and their labels."""
+
+    @pytest.fixture
+    def root(self, make_folder: Callable[..., Path]) -> Path:
+        return make_folder({"train": 6, "test": 2})
+
+    def test_ids_are_the_paths_as_they_are_listed_and_in_that_order(self, root: Path) -> None:
+        rows = listed(root)
+        dataset = csv_list(write_csv(root.parent / "list.csv", rows))
+        for split in SPLITS:
+            assert dataset.ids(split) == [path for path, _, part in rows if part == split]
+            of = {path: label for path, label, _ in rows}
+            named = [dataset.class_names[number] for number in dataset.labels(split)]
+            assert named == [of[path] for path in dataset.ids(split)]
+
+    def test_pictures_are_those_of_the_folder(self, root: Path) -> None:
+        folder, dataset = Folder(root), csv_list(write_csv(root.parent / "list.csv", sorted(listed(root))))
+        assert np.array_equal(dataset.images("test", 0, 6, 40), folder.images("test", 0, 6, 40))
+
+    def test_without_a_test_split_one_in_five_is_held_out(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(20)
+        rows = [(path, label) for path, label, _ in listed(root)]
+        dataset = csv_list(write_csv(root.parent / "list.csv", rows, "path,label"))
+        assert np.bincount(dataset.labels("test")).tolist() == [4, 4, 4]
+        assert dataset.held_out
+        assert "held out" in dataset.note
+
+    def test_columns_stand_in_any_order_among_others(self, root: Path) -> None:
+        rows = [(label, "x", split, path) for path, label, split in listed(root)]
+        write_csv(root.parent / "list.csv", rows, "\ufefflabel, note, split , path")
+        dataset = open_dataset(str(root.parent / "list.csv"))
+        assert (dataset.class_names, len(dataset.ids("test"))) == (("cat", "dog", "eel"), 6)
+
+    def test_classes_that_are_numbers_stand_in_their_order(self, root: Path) -> None:
+        number = {"cat": "2", "dog": "10", "eel": "0"}
+        rows = [(path, number[label], split) for path, label, split in listed(root)]
+        assert csv_list(write_csv(root.parent / "list.csv", rows)).class_names == ("0", "2", "10")
+
+    def test_a_validation_split_is_left_out_and_reported(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder({"train": 6, "test": 2, "validation": 3})
+        dataset = csv_list(write_csv(root.parent / "list.csv", listed(root)))
+        assert (len(dataset.labels("train")), len(dataset.labels("test"))) == (18, 6)
+        assert dataset.note == "9 rows of validation left out"
+
+    def test_moving_list_and_files_keeps_the_digest(self, root: Path, tmp_path: Path) -> None:
+        before = csv_list(write_csv(root.parent / "list.csv", listed(root))).digest()
+        (tmp_path / "elsewhere").mkdir()
+        for path in (root, root.parent / "list.csv"):
+            path.rename(tmp_path / "elsewhere" / path.name)
+        assert csv_list(tmp_path / "elsewhere" / "list.csv").digest() == before
+
+    @pytest.mark.parametrize(
+        "change", ["a pixel", "a label", "a class", "the order", "one row less", "a split"]
+    )
+    def test_every_change_changes_the_digest(self, root: Path, change: str) -> None:
+        rows = sorted(listed(root))
+        before = csv_list(write_csv(root.parent / "list.csv", rows)).digest()
+        if change == "a pixel":
+            image = root.parent / rows[4][0]
+            image.write_bytes(image.read_bytes() + b"\0")
+        elif change == "a label":
+            rows[8] = (rows[8][0], {"cat": "dog", "dog": "cat", "eel": "cat"}[rows[8][1]], rows[8][2])
+        elif change == "a class":
+            rows = [(path, label.replace("cat", "ape"), split) for path, label, split in rows]
+        elif change == "the order":
+            rows[0], rows[1] = rows[1], rows[0]
+        elif change == "one row less":
+            del rows[-1]
+        else:
+            rows[-1] = (*rows[-1][:2], "test")
+        assert csv_list(write_csv(root.parent / "list.csv", rows)).digest() != before
+
+    def test_a_file_that_changes_after_its_digest_is_refused(self, root: Path) -> None:
+        dataset = csv_list(write_csv(root.parent / "list.csv", listed(root)))
+        dataset.digest()
+        image = root.parent / dataset.ids("train")[2]
+        Image.new("RGB", (9, 9)).save(image)
+        with pytest.raises(UserError, match=f"{image.name} has changed since its digest was taken"):
+            dataset.images("train", 0, 5, 32)
+
+    def test_an_unreadable_image_is_named(self, root: Path) -> None:
+        dataset = csv_list(write_csv(root.parent / "list.csv", listed(root)))
+        (root.parent / dataset.ids("train")[2]).write_bytes(b"no picture")
+        with pytest.raises(UserError, match=rf"cannot read the image .*{dataset.ids('train')[2]}: expected"):
+            dataset.images("train", 0, 5, 32)
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("gone.png,cat,train", r"line 4: no such file: /.*gone\.png; expected a path relative to"),
+            (",cat,train", "line 4: expected a path, a label and, .* came path '', label 'cat'"),
+            ("a.png,,train", "line 4: expected a path, a label and, .* came path 'a.png', label ''"),
+            ("a.png,cat,trian", "line 4: .* train or test; came .* split 'trian'"),
+            ("a.png,cat", r"line 4: expected 3 values, as the header has, came 2; put it right"),
+            ("./{first},cat,test", r"line 4: pets/.* is in line 2 already; remove one of the two"),
+            ('"a.png,cat,train', r"line \d+: no CSV in UTF-8 \(unexpected end of data\)"),
+            ("caf\udce9.png,cat,train", r"line \d+: no CSV in UTF-8 \('utf-8' codec"),
+        ],
+    )
+    def test_a_bad_row_is_named_by_file_and_line(self, root: Path, row: str, message: str) -> None:
+        rows = listed(root)
+        lines = [",".join(one) for one in rows]
+        lines.insert(2, row.format(first=rows[0][0]))
+        content = "\n".join(["path,label,split", *lines])
+        (root.parent / "list.csv").write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match=rf"^/.*/list\.csv, {message}") as caught:
+            csv_list(root.parent / "list.csv")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("header", "rows", "message"),
+        [
+            (
+                "file;class",
+                [],
+                r"list\.csv, line 1: expected a header with the columns path and label .* came 'file",
+            ),
+            ("", [], r"list\.csv, line 1: expected a header"),
+            ("path,label", [], r"list\.csv: no row is of the split train"),
+            ("path,label,split", [("a.png", "cat", "validation")], "no row is of the split train"),
+        ],
+    )
+    def test_a_list_of_nothing_is_refused(
+        self, tmp_path: Path, header: str, rows: list[tuple[str, ...]], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message):
+            csv_list(write_csv(tmp_path / "list.csv", rows, header))
+
+    @pytest.mark.parametrize(
+        ("keep", "message"),
+        [
+            ({"cat"}, r"list\.csv has one class \(cat\), at least two are needed"),
+            (
+                {"cat", "dog", "test/eel"},
+                "'eel' has 0 images in train, expected at least 5; add images or remove",
+            ),
+            (
+                {"cat", "dog", "train/eel"},
+                "'eel' has 0 images in test, expected at least 1; add images or remove",
+            ),
+        ],
+    )
+    def test_too_little_is_refused_by_name(self, root: Path, keep: set[str], message: str) -> None:
+        rows = [row for row in listed(root) if {row[1], f"{row[2]}/{row[1]}"} & keep]
+        with pytest.raises(UserError, match=message):
+            csv_list(write_csv(root.parent / "list.csv", rows))
+
+    def test_another_file_is_no_dataset(self, tmp_path: Path) -> None:
+        (tmp_path / "images.xls").touch()
+        with pytest.raises(
+            UserError, match=r"unknown dataset .* or of a \.csv with the columns path and label"
+        ):
+            open_dataset(str(tmp_path / "images.xls"))
+
+    @pytest.mark.slow
+    def test_one_goes_all_the_way(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write_csv(project.images.parent / "list.csv", listed(project.images))
+        monkeypatch.chdir(project.images.parent)
+        assert project("features", "--dataset", "list.csv")[0] == 0
+        assert "cached and verified" in project("features", "--dataset", str(path))[2]
+        assert project("train", "--dataset", "list.csv", "--head", "centroid")[0] == 0
+        assert project("verify", "--dataset", "list.csv")[0] == 0
+        assert project("evaluate", "--dataset", "list.csv")[0] == 0
+        assert project("report")[0] == 0
+        (run,) = load_all(project.out / "runs")
+        assert str(Pictures(run.dataset).uri("test", 0)).startswith("data:image")
+        path.unlink()
+        assert Pictures(run.dataset).problem == f"{path} is gone"
 
 
 class TestInMemory:

@@ -86,7 +86,7 @@ def test_a_folder_that_moved_is_told(make_folder: Make) -> None:
     dataset = about(Folder(root))
     root.rename(root.with_name("moved"))
     pictures = Pictures(dataset)
-    assert pictures.problem == f"the folder {root} is gone"
+    assert pictures.problem == f"{root} is gone"
     assert pictures.uri("test", 0) is None
 
 

@@ -1,0 +1,153 @@
+"""A list of picture files and their labels as a dataset."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from features.datasets.base import LEAST, SPLITS, numbered
+from features.datasets.picturefiles import PictureFiles
+from features.errors import UserError
+
+COLUMNS = ("path", "label")
+SPLIT = "split"  # the column that may be there
+VALIDATION = ("validation", "valid", "val")  # what a list calls the split that is chosen here, out of train
+
+
+class Listed(NamedTuple):
+    """A picture as a list has it.
+
+    Attributes
+    ----------
+    where : what a message calls its place in the list, such as ``line 7``.
+    path : absolute, or relative to the list's folder.
+    label : its class.
+    split : ``train``, ``test`` or one of ``VALIDATION``; empty where the list has no splits.
+    """
+
+    where: str
+    path: str
+    label: str
+    split: str = ""
+
+
+class FileList(PictureFiles):
+    """The picture files that a list names, in the list's order.
+
+    Where no row is of the split ``test``, one in five of each class is held out by a fixed rule that depends
+    on the labels and their order alone. Rows of a validation split are left out and counted in ``note``, as
+    heads are validated on a share of train.
+
+    Parameters
+    ----------
+    path : the list; paths in it are relative to its folder.
+    listed : what it holds.
+    class_names : names by class number; without them the labels, sorted.
+    limit : images per split, stratified; None is all of them.
+
+    Raises
+    ------
+    UserError
+        A row has no path, no label or an unknown split, or names a file that is not there or that an earlier
+        row names; the list and the row are named. Or there are too few images of a class.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        listed: Iterable[Listed],
+        class_names: tuple[str, ...] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        path = path.resolve()
+        self._root = path.parent
+        self.source, self.name = str(path), path.stem
+        files: dict[str, list[str]] = {split: [] for split in SPLITS}
+        labels: dict[str, list[str]] = {split: [] for split in SPLITS}
+        seen: dict[str, str] = {}
+        left_out = 0
+        for row in listed:
+            where = f"{path}, {row.where}"
+            if row.split in VALIDATION:
+                left_out += 1
+                continue
+            split = row.split or "train"
+            if not row.path or not row.label or split not in SPLITS:
+                came = f"path {row.path!r}, label {row.label!r}" + f", split {row.split!r}" * bool(row.split)
+                raise UserError(
+                    f"{where}: expected a path, a label and, where there are splits, train or test; "
+                    f"came {came}; fill it in or remove the row"
+                )
+            name = os.path.normpath(row.path)
+            if name in seen:
+                raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
+            if not (self._root / name).is_file():
+                raise UserError(
+                    f"{where}: no such file: {self._root / name}; expected a path relative to the list's "
+                    "folder; put it right or remove the row"
+                )
+            seen[name] = row.where
+            files[split].append(name)
+            labels[split].append(row.label)
+        if not files["train"]:
+            raise UserError(
+                f"{path}: no row is of the split train; expected at least {LEAST['train']} per class"
+            )
+        parts = {split: files[split] for split in SPLITS if files[split]}
+        known, numbers = numbered([label for part in parts for label in labels[part]])
+        self.class_names = class_names or known
+        if len(known) < 2:
+            raise UserError(
+                f"{path} has one class ({known[0]}), at least two are needed; add images of another"
+            )
+        self._files = parts
+        self._named = "\0".join(self.class_names).encode()
+        count = len(files["train"])
+        self._divide(
+            {"train": numbers[:count], "test": numbers[count:]} if "test" in parts else {"train": numbers}
+        )
+        for split in SPLITS:
+            self._refuse_too_few(split, self.all_labels(split), "add images or remove the class")
+        if left_out:
+            self.note = f"{self.note}; " * bool(self.note) + f"{left_out:,} rows of validation left out"
+        self.limit = limit
+
+
+def csv_list(path: Path, limit: int | None = None) -> FileList:
+    """The picture files that a CSV names in its columns ``path`` and ``label``, and perhaps ``split``.
+
+    Other columns are passed over. It is UTF-8, with commas. Raises as :class:`FileList`.
+    """
+    return FileList(path, _lines(path), limit=limit)
+
+
+def _lines(path: Path) -> Iterator[Listed]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, skipinitialspace=True, strict=True)
+            try:
+                header = [name.strip() for name in next(reader, [])]
+                if not set(COLUMNS) <= set(header):
+                    raise UserError(
+                        f"{path}, line 1: expected a header with the columns {' and '.join(COLUMNS)} (and "
+                        f"perhaps {SPLIT}), separated by commas; came {','.join(header)!r}; put it right"
+                    )
+                wanted = [header.index(name) for name in (*COLUMNS, SPLIT) if name in header]
+                for cells in reader:
+                    if not any(cell.strip() for cell in cells):
+                        continue
+                    if len(cells) != len(header):
+                        raise UserError(
+                            f"{path}, line {reader.line_num}: expected {len(header)} values, as the header "
+                            f"has, came {len(cells)}; put it right (a value that holds a comma needs quotes)"
+                        )
+                    yield Listed(f"line {reader.line_num}", *(cells[place].strip() for place in wanted))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"{path}, line {reader.line_num + 1}: no CSV in UTF-8 ({error}); save it as one"
+                ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
