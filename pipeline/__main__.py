@@ -128,8 +128,10 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
     texts: dict[str, tuple[type, str]] = {
         "dataset": (
             str,
-            "cifar10, cifar100, digits, a folder with train/<class>/ and test/<class>/ or <class>/ alone, or "
-            "a .csv with the columns path and label, and perhaps split (train or test)",
+            "cifar10, cifar100, digits, or a path: a folder with train/<class>/ and test/<class>/ or "
+            "<class>/ alone; a .csv or .parquet list with the columns path and label, and perhaps split "
+            "(train or test); pictures in Parquet as Hugging Face stores them, or WebDataset's tars: a file, "
+            "or a folder of train-* and test-*",
         ),
         "archive": (
             str,

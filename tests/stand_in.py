@@ -26,7 +26,7 @@ import numpy as np
 
 from features.backbones import extractor
 from features.cache import assembly, store
-from features.datasets import folder
+from features.datasets import encoded
 from pipeline.__main__ import main
 
 SHARDS = (20,)
@@ -115,13 +115,13 @@ def interrupting(count: int) -> None:
 
 def slow(seconds: float) -> None:
     """Pictures that take long to decode."""
-    read = folder.read_square
+    read = encoded.read_square
 
     def waited(*arguments: Any) -> Any:
         time.sleep(seconds)
         return read(*arguments)
 
-    folder.read_square = waited
+    encoded.read_square = waited
 
 
 if __name__ == "__main__":

@@ -49,7 +49,12 @@ def test_readme_explains_every_variable_with_its_default() -> None:
 def test_readme_lists_every_head_and_dependency() -> None:
     for name in HEADS:
         assert f"`{name}`" in README
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-peers.txt"):
+    for file in (
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-parquet.txt",
+        "requirements-peers.txt",
+    ):
         for line in (ROOT / file).read_text().splitlines():
             if line and not line.startswith("#"):
                 name, _, pinned = line.partition("==")

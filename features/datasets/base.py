@@ -159,10 +159,15 @@ def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}
 
 
-def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names, ascending (as numbers, if all are), and the ``(n,)`` class number of each label."""
-    names = sorted(set(labels))
-    if all(name.isascii() and name.isdigit() for name in names):
+def numbered(
+    labels: Sequence[str], class_names: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Class names and the ``(n,)`` class number of each label.
+
+    Without ``class_names`` they are the labels in ascending order: as numbers, if all are.
+    """
+    names = sorted(set(labels)) if class_names is None else list(class_names)
+    if class_names is None and all(name.isascii() and name.isdigit() for name in names):
         names.sort(key=lambda name: (int(name), name))
     number = {name: place for place, name in enumerate(names)}
     return tuple(names), np.fromiter((number[label] for label in labels), np.int64, len(labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +31,22 @@ class FileDigests:
 
     The one place where a file is trusted by (path, size, time of change) and not by its content,
     so that a million images are read once and not at every command. ``fresh=True`` reads all.
+
+    Parameters
+    ----------
+    root : the folder.
+    fresh : trust nothing that is remembered.
+    digest : the digest of a file.
+    kind : what that is a digest of, if not of the file's bytes.
     """
 
-    def __init__(self, root: Path, fresh: bool = False) -> None:
+    def __init__(
+        self, root: Path, fresh: bool = False, digest: Callable[[Path], str] = file_digest, kind: str = ""
+    ) -> None:
         self._root = root
         self._fresh = fresh
+        self._digest = digest
+        self._kind = kind and f"//{kind}"  # no path holds two slashes
         try:
             cache_dir().mkdir(parents=True, exist_ok=True)
             self._db = self._open(str(cache_dir() / "file-digests.sqlite"))
@@ -81,7 +92,7 @@ class FileDigests:
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
                 known.update({path: (size, changed, sha) for path, size, changed, sha in news})
                 with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
-                    added = [(str(self._root), *entry) for entry in news]
+                    added = [(str(self._root), path + self._kind, *rest) for path, *rest in news]
                     self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
@@ -91,9 +102,9 @@ class FileDigests:
         marks = ",".join("?" * len(group))
         rows = self._db.execute(
             f"select path, size, changed, sha256 from digest where root = ? and path in ({marks})",
-            (str(self._root), *group),
+            (str(self._root), *(path + self._kind for path in group)),
         )
-        return {path: (size, changed, sha) for path, size, changed, sha in rows}
+        return {path.removesuffix(self._kind): (size, changed, sha) for path, size, changed, sha in rows}
 
     def _stamp(self, path: str) -> Stamp:
         try:
@@ -103,7 +114,7 @@ class FileDigests:
 
     def _sha256(self, path: str) -> str:
         try:
-            return file_digest(self._root / path)
+            return self._digest(self._root / path)
         except OSError as error:
             raise self._unreadable(path, error) from None
 

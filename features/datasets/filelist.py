@@ -97,11 +97,11 @@ class FileList(PictureFiles):
                 f"{path}: no row is of the split train; expected at least {LEAST['train']} per class"
             )
         parts = {split: files[split] for split in SPLITS if files[split]}
-        known, numbers = numbered([label for part in parts for label in labels[part]])
-        self.class_names = class_names or known
-        if len(known) < 2:
+        self.class_names, numbers = numbered([one for part in parts for one in labels[part]], class_names)
+        if len(self.class_names) < 2:
             raise UserError(
-                f"{path} has one class ({known[0]}), at least two are needed; add images of another"
+                f"{path} has one class ({self.class_names[0]}), at least two are needed; add images of "
+                "another"
             )
         self._files = parts
         self._named = "\0".join(self.class_names).encode()

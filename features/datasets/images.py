@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short side, centre crop"
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
+
+IN_MEMORY = re.compile(r"<_io\.BytesIO object at \w+>")  # what Pillow calls a file that is in memory
 
 # How coarsely a JPEG of quality 50 keeps the 8 x 8 frequencies of brightness: ITU-T T.81, table K.1.
 LUMINANCE = np.array(
@@ -79,11 +83,12 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def read_square(path: Path, size: int) -> NDArray[np.uint8]:
+def read_square(where: Path | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
     """The picture in a JPEG or PNG file, as :func:`square` makes it.
 
-    A JPEG much larger than ``size`` is decoded at a half, a quarter or an eighth of its size, never
-    below twice ``size``: libjpeg averages in the frequency domain, several times as fast.
+    ``content`` are the file's bytes where they are here already; then ``where`` only names it. A JPEG much
+    larger than ``size`` is decoded at a half, a quarter or an eighth of its size, never below twice ``size``:
+    libjpeg averages in the frequency domain, several times as fast.
 
     Raises
     ------
@@ -92,16 +97,16 @@ def read_square(path: Path, size: int) -> NDArray[np.uint8]:
     """
     from PIL import Image
 
-    with _one_line(path), Image.open(path, formats=("JPEG", "PNG")) as image:
+    with _one_line(where), Image.open(_file(where, content), formats=("JPEG", "PNG")) as image:
         image.draft("RGB", (2 * size, 2 * size))
         return square(image, size)
 
 
-def stored(path: Path) -> Stored:
-    """How the picture in a JPEG or PNG file is stored, from its header. Raises as :func:`read_square`."""
+def stored(where: Path | str, content: bytes | None = None) -> Stored:
+    """How the picture in a JPEG or PNG file is stored, from its header. As :func:`read_square`."""
     from PIL import Image
 
-    with _one_line(path), Image.open(path, formats=("JPEG", "PNG")) as image:
+    with _one_line(where), Image.open(_file(where, content), formats=("JPEG", "PNG")) as image:
         tables = getattr(image, "quantization", {})
         return Stored(min(image.size), jpeg_quality(tables[0]) if 0 in tables else None)
 
@@ -124,19 +129,27 @@ def jpeg_quality(table: Sequence[int]) -> int:
     return int(np.abs(tables - np.asarray(table)).sum(axis=1).argmin()) + 1
 
 
+def _file(where: Path | str, content: bytes | None) -> Path | str | io.BytesIO:
+    if content is None:
+        return where
+    if not content:
+        raise ValueError("no bytes")
+    return io.BytesIO(content)
+
+
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _one_line(where: Path | str) -> Iterator[None]:
     """One line for whatever Pillow raises about this file."""
     try:
         yield
     except MemoryError:  # the machine's, not the picture's
         raise
     except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
-        reason = " ".join(str(error).replace(repr(str(path)), "it").split())
+        reason = " ".join(IN_MEMORY.sub("it", str(error).replace(repr(str(where)), "it")).split())
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
             reason = f"{type(error).__name__} {reason}".rstrip()
         raise UserError(
-            f"cannot read the image {path}: expected a whole JPEG or PNG, came: {reason}; "
+            f"cannot read the image {where}: expected a whole JPEG or PNG, came: {reason}; "
             "replace or remove it, then run the command again"
         ) from None
 

@@ -44,14 +44,24 @@ def _digits(asked: Asked) -> Dataset:
 
 
 def _by_path(path: Path, asked: Asked) -> Dataset:
-    """What lies at a path: a folder of pictures, or a list of them."""
+    """What lies at a path: a folder of pictures or of shards, a shard, or a list of picture files."""
     from features.datasets.filelist import csv_list
     from features.datasets.folder import Folder
+    from features.datasets.packed import shards_in
+    from features.datasets.parquet import parquet_dataset
+    from features.datasets.webdataset import web_dataset
 
-    return Folder(path, asked.limit) if path.is_dir() else csv_list(path, asked.limit)
+    readers = {".csv": csv_list, ".parquet": parquet_dataset, ".tar": web_dataset}
+    if path.is_file():
+        return readers[path.suffix.lower()](path, asked.limit)
+    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()):
+        for suffix in (".parquet", ".tar"):
+            if shards_in(path, suffix):
+                return readers[suffix](path, asked.limit)
+    return Folder(path, asked.limit)
 
 
-LISTS = (".csv",)  # the files that are datasets by their suffix, in lower case
+FILES = (".csv", ".parquet", ".tar")  # the suffixes of files that are datasets, in lower case
 
 
 # What ``DATASET=`` may name. Another is added from outside: ``DATASETS["mine"] = opener``, where the
@@ -74,12 +84,12 @@ def source_of(dataset: str) -> str:
     if dataset in DATASETS:
         return dataset
     path = Path(dataset).expanduser()
-    if dataset and (path.is_dir() or (path.suffix.lower() in LISTS and path.is_file())):
+    if dataset and (path.is_dir() or (path.suffix.lower() in FILES and path.is_file())):
         return str(path.resolve())  # an empty path would be the current folder
     raise UserError(
         f"{f'unknown dataset {dataset!r}' if dataset else 'DATASET= is empty'}: expected "
         f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
-        "(or <class>/ alone), or of a .csv with the columns path and label"
+        "(or <class>/ alone) or with .parquet or .tar shards, or of a .csv, .parquet or .tar file"
     )
 
 

@@ -18,7 +18,6 @@ from features.datasets.cifar import CIFAR100, Cifar10, Cifar100
 from features.datasets.digits import Digits
 from features.datasets.filelist import csv_list
 from features.datasets.folder import Folder
-from features.datasets.images import SUFFIXES
 from features.datasets.memory import from_arrays, from_indexed
 from features.datasets.registry import DATASETS, open_dataset
 from features.download import file_digest
@@ -27,6 +26,7 @@ from models.runs.run import load_all
 from pipeline.__main__ import main
 from reports.context.thumbnails import Pictures
 from tests.conftest import Project
+from tests.features.datasets.packing import listed, write_parquet, write_shards
 
 Open = Callable[..., Dataset]
 
@@ -37,16 +37,6 @@ def made(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return rng.integers(0, 256, (count, 40, 50, 3), dtype=np.uint8), np.arange(count) % 3
 
 
-def listed(root: Path, split: bool = True) -> list[tuple[str, str, str]]:
-    """Path, class and split of each picture of a folder, mixed, as a list has them."""
-    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
-    rows = [
-        (str(path.relative_to(root.parent)), path.parent.name, path.parent.parent.name * split)
-        for path in files
-    ]
-    return [rows[place] for place in np.random.default_rng(5).permutation(len(rows))]
-
-
 def write_csv(path: Path, rows: Iterable[Sequence[str]], header: str = "path,label,split") -> Path:
     with open(path, "w", newline="", encoding="utf-8") as stream:
         stream.write(header + "\n")
@@ -54,10 +44,11 @@ def write_csv(path: Path, rows: Iterable[Sequence[str]], header: str = "path,lab
     return path
 
 
-FOLDERS = ["split folder", "plain folder", "csv", "plain csv"]
+FOLDERS = ["split folder", "plain folder", "csv", "plain csv", "parquet list"]
+SHARDS = ["parquet", "plain parquet", "tars", "plain tar"]
 
 
-@pytest.fixture(params=["cifar10", "cifar100", "digits", *FOLDERS, "arrays", "pairs"])
+@pytest.fixture(params=["cifar10", "cifar100", "digits", *FOLDERS, *SHARDS, "arrays", "pairs"])
 def open_it(
     request: pytest.FixtureRequest, make_folder: Callable[..., Path], make_archive: Callable[..., Path]
 ) -> Open:
@@ -81,6 +72,14 @@ def open_it(
         return lambda limit=None: from_indexed(pairs[:45], pairs[45:], limit=limit)
     split = not request.param.startswith("plain")
     root = make_folder({"train": 12, "test": 4} if split else 15)
+    if request.param in SHARDS:
+        shards = write_shards(root, ".parquet" if "parquet" in request.param else ".tar")
+        return lambda limit=None: open_dataset(str(shards), limit=limit)
+    if request.param == "parquet list":
+        rows = listed(root)
+        columns = dict(zip(("path", "label", "split"), map(list, zip(*rows, strict=True)), strict=True))
+        table = write_parquet(root.with_name("pets.parquet"), columns)
+        return lambda limit=None: open_dataset(str(table), limit=limit)
     if "csv" in request.param:
         path = write_csv(root.with_name("pets.csv"), listed(root, split))
         return lambda limit=None: csv_list(path, limit)
@@ -114,7 +113,8 @@ class TestContract:
         dataset = open_it()
         for row, name in enumerate(dataset.ids("test")[:3]):
             side = {"cifar10": 32, "cifar100": 32, "digits": 8}.get(dataset.name, 40)
-            assert dataset.stored("test", row) == (side, 75 if name.endswith(".jpg") else None)
+            jpeg = name.endswith(".jpg") if "." in name else dataset.stored("test", row).quality
+            assert dataset.stored("test", row) == (side, 75 if jpeg else None)
 
     def test_opening_again_gives_the_same(self, open_it: Open) -> None:
         one, two = open_it(), open_it()
@@ -392,9 +392,7 @@ class TestList:
 
     def test_another_file_is_no_dataset(self, tmp_path: Path) -> None:
         (tmp_path / "images.xls").touch()
-        with pytest.raises(
-            UserError, match=r"unknown dataset .* or of a \.csv with the columns path and label"
-        ):
+        with pytest.raises(UserError, match=r"unknown dataset .*, or of a \.csv, \.parquet or \.tar file"):
             open_dataset(str(tmp_path / "images.xls"))
 
     @pytest.mark.slow

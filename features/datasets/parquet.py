@@ -1,0 +1,175 @@
+"""Parquet: pictures as Hugging Face stores them, or a list of picture files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.datasets.base import Dataset
+from features.datasets.filelist import COLUMNS, SPLIT, FileList, Listed
+from features.datasets.packed import Packed, Reader, Shard
+from features.errors import UserError
+
+SUFFIX = ".parquet"
+PICTURES = ("image", "img")  # what Hugging Face's datasets call the column of pictures
+LABEL = "label"
+BINARY = ("binary", "large_binary")
+ROWS = 32  # pictures decoded from Parquet together
+BUFFER = 1 << 20  # bytes read together: without it pyarrow reads whole column chunks, however large
+LAYOUT = (
+    "expected image (struct with bytes, as Hugging Face stores pictures) and label, or path and label "
+    "(a list of files)"
+)
+
+
+class ParquetShard(Shard):
+    """A Parquet file with pictures in a column ``image`` or ``img``, and their classes in ``label``.
+
+    A picture is ``bytes`` of a struct, as Hugging Face's ``datasets`` stores it, or binary. A label is a
+    text, or a number: then the class names are those of Hugging Face's metadata, where there are any.
+
+    Raises
+    ------
+    UserError
+        The file is no Parquet, or its columns are not as described, or a row has no label; it is named.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        file = _opened(path)
+        with _one_line(path):
+            schema = file.schema_arrow
+            column = next((name for name in PICTURES if name in schema.names), None)
+            if column is None or LABEL not in schema.names:
+                raise UserError(f"{path}: {LAYOUT}; came {', '.join(schema.names)}; rename its columns")
+            kind = str(schema.field(column).type)
+            if kind.startswith("struct"):
+                column += ".bytes"
+            if "bytes: binary" not in kind and "bytes: large_binary" not in kind and kind not in BINARY:
+                raise UserError(f"{path}: {LAYOUT}; came {column}: {kind}")
+            self._column = column
+            self.class_names = _class_names(schema)
+            self.labels = list(_labels(path, file, self.class_names))
+
+    def open(self) -> Reader:
+        return _Pictures(self.path, self._column)
+
+
+class _Pictures:
+    """Pictures of an open Parquet file, a few of a row group at a time.
+
+    Row groups may be of any size, so none is read whole. What lies behind the last picture is read on from
+    there; what lies before it, from the start of its row group.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        self._path, self._column = path, column
+        self._file = _opened(path)
+        about = self._file.metadata
+        counts = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+        self._ends = np.cumsum(counts)
+        self._batches: Iterator[Any] = iter(())
+        self._group, self._start = -1, 0
+        self._pictures: list[bytes | None] = []
+
+    def read(self, row: int) -> bytes:
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        with _one_line(self._path):
+            first = int(self._ends[group - 1]) if group else 0
+            if group != self._group or row < self._start:
+                self._batches = self._file.iter_batches(ROWS, [group], [self._column])
+                self._group, self._start, self._pictures = group, first, []
+            while row >= self._start + len(self._pictures):
+                self._start += len(self._pictures)
+                found = next(self._batches).column(0)
+                self._pictures = (found.field("bytes") if "." in self._column else found).to_pylist()
+        return self._pictures[row - self._start] or b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def parquet_dataset(path: Path, limit: int | None = None) -> Dataset:
+    """A Parquet file, or a folder of them, as a dataset: of pictures, or of a list of picture files.
+
+    Raises
+    ------
+    UserError
+        pyarrow is not installed, or what :class:`ParquetShard` and :class:`FileList` raise.
+    """
+    if path.is_file():
+        with _one_line(path):
+            names = _opened(path).schema_arrow.names
+        if set(COLUMNS) <= set(names) and not set(PICTURES) & set(names):
+            class_names, listed = _listed(path)
+            return FileList(path, listed, class_names, limit)
+    return Packed(path, SUFFIX, ParquetShard, limit)
+
+
+def _listed(path: Path) -> tuple[tuple[str, ...] | None, Iterator[Listed]]:
+    """Class names, if the file has them, and the rows of a list."""
+    file = _opened(path)
+    with _one_line(path):
+        names = _class_names(file.schema_arrow)
+        columns = [name for name in ("path", SPLIT) if name in file.schema_arrow.names]
+        texts = [[value or "" for value in column.to_pylist()] for column in file.read(columns).columns]
+        labels = list(_labels(path, file, names))
+    rows = zip(texts[0], labels, *texts[1:], strict=True)
+    return names, (Listed(f"row {number}", *row) for number, row in enumerate(rows))
+
+
+def _labels(path: Path, file: Any, class_names: tuple[str, ...] | None) -> Iterator[str]:
+    """The label of each row as a text: its class's name, or else its number."""
+    for number, value in enumerate(file.read([LABEL]).column(0).to_pylist()):
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < (len(class_names) if class_names else value + 1):
+                yield class_names[value] if class_names else str(value)
+                continue
+        elif isinstance(value, str) and value and (class_names is None or value in class_names):
+            yield value
+            continue
+        expected = f"from 0 to {len(class_names) - 1}" if class_names else "from 0 on, or its name"
+        raise UserError(
+            f"{path}, row {number}: expected a class number {expected}, came {value!r}; put it right or "
+            "remove the row"
+        )
+
+
+def _class_names(schema: Any) -> tuple[str, ...] | None:
+    """The class names in the metadata that Hugging Face's ``datasets`` writes (``ClassLabel.names``)."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(map(str, about["info"]["features"][LABEL]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _opened(path: Path) -> Any:
+    """The file as pyarrow opens it; column chunks are streamed."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{path}: Parquet is read with pyarrow, which is not installed; run: "
+            ".venv/bin/python -m pip install -r requirements-parquet.txt"
+        ) from None
+    with _one_line(path):
+        return ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """One line for whatever pyarrow raises about this file."""
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # ArrowInvalid, OSError, StopIteration of a file cut short
+        raise UserError(
+            f"{path}: expected a whole Parquet file, came: {' '.join(str(error).split())}; fetch it again"
+        ) from None
