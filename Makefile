@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT HEAD \
-  SET GRID SCALE TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
+VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT \
+  SKIP_UNREADABLE HEAD SET GRID SCALE TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -82,7 +82,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report --out $(DEMO_OUT) $(call said,DEBUG)
 
-BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT OUT DEBUG) --layers block5 --preprocess unit
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT SKIP_UNREADABLE OUT DEBUG) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
 	$(call fixed,BACKBONE LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)

@@ -23,7 +23,7 @@ STAGES = {
     "export": "write a trained head as a plain scikit-learn or Keras object",
 }
 ALWAYS = ("out", "debug")
-IMAGES = ("dataset", "archive", "limit", "weights", "precision", "batch", *ALWAYS)
+IMAGES = ("dataset", "archive", "limit", "skip_unreadable", "weights", "precision", "batch", *ALWAYS)
 EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
@@ -160,6 +160,12 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "images in one call of the network; changes no result beyond rounding; default: by image size",
         ),
         "limit": (int, "only this many images of each split, stratified"),
+        "skip_unreadable": (
+            int,
+            "1: leave out pictures that cannot be read, instead of stopping at the first; every picture is "
+            "decoded once to find them (remembered, so a second time costs nothing), and they are listed in "
+            "OUT/logs and counted in the report",
+        ),
         "head": (
             str,
             f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there; "
@@ -202,7 +208,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         if default is not None and not (stage in AMONG and name in RUNS and name not in ALWAYS):
             text += f" (default: {int(default) if kind is int else default})"
         more: dict[str, Any] = {"metavar": "N" if kind is int else "TEXT"}
-        if name in ("force", "mirror", "trust", "debug"):
+        if name in ("force", "mirror", "trust", "debug", "skip_unreadable"):
             more |= {"nargs": "?", "const": 1}
         more["help"] = text if name in SHOWN[stage] else argparse.SUPPRESS
         sub.add_argument("--" + name.replace("_", "-"), type=kind, **more)

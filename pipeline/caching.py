@@ -6,6 +6,9 @@ from pathlib import Path
 from statistics import median_high
 from typing import TYPE_CHECKING
 
+from features.cache.embeddings import slug
+from features.errors import UserError
+from features.files import write_whole
 from features.progress import say
 from pipeline.options import Options
 
@@ -13,21 +16,37 @@ if TYPE_CHECKING:
     from features.datasets.base import Dataset
 
 LOOKED_AT = 20  # pictures whose size and quality are looked at
+SHOWN = 3  # unreadable pictures named in a line
 GOOD = 95  # JPEG quality from which on nothing is reported
 
 
 def finished_cache(options: Options) -> Path:
     """The finished cache for these options, computed if there is none."""
-    from features.datasets.registry import open_dataset
     from features.extraction import extract
 
     extractor = options.extractor()
-    dataset = open_dataset(options.dataset, options.archive, options.limit)
+    dataset = options.images()
+    list_left_out(dataset, options)
 
     def before() -> None:
         _note_what_is_lost(dataset, extractor.image_size, chosen="image_size" in options.said)
 
     return extract(dataset, extractor, options.embeddings, options.command("features"), before).path
+
+
+def list_left_out(dataset: Dataset, options: Options) -> None:
+    """Report the pictures that are left out because they cannot be read: some in a line, all in a file."""
+    names = dataset.left_out()
+    if not names:
+        return
+    path = options.logs / f"unreadable-{slug(dataset.name)}-{dataset.digest()[:12]}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{name}\n" for name in names).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another OUT=") from None
+    some = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    say(f"left out, as they cannot be read: {len(names):,} pictures ({some}); all of them: {path}")
 
 
 def _note_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.datasets.base import SPLITS, Dataset
 from features.errors import UserError
 from features.progress import progress, say
+from pipeline.caching import list_left_out
 from pipeline.predict import network_of, visible
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def evaluate_images(options: Options) -> int:
         No dataset was named, it has no class of the run, or what :func:`pipeline.matching.the_run` raises.
     """
     from features.cache.embeddings import slug
-    from features.datasets.registry import open_dataset
     from features.files import write_whole
     from models.runs import looks
     from models.runs.identity import test_digest_of
@@ -44,7 +44,8 @@ def evaluate_images(options: Options) -> int:
         raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
     if "dataset" not in options.said:
         raise UserError("nothing to score: name labelled images, DATASET=path/to/images")
-    dataset = open_dataset(options.dataset, options.archive, options.limit)
+    dataset = options.images()
+    list_left_out(dataset, options)
     run = the_run(options.without("dataset", "archive", "limit"), "a run, RUN=")
     numbers = {name: number for number, name in enumerate(run.class_names)}
     if not numbers.keys() & set(dataset.class_names):

@@ -24,7 +24,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     has moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
     from features.cache.catalogue import exact, find, writers
-    from features.datasets.registry import open_dataset, source_of
+    from features.datasets.registry import source_of
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
@@ -36,8 +36,9 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
     if len(states) != 1 and (others or fitting):
         if Path(asked["dataset"]).is_absolute():
+            partly = any("unreadable" in item.dataset for item in fitting)
             del asked["dataset"]
-            asked["dataset_sha256"] = open_dataset(options.dataset).digest()
+            asked["dataset_sha256"] = options.images(skip_unreadable=partly).digest()
         if options.weights is not None and Path(options.weights).expanduser().is_file():
             del asked["weights_source"]
             asked["weights_sha256"] = extractor.backbone.load(options.weights).digest
@@ -93,7 +94,8 @@ def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Ru
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
         if len({run.dataset["digest"] for run in fitting}) > 1 and "dataset" in options.said:
-            now = _digest_of(source_of(options.dataset))  # its images have changed since some of them
+            partly = any("unreadable" in run.dataset for run in fitting)
+            now = _digest_of(source_of(options.dataset), partly)  # images have changed since some of them
             fitting = [run for run in fitting if run.dataset["digest"] == now] or fitting
         if len({run.dataset["digest"] for run in fitting}) > 1:
             names = ", ".join(sorted({f"DATASET={shlex.quote(run.dataset['source'])}" for run in fitting}))
@@ -132,11 +134,11 @@ def _agree(run: Run, options: Options) -> None:
 
 
 @cache
-def _digest_of(folder: str) -> str:
-    """The digest of an image folder that may be another's under a new name."""
+def _digest_of(source: str, skip_unreadable: bool = False) -> str:
+    """The digest of images that may have changed, or be others' under a new name."""
     from features.datasets.registry import open_dataset
 
-    return open_dataset(folder).digest()
+    return open_dataset(source, skip_unreadable=skip_unreadable).digest()
 
 
 @cache
@@ -175,7 +177,8 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     if "dataset" in said:
         said["dataset"] = source_of(said["dataset"])
         if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_absolute():
-            said["dataset"], have["dataset"] = _digest_of(said["dataset"]), run.dataset["digest"]
+            said["dataset"] = _digest_of(said["dataset"], "unreadable" in run.dataset)
+            have["dataset"] = run.dataset["digest"]
     if "weights" in said:
         said.setdefault("backbone", DEFAULT)  # whose weights they are
         if said["backbone"] == run.spec["backbone"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from features.backbones.extractor import Extractor
+    from features.datasets.base import Dataset
 
 EXTRACTOR = ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
 
@@ -33,6 +35,7 @@ class Options:
     weights: str | None = None
     batch: int | None = None
     limit: int | None = None
+    skip_unreadable: int = 0
     head: str = "dense"
     set: str | None = None
     grid: str | None = None
@@ -55,6 +58,15 @@ class Options:
 
         names = [name for name in EXTRACTOR if name in self.said and name not in leave_out]
         return Extractor(**{name: getattr(self, name) for name in names})
+
+    def images(self, skip_unreadable: bool = False, remembered: Iterable[str] = ()) -> Dataset:
+        """The dataset these options ask for; ``skip_unreadable``: of it what can be read, in any case."""
+        from features.datasets.registry import open_dataset
+
+        skip = skip_unreadable or bool(self.skip_unreadable)
+        return open_dataset(
+            self.dataset, self.archive, self.limit, remembered=remembered, skip_unreadable=skip
+        )
 
     def command(self, stage: str, *leave_out: str) -> str:
         """The make command that says the same to a stage; ``DEBUG`` changes nothing of what it does."""

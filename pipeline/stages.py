@@ -154,18 +154,14 @@ def verify(options: Options) -> int:
     Every cache that is too damaged to tell whether it is the one that is asked for fails by name.
     """
     from features.cache.verification import checks, unopened
-    from features.datasets.registry import open_dataset
     from pipeline.matching import the_cache
 
     found = list(unopened(options.embeddings))
     try:
         embeddings, _ = the_cache(options)
         archive = embeddings.provenance.get("archive")
-        dataset = open_dataset(
-            options.dataset,
-            options.archive,
-            embeddings.dataset["limit"],
-            remembered=[archive] if archive else [],
+        dataset = options.replace(limit=embeddings.dataset["limit"]).images(
+            skip_unreadable="unreadable" in embeddings.dataset, remembered=[archive] if archive else []
         )
         rest = checks(embeddings, dataset, options.weights)
     except UserError as error:

@@ -159,6 +159,7 @@ class EmbeddingStore:
     def commit(self, assembly: Assembly, provenance: dict[str, Any]) -> Embeddings:
         """Finish the file, read it back, give it its name; then remove the shards."""
         dataset = self._dataset
+        left_out = len(dataset.left_out())
         assembly.finish(
             {
                 "headroom_format": FORMAT,
@@ -171,6 +172,7 @@ class EmbeddingStore:
                         "digest": dataset.digest(),
                         "note": dataset.note,
                         "limit": dataset.limit,
+                        **({"unreadable": left_out} if left_out else {}),
                     }
                 ),
                 "class_names": dataset.class_names,

@@ -75,6 +75,14 @@ class Dataset(ABC):
     def name_of(self, split: str, row: int) -> str:
         """What names one row of the whole split for good: no other row of either split has this name."""
 
+    def unreadable(self, split: str) -> NDArray[np.int64]:
+        """Rows of the whole split that are left out because their pictures cannot be read, ascending."""
+        return np.empty(0, np.int64)
+
+    def left_out(self) -> list[str]:
+        """The names of all pictures that are left out because they cannot be read."""
+        return [self.name_of(split, int(row)) for split in SPLITS for row in self.unreadable(split)]
+
     def labels(self, split: str) -> NDArray[np.int64]:
         """``(n,)`` class numbers of the split, in row order."""
         return self.all_labels(split)[self._rows[split]]
@@ -99,20 +107,22 @@ class Dataset(ABC):
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:
-        """The rows of each whole split that are in use: ``limit`` of them, stratified, or all."""
+        """The rows of each whole split that are in use: of the readable ones all, or ``limit``."""
         rows = {}
         for split, least in LEAST.items():
-            labels = self.all_labels(split)
+            whole = self.all_labels(split)
+            readable = np.setdiff1d(np.arange(len(whole)), self.unreadable(split))
+            labels = whole[readable]
             count = len(labels) if self.limit is None else min(self.limit, len(labels))
             if self.limit is not None and count < least * len(self.class_names):
                 raise UserError(
                     f"LIMIT={self.limit} is too small: each of the {len(self.class_names)} classes "
                     f"of {self.name} needs {least} images in {split}; raise LIMIT"
                 )
-            rows[split] = stratified(labels, count, f"limit {split}")
-            self._refuse_too_few(
-                split, labels[rows[split]], "add images" if self.limit is None else "raise LIMIT"
-            )
+            self._refuse_too_few(split, labels, "add images")
+            picked = stratified(labels, count, f"limit {split}")
+            self._refuse_too_few(split, labels[picked], "raise LIMIT")
+            rows[split] = readable[picked]
         return rows
 
     def _refuse_too_few(self, split: str, labels: NDArray[np.int64], remedy: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,10 @@ from features.datasets.filedigests import FileDigests, Stamp, stamp
 from features.datasets.images import Stored, read_square, stored
 from features.download import file_digest
 from features.errors import UserError
+from features.progress import progress
+
+CHECKED = 256  # pictures decoded between two looks at the progress
+CHECKED_AT = 32  # px to which they are brought: the least, as a JPEG is decoded no larger than it must be
 
 
 class Picture(NamedTuple):
@@ -37,11 +43,15 @@ class Encoded(Parted):
 
     A subclass sets ``_root`` and ``_files``, calls ``_divide`` and has the methods below. Once the digest has
     been taken, a file that has changed since is refused and named.
+
+    With ``_skip`` every picture is decoded once, when the digest is taken. Those that cannot be read are left
+    out, and the digest covers their names too. What was found is remembered by the files' digests.
     """
 
     _root: Path  # the folder that paths are relative to
     _files: dict[str, list[str]]  # the paths of each part, in order
     _kind: str = ""  # what the digests of files are of, if not of their bytes
+    _skip: bool = False  # leave out pictures that cannot be read
     _digest: str | None = None
     _stamps: dict[str, list[Stamp]]
 
@@ -54,6 +64,10 @@ class Encoded(Parted):
         """Which of the part's files holds a row."""
 
     @abstractmethod
+    def _count(self, part: str, number: int) -> int:
+        """How many rows a file of a part holds."""
+
+    @abstractmethod
     def _whole_digest(self, digests: dict[str, list[str]]) -> str:
         """The digest of all, from those of each part's files."""
 
@@ -64,16 +78,75 @@ class Encoded(Parted):
     def digest(self, fresh: bool = False) -> str:
         if self._digest is not None and not fresh:
             return self._digest
+        note = self.note if self._digest is None else None
         with FileDigests(self._root, fresh, self._file_digest, self._kind) as known:
-            found = list(known.digests([path for paths in self._files.values() for path in paths]))
-        digests, self._stamps, start = {}, {}, 0
-        for part, paths in self._files.items():
-            of_part = found[start : start + len(paths)]
-            digests[part] = [digest for digest, _ in of_part]
-            self._stamps[part] = [stamp_ for _, stamp_ in of_part]
-            start += len(paths)
+            every = [path for paths in self._files.values() for path in paths]
+            found = list(known.digests(every, missing=self._skip))
+            digests, self._stamps, start = {}, {}, 0
+            for part, paths in self._files.items():
+                of_part = found[start : start + len(paths)]
+                digests[part] = [digest for digest, _ in of_part]
+                self._stamps[part] = [stamp_ for _, stamp_ in of_part]
+                start += len(paths)
+            if self._skip:
+                self._unreadable = self._find_unreadable(digests, known)
         self._digest = self._whole_digest(digests)
+        if left_out := self.left_out():
+            whole = "\0".join([self._digest, *left_out])
+            self._digest = hashlib.sha256(whole.encode()).hexdigest()
+            if note is not None:
+                self.note = f"{note}; " * bool(note) + f"{len(left_out):,} unreadable pictures left out"
         return self._digest
+
+    def unreadable(self, split: str) -> NDArray[np.int64]:
+        if not self._skip:
+            return super().unreadable(split)
+        self.digest()
+        rows = self._unreadable[self._part_of[split]]
+        return np.flatnonzero(np.isin(self._rows_of[split], rows))
+
+    def _find_unreadable(self, digests: dict[str, list[str]], known: FileDigests) -> dict[str, list[int]]:
+        """The rows of each part whose pictures cannot be read."""
+        remembered = known.unreadable([one for of_part in digests.values() for one in of_part])
+        found: dict[str, list[int]] = {part: [] for part in digests}
+        todo: list[tuple[str, int, int, str]] = []  # part, first row, rows and digest of a file
+        for part, of_part in digests.items():
+            start = 0
+            for number, digest in enumerate(of_part):
+                count = self._count(part, number)
+                if digest in remembered:
+                    found[part] += [start + row for row in remembered[digest]]
+                else:
+                    todo.append((part, start, count, digest))
+                start += count
+
+        def readable(picture: Picture) -> bool:
+            try:
+                read_square(picture.where, CHECKED_AT, picture.content)
+            except UserError:
+                return False
+            return True
+
+        rows = ((part, start, row, digest) for part, start, count, digest in todo for row in range(count))
+        news: dict[str, list[int]] = {}
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            progress(sum(count for _, _, count, _ in todo), "look for unreadable", "img", delay=1) as bar,
+        ):
+            while group := list(islice(rows, CHECKED)):
+                pictures = (self._picture(part, start + row) for part, start, row, _ in group)
+                for (part, start, row, digest), well in zip(group, pool.map(readable, pictures), strict=True):
+                    of_file = news.setdefault(digest, [])
+                    if not well:
+                        found[part].append(start + row)
+                        of_file.append(row)
+                bar.update(len(group))
+                if len(news) > CHECKED:
+                    last = group[-1][-1]  # of which rows may be still to come
+                    known.remember({digest: rows for digest, rows in news.items() if digest != last})
+                    news = {last: news[last]}
+        known.remember(news)
+        return found
 
     def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         part, inner = self._part_of[split], self._rows_of[split][rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -61,6 +62,10 @@ class FileDigests:
             "create table if not exists digest (root text, path text, size integer, "
             "changed integer, sha256 text, primary key (root, path)) without rowid"
         )
+        db.execute(
+            "create table if not exists unreadable (sha256 text, decoder text, found text, "
+            "primary key (sha256, decoder)) without rowid"
+        )
         return db
 
     def __enter__(self) -> FileDigests:
@@ -71,14 +76,17 @@ class FileDigests:
     ) -> None:
         self._db.close()
 
-    def digests(self, paths: list[str]) -> Iterator[tuple[str, Stamp]]:
+    def digests(self, paths: list[str], missing: bool = False) -> Iterator[tuple[str, Stamp]]:
         """The hex SHA-256 and the stamp of each file, in order; ``paths`` are relative to the root.
+
+        With ``missing``, a file that cannot be read has an empty digest.
 
         Raises
         ------
         UserError
             A file cannot be read; it is named.
         """
+        self._missing = missing
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress(len(paths), "digest of the images", "file", delay=1) as bar,
@@ -92,10 +100,29 @@ class FileDigests:
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
                 known.update({path: (size, changed, sha) for path, size, changed, sha in news})
                 with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
-                    added = [(str(self._root), path + self._kind, *rest) for path, *rest in news]
+                    added = [(str(self._root), path + self._kind, *rest) for path, *rest in news if rest[-1]]
                     self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
+
+    def unreadable(self, digests: list[str]) -> dict[str, list[int]]:
+        """Which pictures in files of these digests could not be read, for those files that were looked at."""
+        found: dict[str, list[int]] = {}
+        if not self._fresh:
+            for start in range(0, len(digests), BATCH):
+                group = digests[start : start + BATCH]
+                marks = ",".join("?" * len(group))
+                query = f"select sha256, found from unreadable where decoder = ? and sha256 in ({marks})"
+                found |= {
+                    sha: json.loads(rows) for sha, rows in self._db.execute(query, (_decoder(), *group))
+                }
+        return found
+
+    def remember(self, unreadable: dict[str, list[int]]) -> None:
+        """Which pictures in files of these digests could not be read: their rows in the file."""
+        added = [(sha, _decoder(), json.dumps(rows)) for sha, rows in unreadable.items() if sha]
+        with contextlib.suppress(sqlite3.Error), self._db:
+            self._db.executemany("insert or replace into unreadable values (?, ?, ?)", added)
 
     def _known(self, group: list[str]) -> dict[str, tuple[int, int, str]]:
         """Size, time of change and digest of those files of a group that were seen before."""
@@ -110,13 +137,24 @@ class FileDigests:
         try:
             return stamp(self._root / path)
         except OSError as error:
+            if self._missing:
+                return 0, 0
             raise self._unreadable(path, error) from None
 
     def _sha256(self, path: str) -> str:
         try:
             return self._digest(self._root / path)
         except OSError as error:
+            if self._missing:
+                return ""
             raise self._unreadable(path, error) from None
 
     def _unreadable(self, path: str, error: OSError) -> UserError:
         return UserError(f"cannot read the image {self._root / path}: {error.strerror}; replace or remove it")
+
+
+def _decoder() -> str:
+    """What decides whether a picture can be read."""
+    from PIL import __version__
+
+    return f"pillow {__version__}"

@@ -47,6 +47,7 @@ class FileList(PictureFiles):
     listed : what it holds.
     class_names : names by class number; without them the labels, sorted.
     limit : images per split, stratified; None is all of them.
+    skip_unreadable : leave out pictures that cannot be read, and files that are not there.
 
     Raises
     ------
@@ -61,7 +62,9 @@ class FileList(PictureFiles):
         listed: Iterable[Listed],
         class_names: tuple[str, ...] | None = None,
         limit: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
+        self._skip = skip_unreadable
         path = path.resolve()
         self._root = path.parent
         self.source, self.name = str(path), path.stem
@@ -84,7 +87,7 @@ class FileList(PictureFiles):
             name = os.path.normpath(row.path)
             if name in seen:
                 raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
-            if not (self._root / name).is_file():
+            if not skip_unreadable and not (self._root / name).is_file():
                 raise UserError(
                     f"{where}: no such file: {self._root / name}; expected a path relative to the list's "
                     "folder; put it right or remove the row"
@@ -116,12 +119,12 @@ class FileList(PictureFiles):
         self.limit = limit
 
 
-def csv_list(path: Path, limit: int | None = None) -> FileList:
+def csv_list(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> FileList:
     """The picture files that a CSV names in its columns ``path`` and ``label``, and perhaps ``split``.
 
     Other columns are passed over. It is UTF-8, with commas. Raises as :class:`FileList`.
     """
-    return FileList(path, _lines(path), limit=limit)
+    return FileList(path, _lines(path), limit=limit, skip_unreadable=skip_unreadable)
 
 
 def _lines(path: Path) -> Iterator[Listed]:

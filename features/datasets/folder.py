@@ -25,7 +25,8 @@ class Folder(PictureFiles):
         No classes, one class, classes that differ between the splits, or too few images in one.
     """
 
-    def __init__(self, root: Path, limit: int | None = None) -> None:
+    def __init__(self, root: Path, limit: int | None = None, skip_unreadable: bool = False) -> None:
+        self._skip = skip_unreadable
         self._root = root.resolve()
         self.source = str(self._root)
         self.name = self._root.name

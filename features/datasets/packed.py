@@ -70,6 +70,7 @@ class Packed(Encoded):
     suffix : of the shards' names.
     index : finds what a shard holds.
     limit : images per split, stratified; None is all of them.
+    skip_unreadable : leave out pictures that cannot be read.
 
     Raises
     ------
@@ -80,8 +81,14 @@ class Packed(Encoded):
     _kind = "pictures"
 
     def __init__(
-        self, path: Path, suffix: str, index: Callable[[Path], Shard], limit: int | None = None
+        self,
+        path: Path,
+        suffix: str,
+        index: Callable[[Path], Shard],
+        limit: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
+        self._skip = skip_unreadable
         path = path.resolve()
         self.source, self.name = str(path), path.stem if path.is_file() else path.name
         self._root = path.parent if path.is_file() else path
@@ -133,6 +140,9 @@ class Packed(Encoded):
 
     def _file_of(self, part: str, row: int) -> int:
         return int(np.searchsorted(self._ends[part], row, side="right"))
+
+    def _count(self, part: str, number: int) -> int:
+        return len(self._shards[part][number].labels)
 
     def _picture(self, part: str, row: int) -> Picture:
         number, inner = self._place(part, row)

@@ -94,7 +94,7 @@ class _Pictures:
         self._file.close()
 
 
-def parquet_dataset(path: Path, limit: int | None = None) -> Dataset:
+def parquet_dataset(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> Dataset:
     """A Parquet file, or a folder of them, as a dataset: of pictures, or of a list of picture files.
 
     Raises
@@ -107,8 +107,8 @@ def parquet_dataset(path: Path, limit: int | None = None) -> Dataset:
             names = _opened(path).schema_arrow.names
         if set(COLUMNS) <= set(names) and not set(PICTURES) & set(names):
             class_names, listed = _listed(path)
-            return FileList(path, listed, class_names, limit)
-    return Packed(path, SUFFIX, ParquetShard, limit)
+            return FileList(path, listed, class_names, limit, skip_unreadable)
+    return Packed(path, SUFFIX, ParquetShard, limit, skip_unreadable)
 
 
 def _listed(path: Path) -> tuple[tuple[str, ...] | None, Iterator[Listed]]:

@@ -22,12 +22,14 @@ class Asked:
     archive : the file that it is read from, as ``ARCHIVE=`` gives it; None is not said.
     offline : do not download anything.
     remembered : where the archive has been before.
+    skip_unreadable : leave out pictures that cannot be read.
     """
 
     limit: int | None = None
     archive: str | None = None
     offline: bool = False
     remembered: tuple[str, ...] = ()
+    skip_unreadable: bool = False
 
 
 Opener = Callable[[Asked], Dataset]
@@ -53,12 +55,12 @@ def _by_path(path: Path, asked: Asked) -> Dataset:
 
     readers = {".csv": csv_list, ".parquet": parquet_dataset, ".tar": web_dataset}
     if path.is_file():
-        return readers[path.suffix.lower()](path, asked.limit)
+        return readers[path.suffix.lower()](path, asked.limit, asked.skip_unreadable)
     if not any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()):
         for suffix in (".parquet", ".tar"):
             if shards_in(path, suffix):
-                return readers[suffix](path, asked.limit)
-    return Folder(path, asked.limit)
+                return readers[suffix](path, asked.limit, asked.skip_unreadable)
+    return Folder(path, asked.limit, asked.skip_unreadable)
 
 
 FILES = (".csv", ".parquet", ".tar")  # the suffixes of files that are datasets, in lower case
@@ -99,10 +101,12 @@ def open_dataset(
     limit: int | None = None,
     offline: bool = False,
     remembered: Iterable[str] = (),
+    skip_unreadable: bool = False,
 ) -> Dataset:
     """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here.
 
-    ``remembered``: where its archive has been before.
+    ``remembered``: where its archive has been before. ``skip_unreadable``: pictures in files that cannot be
+    read are left out (``Dataset.left_out`` lists them), where else the first of them stops the pass.
     """
     source = source_of(dataset)
     if limit is not None and limit < 1:
@@ -112,6 +116,6 @@ def open_dataset(
             f"ARCHIVE= belongs to DATASET={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
         )
     opener = DATASETS[source] if source in DATASETS else partial(_by_path, Path(source))
-    opened = opener(Asked(limit, archive, offline, tuple(remembered)))
+    opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))
     opened.source = source  # by which a later command finds its cache
     return opened

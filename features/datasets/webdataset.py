@@ -102,9 +102,9 @@ class _Pictures:
         """Nothing is open."""
 
 
-def web_dataset(path: Path, limit: int | None = None) -> Packed:
+def web_dataset(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> Packed:
     """A tar file, or a folder of them, as a dataset: see :class:`TarShard` and :class:`Packed`."""
-    return Packed(path, SUFFIX, TarShard, limit)
+    return Packed(path, SUFFIX, TarShard, limit, skip_unreadable)
 
 
 def _label(content: bytes, kind: str) -> str:

@@ -77,7 +77,14 @@ class Pictures:
         if source not in DATASETS and not Path(source).exists():
             known = Path(source).is_absolute()
             raise UserError(f"{source} is gone" if known else f"no dataset is named {source} here")
-        opened = open_dataset(source, archive, dataset["limit"], offline=True, remembered=remembered)
+        opened = open_dataset(
+            source,
+            archive,
+            dataset["limit"],
+            offline=True,
+            remembered=remembered,
+            skip_unreadable="unreadable" in dataset,
+        )
         if opened.digest() != dataset["digest"]:
             raise UserError(f"the images of {source} have changed since they were embedded")
         return opened

@@ -76,7 +76,7 @@ def test_predict_and_export_are_told_which_run_was_chosen_and_why(
 def test_of_several_datasets_one_must_be_named(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.matching._digest_of", lambda folder: "e")
+    monkeypatch.setattr("pipeline.matching._digest_of", lambda *_: "e")
     (tmp_path / "other").mkdir()
     elsewhere = {"digest": "e", "source": str(tmp_path / "other"), "name": "other"}
     other = replace(run, dataset=run.dataset | elsewhere, fingerprint="e" * 64)
@@ -94,7 +94,7 @@ def test_of_a_folder_that_has_changed_the_present_images_are_meant(
         replace(run, dataset=dataset | {"digest": digest}, fingerprint=digest * 64) for digest in "ab"
     )
     saved(tmp_path, before, now)
-    monkeypatch.setattr("pipeline.matching._digest_of", lambda folder: "b")
+    monkeypatch.setattr("pipeline.matching._digest_of", lambda *_: "b")
     assert the_run(options(tmp_path, dataset=str(tmp_path))).id == now.id
 
 

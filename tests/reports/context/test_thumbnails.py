@@ -138,8 +138,10 @@ def test_cifar10_from_the_cache(make_archive: Make, monkeypatch: pytest.MonkeyPa
     cache_dir().mkdir(parents=True)
     archive.rename(cache_dir() / cifar.ARCHIVE_NAME)
 
-    def stand_in(source: str, archive: None, limit: int | None, offline: bool, remembered: Any) -> Dataset:
-        assert (source, archive) == ("cifar10", None)
+    def stand_in(
+        source: str, archive: None, limit: int | None, offline: bool, remembered: Any, skip_unreadable: bool
+    ) -> Dataset:
+        assert (source, archive, skip_unreadable) == ("cifar10", None, False)
         return Cifar10(None, limit, sha256=digest, offline=offline, remembered=remembered)
 
     monkeypatch.setattr(thumbnails, "open_dataset", stand_in)
