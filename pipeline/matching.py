@@ -20,8 +20,8 @@ from pipeline.options import ALL, EXTRACTOR, Options
 def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     """The one finished cache that these options name, and the layers to read from it.
 
-    Found by the paths that were given when it was made; only where they do not decide (a folder
-    has moved or changed, the weights lie elsewhere) are images and weights looked at.
+    Found by the names and paths that were given when it was made; only where they do not decide (images
+    have moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
     from features.cache.catalogue import exact, find, writers
     from features.datasets.registry import source_of
@@ -35,7 +35,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     fitting, others = find(options.embeddings, asked)
     states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
     if len(states) != 1 and (others or fitting):
-        if Path(asked["dataset"]).is_absolute():
+        if Path(asked["dataset"]).is_absolute() or len({item.dataset["digest"] for item in fitting}) > 1:
             partly = any("unreadable" in item.dataset for item in fitting)
             del asked["dataset"]
             asked["dataset_sha256"] = options.images(skip_unreadable=partly).digest()

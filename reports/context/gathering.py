@@ -30,7 +30,7 @@ class ReportContext:
     caches : open embeddings, by fingerprint.
     neighbours : nearest training images of each test image, by fingerprint.
     maps : a 2-D map's numbers, by id of run.
-    archive : of CIFAR-10, as ``ARCHIVE=`` gives it.
+    archive : CIFAR's official archive, as ``ARCHIVE=`` gives it.
     """
 
     looks: dict[str, int] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class ReportContext:
     archive: str | None = None
 
     def pictures(self, run: Run) -> Pictures:
-        """The run's images as thumbnails: from ``ARCHIVE=``, or where the archive was, or a cache."""
+        """The run's images as thumbnails: those of CIFAR from ``ARCHIVE=``, where it was, or a cache."""
         return Pictures(run.dataset, *self._archives(run.dataset["source"]))
 
     def whereabouts(self, run: Run) -> list[Any]:

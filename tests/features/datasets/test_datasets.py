@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -453,6 +454,29 @@ class TestInMemory:
         assert project("report")[0] == 0
         assert "no dataset is named mine here" in (project.out / "report" / "index.html").read_text()
 
+    @pytest.mark.slow
+    def test_of_a_registered_one_that_has_changed_the_present_images_are_meant(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images, labels = made(60)
+        digests = []
+        for changed in (0, 1):
+            images[7] ^= changed
+            content = from_arrays(images.copy(), labels)
+            digests.append(content.digest())
+            monkeypatch.setitem(DATASETS, "mine", lambda asked, content=content: content)
+            assert project("features", "--dataset", "mine")[0] == 0
+        assert len(list((project.out / "embeddings").glob("*.h5"))) == 2
+        code, _, err = project("train", "--dataset", "mine", "--head", "centroid")
+        assert code == 0, err
+        (run,) = load_all(project.out / "runs")
+        assert run.dataset["digest"] == digests[1] != digests[0]
+        images[7] ^= 2
+        monkeypatch.setitem(DATASETS, "mine", lambda asked: from_arrays(images, labels))
+        code, _, err = project("train", "--dataset", "mine", "--head", "centroid")
+        assert code == 2
+        assert "no embeddings fit" in err, "neither of them is of what is there now"
+
     def test_grey_images_are_of_three_equal_channels(self) -> None:
         images, labels = made(60)
         grey = from_arrays(images[..., 0], labels).images("train", 0, 5, 32)
@@ -463,6 +487,18 @@ class TestInMemory:
             classes = ("ape", "bat", "cat")
 
         assert from_indexed(Torchvisions(zip(*made(60), strict=True))).class_names == ("ape", "bat", "cat")
+
+    def test_class_names_are_those_of_hugging_face(self) -> None:
+        class ClassLabel:
+            names = ("ape", "bat", "cat")
+
+        class HuggingFaces(list):  # type: ignore[type-arg]
+            features: ClassVar[dict[str, object]] = {"image": object(), "label": ClassLabel()}
+
+        items = [{"image": image, "label": label} for image, label in zip(*made(60), strict=True)]
+        assert from_indexed(HuggingFaces(items)).class_names == ("ape", "bat", "cat")
+        HuggingFaces.features["label"] = object()  # a plain number, without names
+        assert from_indexed(HuggingFaces(items)).class_names == ("0", "1", "2")
 
     def test_the_hold_out_is_told(self) -> None:
         dataset = from_arrays(*made(60))
