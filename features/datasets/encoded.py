@@ -155,8 +155,10 @@ class Encoded(Parted):
         def decode(place: int, picture: Picture) -> None:
             try:
                 out[place] = read_square(picture.where, size, picture.content)
-            finally:  # also of one that cannot be read, this is why
-                self._refuse_changed(part, int(inner[place]))
+            except UserError as error:
+                self._refuse_changed(part, int(inner[place]))  # which may be why
+                raise UserError(f"{error}; or leave such pictures out: SKIP_UNREADABLE=1") from None
+            self._refuse_changed(part, int(inner[place]))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
             pictures = (self._picture(part, int(row)) for row in inner)

@@ -35,7 +35,7 @@ class TarShard(Shard):
         labels: dict[str, str] = {}
         other = 0
         try:
-            with tarfile.open(path, "r:") as archive:
+            with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
                     if member.isdir():
@@ -50,17 +50,15 @@ class TarShard(Shard):
                             raise UserError(f"{path}, {key}: two pictures of one key; rename or remove one")
                         pictures[key] = member.offset_data, member.size
                     elif kind in ("cls", "json") and member.size <= MAX_LABEL:
-                        stream = archive.extractfile(member)
-                        label = _label(stream.read() if stream else b"", kind)
+                        stream.seek(member.offset_data)
+                        label = _label(stream.read(member.size), kind)
                         if label and (kind == "cls" or key not in labels):
                             labels[key] = label
                     else:
                         other += 1
-                end = archive.offset
-            with open(path, "rb") as stream:  # tarfile takes a damaged header for the end
-                stream.seek(end)
+                stream.seek(archive.offset)  # tarfile takes a damaged header for the end
                 if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError(f"bad header at byte {end:,}")
+                    raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
         except (tarfile.TarError, EOFError) as error:
             raise UserError(
                 f"{path}: expected a whole tar file, not compressed; came: {error}; fetch it again"
