@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.datasets.base import SPLITS, Dataset
+from features.datasets.splits import stratified
 from features.errors import UserError
 from features.progress import progress, say
+from features.words import counted
 from pipeline.caching import list_left_out
 from pipeline.predict import network_of, visible
 
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.options import Options
 
 FORMATS = ("table", "json")
-FORMAT = 1  # of the files below OUT/evaluations
 
 
 def evaluate_images(options: Options) -> int:
@@ -32,12 +35,12 @@ def evaluate_images(options: Options) -> int:
     UserError
         No dataset was named, it has no class of the run, or what :func:`pipeline.matching.the_run` raises.
     """
-    from features.cache.embeddings import slug
-    from features.files import write_whole
+    from features.executors.local import read_ahead
     from models.runs import looks
     from models.runs.identity import test_digest_of
     from models.runs.predictor import Predictor
     from pipeline.matching import the_run
+    from reports.context import evaluations
     from reports.evaluation import evaluation
 
     if options.format not in FORMATS:
@@ -53,48 +56,60 @@ def evaluate_images(options: Options) -> int:
             f"{dataset.name} has none of the classes that {run.folder} knows "
             f"({', '.join(run.class_names[:8])}); name its class folders as the run's, or another RUN="
         )
-    digest, own = dataset.digest(), _own_test(options, run)
+    own = _ids_of(options, run)
     whole, why = _whole(dataset, run, own)
-    splits = SPLITS if whole else ("test",)
-    ids = [name for split in splits for name in dataset.ids(split)]
-    theirs = np.concatenate([dataset.labels(split) for split in splits])
-    labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[theirs]
+    images = (
+        _every_image(options.replace(limit=None).images(), options.limit) if whole else _test_split(dataset)
+    )
+    labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[images.labels]
     known = labels >= 0
-    looked_at = test_digest_of(digest, dataset.limit, dataset.class_names, ids, theirs)
-    same = looked_at == run.test_digest or own == (ids, labels.tolist())
+    looked_at = test_digest_of(
+        dataset.digest(), dataset.limit, dataset.class_names, images.ids, images.labels
+    )
+    rows = np.arange(len(labels)) if looked_at == run.test_digest else None
+    if rows is None and own is not None:
+        rows = _rows_in(run, own["test"], dataset, images.ids, labels)
+    warnings = _seen_in_training(run, own, dataset, images.ids)
+    for warning in warnings:
+        say(f"note: {warning}")
 
     predictor = Predictor(run, options.runs, trust=bool(options.trust))
     extractor = network_of(options, run, predictor.layers)
-    parts = []
-    with progress(len(labels), "embed", "img") as bar:
-        for pixels in _batches(dataset, splits, extractor.batch, extractor.image_size):
+    batch, parts = extractor.batch, []
+
+    def read(start: int) -> NDArray[np.uint8]:
+        return images.read(start, min(start + batch, len(labels)), extractor.image_size)
+
+    with progress(len(labels), "embed", "img") as bar, ThreadPoolExecutor(1) as reader:
+        for pixels in read_ahead(reader, read, range(0, len(labels), batch)):
             parts.append(predictor.predict_proba(extractor.embed(pixels)))
             bar.update(len(pixels))
     proba: NDArray[np.float64] = np.concatenate(parts)
     unknown = {
-        name: int((theirs == number).sum())
+        name: int((images.labels == number).sum())
         for number, name in enumerate(dataset.class_names)
         if name not in numbers
     }
+    about = ("name", "source", "limit")
     document = {
-        "format": FORMAT,
-        "run": run.folder,
-        "dataset": {"name": dataset.name, "source": dataset.source, "digest": digest, "limit": dataset.limit},
+        "dataset": {"digest": dataset.digest(), **{name: getattr(dataset, name) for name in about}},
         "scored": why,
+        "warnings": warnings,
         "test_digest": looked_at,
         "unknown_classes": unknown,
         "absent_classes": [name for name in run.class_names if name not in dataset.class_names],
-        **evaluation(run, labels[known], proba[known], same),
-        "command": options.command("evaluate"),
+        **evaluation(run, labels[known], proba[known], rows),
+        "command": options.command("evaluate", "format"),
     }
-    path = options.evaluations / f"{run.folder}--{slug(dataset.name)}-{looked_at[:12]}.json"
     try:
         looks.record(options.runs, looked_at, run.id)
-        document["looks"] = looks.count(options.runs, looked_at)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another OUT=") from None
+        raise UserError(
+            f"cannot write {options.runs}: {error.strerror}; make room or choose another OUT="
+        ) from None
+    path, document = evaluations.save(
+        options.runs, run, document | {"looks": looks.count(options.runs, looked_at)}
+    )
     if options.format == "json":
         print(json.dumps(document, ensure_ascii=False))
     else:
@@ -103,21 +118,95 @@ def evaluate_images(options: Options) -> int:
     return 0
 
 
-def _own_test(options: Options, run: Run) -> tuple[list[str], list[int]] | None:
-    """Ids and labels of the run's own test images; None where its cache is gone or damaged."""
+class _Images(NamedTuple):
+    """What is scored: ids, class numbers ``(n,)``, and ``read(start, stop, size)`` for the pixels."""
+
+    ids: list[str]
+    labels: NDArray[np.int64]
+    read: Callable[[int, int, int], NDArray[np.uint8]]
+
+
+def _test_split(dataset: Dataset) -> _Images:
+    return _Images(dataset.ids("test"), dataset.labels("test"), partial(dataset.images, "test"))
+
+
+def _every_image(dataset: Dataset, limit: int | None) -> _Images:
+    """Both splits of a dataset without a limit one after the other, or a stratified ``limit`` of them."""
+    dataset.digest()  # so that a file which changes from now on is refused
+    ids = [name for split in SPLITS for name in dataset.ids(split)]
+    labels = np.concatenate([dataset.labels(split) for split in SPLITS])
+    rows = np.arange(len(labels))
+    if limit is not None:
+        if limit < len(dataset.class_names):
+            raise UserError(
+                f"LIMIT={limit} is too small: each of the {len(dataset.class_names)} classes of "
+                f"{dataset.name} needs an image; raise LIMIT"
+            )
+        rows = stratified(labels, min(limit, len(labels)), "limit evaluate")
+    first = len(dataset.labels("train"))
+
+    def read(start: int, stop: int, size: int) -> NDArray[np.uint8]:
+        taken = rows[start:stop]
+        parts = {"train": taken[taken < first], "test": taken[taken >= first] - first}
+        return np.concatenate([dataset.read(split, part, size) for split, part in parts.items()])
+
+    return _Images([ids[row] for row in rows], labels[rows], read)
+
+
+def _ids_of(options: Options, run: Run) -> dict[str, list[str]] | None:
+    """The ids of the images a run was trained and tested on; None where its cache is gone or damaged."""
     from features.cache.embeddings import Embeddings
 
     for path in sorted(options.embeddings.glob("*.h5")):
         try:
             cache = Embeddings(path)
             if cache.fingerprint == run.fingerprint:
-                return cache.ids("test"), run.test_labels.tolist()
+                return {split: cache.ids(split) for split in SPLITS}
         except UserError:
             continue
     return None
 
 
-def _whole(dataset: Dataset, run: Run, own: tuple[list[str], list[int]] | None) -> tuple[bool, str]:
+def _rows_in(
+    run: Run, own: list[str], dataset: Dataset, ids: list[str], labels: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Which of the run's own test images these are, ``(n,)``; None where they are others.
+
+    Of the very images that the run was trained on, a part is known by its names too. Of others, which may be
+    the same ones processed again, all names must be the same in the same order.
+    """
+    place = {name: row for row, name in enumerate(own)}
+    if ids != own and (dataset.digest() != run.dataset["digest"] or not place.keys() >= set(ids)):
+        return None
+    rows = np.array([place[name] for name in ids])
+    return rows if np.array_equal(run.test_labels[rows], labels) else None
+
+
+def _seen_in_training(
+    run: Run, own: dict[str, list[str]] | None, dataset: Dataset, ids: list[str]
+) -> list[str]:
+    """What to be warned of where the run may have been trained on some of the images that are scored."""
+    source = run.dataset["source"]
+    if not (Path(source).is_absolute() and Path(dataset.source).is_dir()):
+        return []  # names of files alone tell images apart beyond one dataset
+    if own is None:
+        if dataset.source == source and dataset.digest() != run.dataset["digest"]:
+            return [
+                "the folder has changed since the run was trained on it, and its embeddings are gone: images "
+                "it was trained on may be among those scored"
+            ]
+        return []
+    seen = len(set(ids) & set(own["train"]))
+    if not seen:
+        return []
+    which = f"{seen:,} of {counted(len(ids), 'image')}" if seen < len(ids) else "all images"
+    return [
+        f"{which} scored {'has' if seen == 1 else 'have'} the name of an image that the run was trained on: "
+        "if it is the same image, the accuracy here is too high"
+    ]
+
+
+def _whole(dataset: Dataset, run: Run, own: dict[str, list[str]] | None) -> tuple[bool, str]:
     """Whether all images are scored, not the test split alone, and what was scored in words.
 
     All, where they have no test split of their own; but not where the run was trained on these images,
@@ -127,25 +216,9 @@ def _whole(dataset: Dataset, run: Run, own: tuple[list[str], list[int]] | None) 
         return False, "the test split"
     if dataset.source == run.dataset["source"] or dataset.digest() == run.dataset["digest"]:
         return False, "the held-out fifth, as the run was trained on these images"
-    if own is not None and dataset.ids("test") == own[0]:
+    if own is not None and dataset.ids("test") == own["test"]:
         return False, "the held-out fifth, as its files are named as the run's own test images"
     return True, "all images, as they have no test split"
-
-
-def _batches(dataset: Dataset, splits: tuple[str, ...], batch: int, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The splits' images ``(<= batch, size, size, 3)`` in order, the next read meanwhile."""
-    slices = [
-        (split, start, min(start + batch, rows))
-        for split in splits
-        for rows in [len(dataset.labels(split))]
-        for start in range(0, rows, batch)
-    ]
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(dataset.images, *slices[0], size)
-        for following in slices[1:]:
-            pixels, waiting = waiting.result(), pool.submit(dataset.images, *following, size)
-            yield pixels
-        yield waiting.result()
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -165,7 +238,8 @@ def _show(found: dict[str, Any]) -> None:
     )
     points = [f"{100 * change[name]:+.1f}" for name in ("value", "low", "high")]
     print(f"run         {found['run']}")
-    print(f"scored      {visible(found['dataset']['name'])}: {found['scored']}; {found['images']:,} images")
+    images = counted(found["images"], "image")
+    print(f"scored      {visible(found['dataset']['name'])}: {found['scored']}; {images}")
     print(f"accuracy    {interval(found['accuracy'])}; own test split {interval(own['accuracy'])}")
     print(f"difference  {points[0]} points ({points[1]} to {points[2]}); {how}")
     for name, text in (("ece", "ECE       "), ("log_loss", "log loss  ")):
@@ -180,6 +254,8 @@ def _show(found: dict[str, Any]) -> None:
     if found["unknown_classes"]:
         names = visible(", ".join(f"{name} ({count:,})" for name, count in found["unknown_classes"].items()))
         print(f"not scored  images of classes that the run does not know: {names}")
+    for warning in found["warnings"]:
+        print(f"warning     {visible(warning)}")
     print(f"looks       {found['looks']} at these images so far, this one included")
     print(f"\n{'class':<20} {'recall':>8} {'precision':>10} {'images':>8}")
     for row in found["per_class"]:

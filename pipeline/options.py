@@ -111,9 +111,5 @@ class Options:
         return Path(self.out).expanduser() / "logs"
 
     @property
-    def evaluations(self) -> Path:
-        return Path(self.out).expanduser() / "evaluations"
-
-    @property
     def report(self) -> Path:
         return Path(self.out).expanduser() / "report"

@@ -6,9 +6,8 @@ import csv
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from features.errors import UserError
 from features.progress import say
+from features.words import counted
 from reports.page.spreadsheet import CSV, ENCODING, SPREADSHEET, cell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def predict_images(options: Options, run: Run) -> int:
     extractor = network_of(options, run, predictor.layers)
     skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
     if skipped > 1:
-        say(f"{skipped:,} images skipped")
+        say(f"{counted(skipped, 'image')} skipped")
     return 1 if skipped else 0
 
 
@@ -117,6 +117,7 @@ def _predictions(
 ) -> Iterator[tuple[Any, ...] | str]:
     """A row of :data:`COLUMNS` for each image, or the reason it could not be read."""
     from features.datasets.images import read_square
+    from features.executors.local import read_ahead
 
     def read(path: Path) -> Any:
         try:
@@ -124,15 +125,11 @@ def _predictions(
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor() as pool:
-
-        def begin() -> list[tuple[Path, Future[Any]]]:
-            return [(path, pool.submit(read, path)) for path in islice(paths, extractor.batch)]
-
-        waiting = deque([begin()])
-        while batch := waiting.popleft():
-            waiting.append(begin())  # decoded while the network works
-            pictures = [(path, future.result()) for path, future in batch]
+    batches = iter(lambda: list(islice(paths, extractor.batch)), [])
+    with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
+        for pictures in read_ahead(
+            reader, lambda batch: list(zip(batch, pool.map(read, batch), strict=True)), batches
+        ):
             good = [(path, picture) for path, picture in pictures if not isinstance(picture, str)]
             yield from (reason for _, reason in pictures if isinstance(reason, str))
             if good:

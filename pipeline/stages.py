@@ -7,6 +7,7 @@ from typing import Any
 
 from features.errors import UserError
 from features.progress import say
+from features.words import counted
 from pipeline.caching import finished_cache
 from pipeline.failures import reason, reported
 from pipeline.options import ALL, Options
@@ -143,7 +144,7 @@ def report(options: Options) -> int:
     for run in bests.values():
         context.look_closer(run)
     page = write(build(runs, context), options.report, pictures, state, form)
-    say(f"{len(runs)} runs compared; open this page:")
+    say(f"{counted(len(runs), 'run')} compared; open this page:")
     print(page)
     return 0
 

@@ -1,12 +1,13 @@
-"""The answer on top of a report: which head, how good, how sure."""
+"""What a report says in a few sentences: which head, how good, how sure, and how on other images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from features.words import counted, listed
 from reports.statistics.metrics import wilson
-from reports.statistics.paired import Pair
+from reports.statistics.paired import ALPHA, Pair
 from reports.statistics.ranking import Seeds
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def answer(
     by_chance = [names[pair.second] for pair in against if not pair.distinguishable]
     worse = [names[pair.second] for pair in against if pair.distinguishable and pair.difference < 0]
     if worse:
-        text += f" Its first seed, which paired tests take, is worse than {_listed(worse)}."
+        text += f" Its first seed, which paired tests take, is worse than {listed(worse)}."
     if by_chance:
-        text += f" On this test set it is not distinguishable from {_listed(by_chance)}."
+        text += f" On this test set it is not distinguishable from {listed(by_chance)}."
     if not worse and not by_chance:
         next_best = against[0]
         compared, drawn = {best.id, next_best.second}, {each.ids[0] for each in seeds}
@@ -72,8 +73,23 @@ def answer(
     if best.id not in chosen:
         text += f" Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test"
         return f"{text}. {UNJUDGED}." if best.id in votes else f"{text}."
-    return f"{text} Validation alone chooses it too{f', level with {_listed(level)}' if level else ''}."
+    return f"{text} Validation alone chooses it too{f', level with {listed(level)}' if level else ''}."
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def elsewhere(found: dict[str, Any]) -> str:
+    """One sentence on an :func:`reports.evaluation.evaluation` of the run ``name`` on the images ``on``."""
+    here, own, change = found["accuracy"], found["own_test"], found["difference"]
+    if change["method"] == "paired":
+        there, sure = "on the same images of its own test split", change["p"] < ALPHA
+    else:
+        there, sure = "on its own test split", not change["low"] <= 0 <= change["high"]
+        if found["absent_classes"]:
+            there += ", of the same classes"
+    points = [f"{100 * change[end]:+.1f}" for end in ("value", "low", "high")]
+    return (
+        f"On {found['on']}, {found['name']} has {here['value']:.1%} of {counted(found['images'], 'image')} "
+        f"right (95% interval {here['low']:.1%} to {here['high']:.1%}), against "
+        f"{own['accuracy']['value']:.1%} {there}: a difference of {points[0]} points "
+        f"({points[1]} to {points[2]}), which "
+        f"{'is more than chance explains' if sure else 'chance alone may explain'}."
+    )

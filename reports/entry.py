@@ -37,6 +37,7 @@ class Entry:
     head: str
     about: str
     seed: int
+    backbone: str
     embedding: str
     layers: tuple[str, ...]
     width: int
@@ -82,6 +83,19 @@ class Entry:
         """Choosing and refitting together."""
         return self.seconds["select"] + self.seconds["refit"]
 
+    @property
+    def traits(self) -> dict[str, str]:
+        """What decided the vectors, in words."""
+        return {
+            "backbone": self.backbone,
+            "layers": " + ".join(self.layers),
+            "image_size": f"{self.image_size} px",
+            "preprocess": f"{self.preprocess} preprocessing",
+            "precision": self.precision,
+            "mirror": "with mirror images" if self.mirror else "",
+            "weights": f"{self.weights} weights",
+        }
+
     def extreme(self, metric: str, best: bool) -> dict[str, Any]:
         """The class with the highest or lowest ``precision``, ``recall`` or ``f1``."""
         return (max if best else min)(self.per_class, key=lambda row: row[metric])
@@ -107,6 +121,7 @@ def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -
         head=run.head,
         about=_about(run),
         seed=run.seed,
+        backbone=spec["backbone"],
         embedding=embedding,
         layers=run.layers,
         width=run.width,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.cache.embeddings import canonical
 from models.runs.run import Run
 from reports.statistics.calibration import calibration
 from reports.statistics.metrics import scores, wilson
@@ -15,7 +17,10 @@ from reports.statistics.ranking import is_right
 
 
 def evaluation(
-    run: Run, labels: NDArray[np.int64], proba: NDArray[np.float64], same_images: bool = False
+    run: Run,
+    labels: NDArray[np.int64],
+    proba: NDArray[np.float64],
+    own_rows: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """The numbers of calibrated probabilities for images of classes that the run knows.
 
@@ -23,23 +28,24 @@ def evaluation(
     ----------
     labels : (n,) the run's class numbers, n at least 1.
     proba : (n, k) calibrated probabilities.
-    same_images : these are the run's own test images in their order, processed again.
+    own_rows : (n,) where these images are the run's own test images, perhaps processed again: which.
 
     Returns
     -------
     dict
         JSON values. ``per_class``: recall is None for a class without images, precision for one that
         was never predicted. ``own_test``: the same of the run's test images of the classes that occur
-        here, so that an absent class makes no difference. ``difference``: accuracy here minus there.
+        here, so that an absent class makes no difference; or of ``own_rows``. ``difference``: accuracy
+        here minus there.
     """
     found = scores(labels, proba, run.class_names)
     present = np.unique(labels)
-    own = np.isin(run.test_labels, present)
+    own = np.flatnonzero(np.isin(run.test_labels, present)) if own_rows is None else own_rows
     here, there = np.asarray(proba.argmax(axis=1) == labels), is_right(run)[own]
     guessed = np.bincount(proba.argmax(axis=1), minlength=len(run.class_names))
     low, high = wilson(int(there.sum()), len(there))
     value = float(here.mean() - there.mean())
-    if same_images:
+    if own_rows is not None:
         only = discordant(here, there)
         ends = bootstrap_difference(*only, len(here))
         more: dict[str, Any] = {"method": "paired", "p": mcnemar(*only)}
@@ -67,6 +73,14 @@ def evaluation(
         },
         "difference": {"value": value, "low": ends[0], "high": ends[1], **more},
     }
+
+
+def predictions_digest(run: Run) -> str:
+    """SHA-256 over what a run says of its own test images, by which one that was trained again is told."""
+    proof = hashlib.sha256(canonical([run.id, run.test_digest, run.temperature]).encode())
+    for array in (run.test_labels, run.test_proba):
+        proof.update(array.tobytes())
+    return proof.hexdigest()
 
 
 def newcombe(first: int, first_of: int, second: int, second_of: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from features.backbones.registry import DEFAULT
+from features.words import counted
 from models.runs.configurations import ranked_on_validation
 from models.runs.run import Run
-from reports.answer import COMPARED, answer
+from reports.answer import COMPARED, answer, elsewhere
 from reports.context.galleries import Gallery, galleries
 from reports.context.gathering import ReportContext
 from reports.context.neighbours import (
@@ -47,7 +48,8 @@ class Group:
 
     ``looks`` is the number of final predictions of these images so far, of runs now gone too.
     ``duplicates`` counts test images that all but stand in the training split (None where that cannot
-    be told), and what the best run reaches without them.
+    be told), and what the best run reaches without them. ``evaluations`` are the runs' scores on other
+    labelled images, best run first.
     """
 
     test_digest: str
@@ -65,6 +67,7 @@ class Group:
     ladder: tuple[Gain, ...]
     galleries: tuple[Gallery, ...]
     duplicates: dict[str, Any] | None
+    evaluations: tuple[dict[str, Any], ...]
     map: dict[str, Any] | None
 
     @property
@@ -86,6 +89,25 @@ class Group:
             else:
                 same["runs"] += 1
         return found
+
+    @property
+    def shared(self) -> str:
+        """What is the same of every entry: to be said once, above a table."""
+        phrases = [text for name, text in self.entries[0].traits.items() if name in self._shared]
+        if len({entry.seed for entry in self.entries}) == 1:
+            phrases.append(f"seed {self.entries[0].seed}")
+        if len({entry.train_images for entry in self.entries}) == 1:
+            phrases.append(f"trained on {counted(self.entries[0].train_images, 'image')}")
+        return ", ".join(filter(None, phrases))
+
+    def embedding(self, entry: Entry) -> str:
+        """What of an entry's embedding is not :attr:`shared`; empty where all of it is."""
+        return ", ".join(text for name, text in entry.traits.items() if text and name not in self._shared)
+
+    @property
+    def _shared(self) -> set[str]:
+        every = [entry.traits for entry in self.entries]
+        return {name for name in every[0] if len({traits[name] for traits in every}) == 1}
 
     def entry(self, id: str) -> Entry:
         """The entry of this id."""
@@ -147,6 +169,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
         ladder=tuple(ladder(firsts, entries)),
         galleries=tuple(galleries(firsts, by_id, context.caches.get(first.fingerprint), found)),
         duplicates=None if found is None else _duplicates(found, first, best.name),
+        evaluations=_evaluations(runs, by_id, context),
         map=context.maps.get(first.id),
     )
 
@@ -155,6 +178,29 @@ def _chosen(runs: Sequence[Run]) -> list[str]:
     """What validation alone would choose, by id; several where it is level, the first of them first."""
     ranked = ranked_on_validation(runs)
     return [each.runs[0].id for each in ranked if each.accuracy == ranked[0].accuracy]
+
+
+def _evaluations(
+    runs: Sequence[Run], names: Mapping[str, str], context: ReportContext
+) -> tuple[dict[str, Any], ...]:
+    """Of these runs, each with the ``name`` of its run, what it is ``on``, and a ``sentence``."""
+    digests: dict[str, set[str]] = defaultdict(set)  # of one folder in several states, by its name
+    for each in context.evaluations:
+        digests[each["dataset"]["name"]].add(each["test_digest"])
+    found = []
+    for run in runs:
+        for each in context.evaluations:
+            if each["run"] != run.folder:
+                continue
+            on, digest = each["dataset"]["name"], each["test_digest"]
+            item = {name: value for name, value in each.items() if name not in ("format", "sha256")} | {
+                "id": run.id,
+                "name": names[run.id],
+                "on": on if len(digests[on]) == 1 else f"{on} {digest[:6]}",
+                "looks": max(each["looks"], context.looks.get(digest, 0)),
+            }
+            found.append(item | {"sentence": elsewhere(item)})
+    return tuple(found)
 
 
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:

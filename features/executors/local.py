@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from features.errors import UserError
 from features.progress import progress
 
 READ = 25  # images read between two looks at whether to stop
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -72,7 +73,7 @@ def embed_shards(
         progress(rows, "embed", "img", done=rows - left, delay=0 if todo else 1) as bar,
     ):
         try:
-            images = _ahead(reader, read, todo)
+            images = read_ahead(reader, read, todo)
             written: Future[float] | None = None
             for number, shard in enumerate(shards, start=1):
                 bar.set_postfix_str(f"shard {number} of {len(shards)}", refresh=False)
@@ -101,11 +102,11 @@ def _refuse_overflow(kept: Kept, precision: str) -> None:
         )
 
 
-def _ahead(pool: Executor, read: Callable[[Shard], T], shards: list[Shard]) -> Iterator[T]:
-    """``read(shard)`` for each shard in turn, with the next one under way meanwhile."""
+def read_ahead(pool: Executor, read: Callable[[S], T], parts: Iterable[S]) -> Iterator[T]:
+    """``read(part)`` for each part in turn, with the next one under way in ``pool`` meanwhile."""
     waiting: deque[Future[T]] = deque()
-    for shard in shards:
-        waiting.append(pool.submit(read, shard))
+    for part in parts:
+        waiting.append(pool.submit(read, part))
         if len(waiting) > 1:
             yield waiting.popleft().result()
     while waiting:

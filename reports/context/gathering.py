@@ -1,4 +1,4 @@
-"""What a report needs beside the runs: learning curves, caches, neighbours, a map, pictures."""
+"""What a report needs beside the runs: curves, caches, neighbours, maps, scores on other images, pictures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from features.progress import say
 from models import curve
 from models.runs import looks
 from models.runs.run import Run
+from reports.context import evaluations
 from reports.context.neighbours import Neighbours
 from reports.context.thumbnails import Pictures, whereabouts
 
@@ -30,6 +31,7 @@ class ReportContext:
     caches : open embeddings, by fingerprint.
     neighbours : nearest training images of each test image, by fingerprint.
     maps : a 2-D map's numbers, by id of run.
+    evaluations : what the runs score on other labelled images (``context/evaluations.py``).
     archive : CIFAR's official archive, as ``ARCHIVE=`` gives it.
     """
 
@@ -38,6 +40,7 @@ class ReportContext:
     caches: dict[str, Embeddings] = field(default_factory=dict)
     neighbours: dict[str, Neighbours] = field(default_factory=dict)
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     archive: str | None = None
 
     def pictures(self, run: Run) -> Pictures:
@@ -91,8 +94,10 @@ class ReportContext:
 
 def gather(runs: Sequence[Run], root: Path, caches: Path, archive: str | None = None) -> ReportContext:
     """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
-    counts = {run.test_digest: looks.count(root, run.test_digest) for run in runs}
-    found = ReportContext(looks=counts, archive=archive)
+    scored = evaluations.load_all(root, runs)
+    digests = [run.test_digest for run in runs] + [each["test_digest"] for each in scored]
+    counts = {digest: looks.count(root, digest) for digest in dict.fromkeys(digests)}
+    found = ReportContext(looks=counts, evaluations=scored, archive=archive)
     for run in runs:
         try:
             points = curve.load(root, run)
@@ -121,6 +126,7 @@ def state_of(runs: Sequence[Run], context: ReportContext, form: str) -> str:
         [(run.folder, run.seconds, run.command) for run in runs],
         form,
         context.looks,
+        [found["sha256"] for found in context.evaluations],
         {name: [found.points, sorted(found.rows)] for name, found in context.curves.items()},
         sorted((name, cache.provenance) for name, cache in context.caches.items()),
         sorted({canonical(context.whereabouts(run)) for run in runs}),

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from features.errors import UserError
 from features.files import write_whole
+from features.words import counted, listed
 from reports.entry import Entry
 from reports.page.spreadsheet import CSV, ENCODING, cell
 from reports.report import Group, Report
@@ -37,6 +38,7 @@ COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
     "name": lambda group, entry: entry.name,
     "head": lambda group, entry: entry.head,
     "seed": lambda group, entry: entry.seed,
+    "backbone": lambda group, entry: entry.backbone,
     "layers": lambda group, entry: ",".join(entry.layers),
     "image_size_px": lambda group, entry: entry.image_size,
     "preprocess": lambda group, entry: entry.preprocess,
@@ -256,6 +258,8 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
         "markdown": markdown,
         "fenced": fenced,
         "code": code,
+        "counted": counted,
+        "listed": listed,
         "thousands": lambda value: f"{value:,}",
         "fixed": _fixed,
         "per_cent": _per_cent,

@@ -41,16 +41,19 @@ def best_first(runs: Sequence[Run]) -> list[Run]:
 def names_of(runs: Sequence[Run]) -> list[str]:
     """A short name for each run: the head, and of the rest what tells equal heads apart.
 
-    Where runs are of several networks, each is named with its network and the size of its input.
+    Where runs are of several networks, each is named with its network and the size of its input, and told from
+    those that share both.
     """
     names = []
-    several = len({run.spec["backbone"] for run in runs}) > 1
+    always = (NETWORK, SIZE) if len({run.spec["backbone"] for run in runs}) > 1 else ()
     for run in runs:
+        own = _traits(run)
         same = [_traits(other) for other in runs if other.head == run.head]
+        same = [other for other in same if all(other[place] == own[place] for place in always)]
         telling = [
             trait
-            for place, trait in enumerate(_traits(run))
-            if trait and (len({other[place] for other in same}) > 1 or (several and place in (NETWORK, SIZE)))
+            for place, trait in enumerate(own)
+            if trait and (place in always or len({other[place] for other in same}) > 1)
         ]
         names.append(f"{run.head} ({', '.join(telling)})" if telling else run.head)
     doubled = {name for name, count in Counter(names).items() if count > 1}

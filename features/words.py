@@ -1,0 +1,15 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun: ``1 run``, ``1,000 runs``; ``nouns`` is the plural that takes no bare *s*."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The names, separated by commas; the rest beyond ``most`` is counted: ``a, b, c, d and 2 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,0 +1,222 @@
+"""Scores on other labelled images, kept as files and proved when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.cache.embeddings import canonical, slug
+from features.errors import UserError
+from features.files import write_whole
+from features.progress import say
+from models.runs.run import Run
+from reports.evaluation import predictions_digest
+
+FOLDER = "evaluations"  # beside the runs
+FORMAT = 2
+CLOSE = 1e-9  # what rounding may change
+
+Shape = dict[str, Any] | list[Any] | Callable[[Any], bool]
+
+
+def path_of(root: Path, document: dict[str, Any]) -> Path:
+    """Where an evaluation is kept; ``root`` is the folder of all runs."""
+    about = f"{slug(document['dataset']['name'])}-{document['test_digest'][:12]}"
+    return root.parent / FOLDER / f"{document['run']}--{about}.json"
+
+
+def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Write what ``make evaluate`` found, whole or not at all; an equal earlier file is replaced.
+
+    Returns
+    -------
+    tuple
+        The file, and the document as it was written: with its format, the digest of the run's predictions,
+        and a digest of itself.
+
+    Raises
+    ------
+    UserError
+        The file cannot be written.
+    """
+    document = {"format": FORMAT, "run": run.folder, "predictions": predictions_digest(run), **document}
+    document["sha256"] = _digest(document)
+    path = path_of(root, document)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another OUT=") from None
+    return path, document
+
+
+def load_all(root: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The evaluations of these runs, by file name; one that is damaged or outdated is passed over in words.
+
+    A file is held to its digest, to the type, range and length of everything in it, and to the run: where the
+    run was trained again and says something else of its own test images, its evaluation is of the past.
+    """
+    by_folder = {run.folder: run for run in runs}
+    found = []
+    for path in sorted((root.parent / FOLDER).glob("[!.]*.json")):
+        try:
+            document = _read(path)
+            run = by_folder.get(document["run"])
+            if path.name != path_of(root, document).name:
+                raise UserError(f"{path} is a copy or renamed; remove it")
+            if run is None:  # gone, or left out of this report
+                continue
+            if document["predictions"] != predictions_digest(run):
+                raise UserError(f"{path}: its run was trained again since; run: {document['command']}")
+            if not _is_of(document, run):
+                raise UserError(f"{path} is not of its run; remove it, then run: {document['command']}")
+            found.append(document)
+        except UserError as error:
+            say(f"note: passed over: {error}")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What an evaluation's file says, as it was written."""
+    try:
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and document.get("format") != FORMAT:
+            raise UserError(
+                f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; run make "
+                "evaluate again"
+            )
+        rest = {name: value for name, value in document.items() if name != "sha256"}
+        whole = _fits(document, SHAPE) and document["sha256"] == _digest(rest)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged; remove it and run make evaluate again")
+    return dict(document)
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """SHA-256 of what the file says, however it is laid out."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def _fits(value: Any, shape: Shape) -> bool:
+    """Whether a JSON value has the keys of a shape, and each part its type and range."""
+    if isinstance(shape, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == shape.keys()
+            and all(_fits(value[name], part) for name, part in shape.items())
+        )
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
+    return shape(value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= least
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _none_or(shape: Shape) -> Callable[[Any], bool]:
+    return lambda value: value is None or _fits(value, shape)
+
+
+def _either(*shapes: Shape) -> Callable[[Any], bool]:
+    return lambda value: any(_fits(value, shape) for shape in shapes)
+
+
+def _estimate(value: Any) -> bool:
+    """A share within its interval."""
+    share = _number(0, 1)
+    return (
+        _fits(value, {"value": share, "low": share, "high": share})
+        and value["low"] - CLOSE <= value["value"] <= value["high"] + CLOSE
+    )
+
+
+def _counts(value: Any) -> bool:
+    """Images by the name of their class."""
+    return isinstance(value, dict) and all(_count(1)(images) for images in value.values())
+
+
+CALIBRATION: Shape = {"ece": _estimate, "log_loss": _number(0, sys.float_info.max)}
+CHANGE: dict[str, Shape] = {"value": _number(-1, 1), "low": _number(-1, 1), "high": _number(-1, 1)}
+SHAPE: Shape = {
+    "format": _count(FORMAT),
+    "run": _text,
+    "predictions": _sha256,
+    "dataset": {"name": _text, "source": _text, "digest": _text, "limit": _none_or(_count(1))},
+    "scored": _text,
+    "warnings": [_text],
+    "test_digest": _sha256,
+    "unknown_classes": _counts,
+    "absent_classes": [_text],
+    "images": _count(1),
+    "accuracy": _estimate,
+    "per_class": [
+        {
+            "class": _text,
+            "recall": _none_or(_number(0, 1)),
+            "precision": _none_or(_number(0, 1)),
+            "support": _count(0),
+        }
+    ],
+    "calibration": CALIBRATION,
+    "own_test": {"images": _count(1), "accuracy": _estimate, "calibration": CALIBRATION},
+    "difference": _either(
+        {**CHANGE, "method": lambda value: value == "independent"},
+        {
+            **CHANGE,
+            "method": lambda value: value == "paired",
+            "p": _number(0, 1),
+            "here_only": _count(0),
+            "there_only": _count(0),
+        },
+    ),
+    "command": _text,
+    "looks": _count(1),
+    "sha256": _sha256,
+}
+
+
+def _is_of(document: dict[str, Any], run: Run) -> bool:
+    """Whether the numbers can be of this run, and agree with each other."""
+    rows, own, change = document["per_class"], document["own_test"], document["difference"]
+    supports = np.array([row["support"] for row in rows])
+    if [row["class"] for row in rows] != list(run.class_names) or supports.sum() != document["images"]:
+        return False
+    absent = [row["class"] for row in rows if not row["support"]]
+    if absent != document["absent_classes"] or any(
+        (row["recall"] is None) != (row["support"] == 0) for row in rows
+    ):
+        return False
+    if document["unknown_classes"].keys() & set(run.class_names):
+        return False
+    right = sum(row["support"] * row["recall"] for row in rows if row["support"])
+    there = int(np.isin(run.test_labels, np.flatnonzero(supports)).sum())
+    paired = change["method"] == "paired"
+    difference = document["accuracy"]["value"] - own["accuracy"]["value"]
+    return bool(
+        abs(right / document["images"] - document["accuracy"]["value"]) < CLOSE
+        and abs(difference - change["value"]) < CLOSE
+        and change["low"] <= change["high"]
+        and own["images"] == (document["images"] if paired else there)
+        and (not paired or change["here_only"] + change["there_only"] <= document["images"])
+    )
