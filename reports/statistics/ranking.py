@@ -41,8 +41,8 @@ def best_first(runs: Sequence[Run]) -> list[Run]:
 def names_of(runs: Sequence[Run]) -> list[str]:
     """A short name for each run: the head, and of the rest what tells equal heads apart.
 
-    Where runs are of several networks, each is named with its network and the size of its input, and told from
-    those that share both.
+    Where runs are of several networks, each is named with its network and the size of its input, and told
+    from those that share both.
     """
     names = []
     always = (NETWORK, SIZE) if len({run.spec["backbone"] for run in runs}) > 1 else ()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from math import sqrt
+from typing import Any
 
 import pytest
 from scipy.stats import binom
 
-from tests.small_group import IMAGES, drawn_again, group_of, run
+from reports.answer import elsewhere
+from tests.small_group import IMAGES, drawn_again, evaluated, group_of, run
 
 
 def wilson(correct: int) -> str:
@@ -120,3 +122,35 @@ class TestAnswer:
         assert "It is better than the next 11; than the next, knn (k 1), by 45.5 points (" in group.answer
         assert len(group.pairs) == 12 * 11 / 2
         assert others[-1].id not in {id for pair in group.pairs for id in (pair.first, pair.second)}
+
+
+class TestElsewhere:
+    def of(self, right: int, **changes: Any) -> str:
+        found = evaluated(run("ridge", range(150)), right) | {"name": "ridge", "on": "zoo"} | changes
+        return elsewhere(found)
+
+    def test_a_difference_that_chance_may_make_is_called_that(self) -> None:
+        """40 of 50 images, against 113 of the 150 that are no dogs: Wilson's interval by his formula."""
+        sentence = self.of(40)
+        assert sentence.startswith(
+            "On zoo, ridge has 80.0% of 50 images right (95% interval 67.0% to 88.8%), against 75.3% on its "
+            "own test split, of the same classes: a difference of +4.7 points ("
+        )
+        assert sentence.endswith("), which chance alone may explain.")
+
+    def test_one_that_is_clear_is_called_that(self) -> None:
+        assert self.of(20).endswith("), which is more than chance explains.")
+
+    @pytest.mark.parametrize(("p", "verdict"), [(0.04, "is more than chance"), (0.06, "chance alone may")])
+    def test_of_the_same_images_mcnemars_test_decides(self, p: float, verdict: str) -> None:
+        change = {"value": -0.1, "low": -0.2, "high": 0.0, "method": "paired", "p": p}
+        assert (
+            "on the same images of its own test split: a difference of -10.0 points (-20.0 to +0.0), "
+            f"which {verdict}"
+        ) in self.of(40, difference=change)
+
+    def test_where_no_class_is_missing_classes_are_not_spoken_of(self) -> None:
+        assert "of the same classes" not in self.of(40, absent_classes=[])
+
+    def test_one_image_is_no_images(self) -> None:
+        assert "of 1 image right" in self.of(40, images=1)

@@ -16,7 +16,19 @@ from reports.context.gathering import ReportContext
 from reports.context.neighbours import Neighbours
 from reports.report import build
 from tests.reports.test_gains import STEPS, climbed
-from tests.small_group import DIGEST, FINGERPRINT, IMAGES, LABELS, POINTS, SPEC, Cache, alike, group_of, run
+from tests.small_group import (
+    DIGEST,
+    FINGERPRINT,
+    IMAGES,
+    LABELS,
+    POINTS,
+    SPEC,
+    Cache,
+    alike,
+    evaluated,
+    group_of,
+    run,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +70,61 @@ class TestGroups:
                 ["imagenet", "m", *origin[2:5], 1],
             )
         ]
+
+
+class TestEvaluations:
+    def test_they_stand_by_the_rank_of_their_runs_with_name_sentence_and_looks(self) -> None:
+        ridge, lda = run("ridge", range(150)), run("lda", range(160))
+        found = [evaluated(each, test_digest=digest * 64) for each in (ridge, lda) for digest in "ab"]
+        looks = {"a" * 64: 3}
+        group = group_of(ridge, lda, evaluations=found, looks=looks)
+        assert [(each["name"], each["on"], each["looks"]) for each in group.evaluations] == [
+            ("lda", "zoo aaaaaa", 3),
+            ("lda", "zoo bbbbbb", 1),
+            ("ridge", "zoo aaaaaa", 3),
+            ("ridge", "zoo bbbbbb", 1),
+        ], "two states of one folder are told apart"
+        assert all(each["sentence"].startswith(f"On {each['on']}, ") for each in group.evaluations)
+        (alone,) = group_of(ridge, evaluations=found[:1]).evaluations
+        assert alone["on"] == "zoo"
+
+    def test_those_of_other_runs_are_not_the_groups(self) -> None:
+        ridge, lda = run("ridge", range(150)), run("lda", range(160))
+        found = evaluated(ridge)
+        assert group_of(lda, evaluations=[found]).evaluations == ()
+
+
+class TestShared:
+    def test_what_all_entries_share_is_said_once_and_the_rest_of_each(self) -> None:
+        big = SPEC | {"image_size": 64, "mirror": True}
+        group = group_of(run("ridge", range(90)), run("ridge", range(80), spec=big, seed=1))
+        assert group.shared == (
+            "vgg16, block5, imagenet preprocessing, float32, imagenet weights, trained on 60 images"
+        )
+        assert [group.embedding(entry) for entry in group.entries] == ["32 px", "64 px, with mirror images"]
+
+    def test_of_one_embedding_nothing_is_left_to_tell(self) -> None:
+        group = group_of(run("ridge", range(90)), run("lda", range(80)))
+        assert group.shared.startswith("vgg16, block5, 32 px, ") and "seed 0" in group.shared
+        assert {group.embedding(entry) for entry in group.entries} == {""}
+
+    def test_of_several_networks_head_network_and_size_are_a_name(self) -> None:
+        """And no more where that is enough: layers and weights follow from the network."""
+        other = SPEC | {"backbone": "resnet50", "image_size": 64, "weights": "custom:1"}
+        runs = [
+            run("ridge", range(90)),
+            run("ridge", range(80), spec=other, layers=("stage4",), fingerprint="a" * 64),
+            run("ridge", range(70), spec=other, layers=("stage5",), fingerprint="b" * 64),
+            run("lda", range(60), spec=other, layers=("stage4",), fingerprint="a" * 64),
+        ]
+        group = group_of(*runs)
+        assert [entry.name for entry in group.entries] == [
+            "ridge (vgg16, 32 px)",
+            "ridge (resnet50, stage4, 64 px)",
+            "ridge (resnet50, stage5, 64 px)",
+            "lda (resnet50, 64 px)",
+        ]
+        assert group.answer.startswith("ridge (vgg16, 32 px) has the highest test accuracy")
 
 
 class TestPairs:
@@ -133,6 +200,7 @@ def test_a_report_in_which_no_part_is_empty_is_what_the_schema_says(
         looks={DIGEST: 9},
         curves={dense[0].folder: Curve(dense[0].folder, POINTS)},
         caches={FINGERPRINT: cache},  # type: ignore[dict-item]
+        evaluations=[evaluated(each) for each in runs[:2]],
     )
     cache.vectors["test"][5] = cache.vectors["train"][3]
     context.look_closer(dense[0])
@@ -142,7 +210,7 @@ def test_a_report_in_which_no_part_is_empty_is_what_the_schema_says(
     schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(document)
     (group,) = document["groups"]
-    for part in ("entries", "pairs", "seeds", "ladder", "galleries", "duplicates", "map"):
+    for part in ("entries", "pairs", "seeds", "ladder", "galleries", "duplicates", "evaluations", "map"):
         assert group[part], part
     assert group["entries"][0]["curve"] == POINTS
     assert {gallery["key"] for gallery in group["galleries"]} == {

@@ -84,7 +84,9 @@ class TestState:
         states = {of([run("ridge", range(9))], looks={DIGEST: 1}) for _ in range(2)}
         assert len(states) == 1
 
-    def test_it_changes_with_looks_runs_curves_caches_and_the_form_of_the_csv(self, cache: Cache) -> None:
+    def test_it_changes_with_looks_runs_curves_scores_caches_and_the_form_of_the_csv(
+        self, cache: Cache
+    ) -> None:
         one, two = run("ridge", range(9)), run("lda", range(9))
         again = replace(one, seconds=one.seconds | {"refit": 5.0})
         more = [*POINTS, {"shots": 2, "images": 8, "accuracy": [0.6]}]
@@ -101,6 +103,8 @@ class TestState:
             of([one], looks={DIGEST: 1}, curves={one.folder: Curve(one.folder, POINTS)}),
             of([one], looks={DIGEST: 1}, curves={one.folder: Curve(one.folder, more)}),
             of([one], looks={DIGEST: 1}, curves={one.folder: Curve(one.folder, more, rows)}),
+            of([one], looks={DIGEST: 1}, evaluations=[{"sha256": "a"}]),
+            of([one], looks={DIGEST: 1}, evaluations=[{"sha256": "b"}]),
             of([one], looks={DIGEST: 1}, caches={FINGERPRINT: cache}),
             of([one], looks={DIGEST: 1}, caches={FINGERPRINT: remade}),
         ]

@@ -329,3 +329,96 @@ def test_a_sweep_is_drawn_over_whatever_was_tried(
 )
 def test_markdown_is_escaped(text: str, expected: str) -> None:
     assert markdown(text) == expected
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, of which one was scored on a folder with a nasty name and nasty classes."""
+    ridge, lda = small_group.run("ridge", range(150)), small_group.run("lda", range(120))
+    found = small_group.evaluated(
+        ridge,
+        dataset={"digest": "e", "name": NASTY[0], "source": "/zoo", "limit": 60},
+        unknown_classes={NASTY[1]: 1, NASTY[2]: 2},
+        warnings=["a warning"],
+    )
+    context = ReportContext(evaluations=[found], looks={"e" * 64: 1})
+    return write(build([ridge, lda], context), tmp_path_factory.mktemp("report"))
+
+
+class TestOnOtherImages:
+    def test_page_and_markdown_show_its_numbers(self, elsewhere: Path) -> None:
+        document = json.loads(elsewhere.with_name("report.json").read_text())
+        (each,) = document["groups"][0]["evaluations"]
+        text = elsewhere.with_name("report.md").read_text()
+        page = Page(elsewhere.read_text()).text
+        accuracy, own, change = (
+            each["accuracy"], each["own_test"]["accuracy"], each["difference"]
+        )  # fmt: skip
+        for number in (
+            *(f"{accuracy[end]:.4f}" for end in ("value", "low", "high")),
+            f"{own['value']:.4f}",
+            *(f"{100 * change[end]:+.1f}" for end in ("value", "low", "high")),
+            f"{each['calibration']['ece']['value']:.3f}",
+            f"{each['calibration']['log_loss']:.3f}",
+        ):
+            assert number in page[page.index("On other images") :]
+            assert number in text[text.index("### On other images") :]
+        assert each["sentence"] in page
+        for said in ("These images have been predicted 1 time so far.", "a warning"):
+            assert said in page and said in text
+        assert "too: dog." in page and "(1 image)" in page and "(2 images)" in page
+        assert f"on {NASTY[0]}" in page
+        assert "<script>alert" not in text
+
+    def test_classes_are_folded_away(self, elsewhere: Path) -> None:
+        section = elsewhere.read_text().split("On other images")[1].split("What do the embeddings")[0]
+        before, behind = section.split("By class, and what was scored")
+        assert 'scope="row">ant<' not in before and 'scope="row">ant<' in behind
+        assert before.rstrip().endswith("<summary>") and "<details>" in before
+
+    def test_without_any_there_is_no_section(self, folder: Path) -> None:
+        assert "On other images" not in (folder / "index.html").read_text()
+        assert "On other images" not in (folder / "report.md").read_text()
+
+
+def test_what_every_row_says_is_above_the_table(tmp_path: Path) -> None:
+    ridge, lda = small_group.run("ridge", range(150)), small_group.run("lda", range(120))
+    page = write(build([ridge, lda]), tmp_path / "one").read_text()
+    text = (tmp_path / "one" / "report.md").read_text()
+    for rendered in (page, text):
+        (shared,) = re.findall(r"The same in every row: (.*?)\.(?:<|\n)", rendered)
+        assert shared == (
+            "vgg16, block5, 32 px, imagenet preprocessing, float32, imagenet weights, seed 0, "
+            "trained on 60 images"
+        )
+    assert not re.search(r">(Embedding|Fingerprint|Seed|Cache \(MB\))</th>", page)
+    assert "| embedding |" not in text
+
+    big = small_group.run("lda", range(120), spec=small_group.SPEC | {"image_size": 64}, fingerprint="a" * 64)
+    page = write(build([ridge, big]), tmp_path / "two").read_text()
+    text = (tmp_path / "two" / "report.md").read_text()
+    assert '<td data-label="Embedding">64 px</td>' in page
+    assert "| embedding |" in text and "| 64 px |" in text
+    assert re.search(r">Fingerprint</th>", page) and re.search(r">Cache \(MB\)</th>", page)
+    assert not re.search(r">Seed</th>", page)
+
+
+def test_one_of_anything_is_singular(tmp_path: Path) -> None:
+    page = write(build([small_group.run("ridge", range(150)), small_group.run("lda", range(120))]), tmp_path)
+    text = Page(page.read_text()).text
+    assert "1 comparison on the same images" in text
+    assert not re.search(r"\b1 (comparisons|images|runs|classes|times|values|scores)\b", text)
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(folder: Path, tmp_path: Path) -> None:
+    ridge = small_group.run("ridge", range(150))
+    found = small_group.evaluated(ridge)
+    wide = write(
+        build([ridge, small_group.run("lda", range(9))], ReportContext(evaluations=[found])), tmp_path
+    )
+    for path in (folder / "report.md", wide.with_name("report.md")):
+        columns = 0
+        for line in path.read_text().splitlines():
+            cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+            assert cells in (columns, 0) or columns == 0, line
+            columns = cells
