@@ -86,10 +86,14 @@ def elsewhere(found: dict[str, Any]) -> str:
         if found["absent_classes"]:
             there += ", of the same classes"
     points = [f"{100 * change[end]:+.1f}" for end in ("value", "low", "high")]
+    verdict = (
+        f"a difference of {points[0]} points ({points[1]} to {points[2]}), which "
+        f"{'is more than chance explains' if sure else 'chance alone may explain'}"
+    )
+    if change["method"] == "paired" and not change["here_only"] + change["there_only"]:
+        verdict = "the very same are right"
     return (
         f"On {found['on']}, {found['name']} has {here['value']:.1%} of {counted(found['images'], 'image')} "
         f"right (95% interval {here['low']:.1%} to {here['high']:.1%}), against "
-        f"{own['accuracy']['value']:.1%} {there}: a difference of {points[0]} points "
-        f"({points[1]} to {points[2]}), which "
-        f"{'is more than chance explains' if sure else 'chance alone may explain'}."
+        f"{own['accuracy']['value']:.1%} {there}: {verdict}."
     )

@@ -55,7 +55,7 @@ def pairs(group: Group) -> Figure:
     side = 2.6 + 0.52 * len(ids)
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.subplots()
-    limit = max(1.0, float(np.nanpercentile(np.abs(points), 75)))  # a head far off would drown the others
+    limit = max(1.0, float(np.nanmedian(np.abs(points))))  # a head far off would drown the others
     image = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit)
     for row, column in np.argwhere(np.isfinite(points)):
         value = points[row, column]
@@ -115,7 +115,7 @@ def coverage(group: Group) -> Figure:
 def pareto(group: Group) -> Figure:
     """Test accuracy against what it cost, one picture a cost; the line joins those no other beats.
 
-    A head has its marker, an embedding its colour.
+    A head has its marker, an embedding its colour. What cost all the same is left to the table.
     """
     plans = (
         ("extract_seconds", "running the network over all images (s)", 1.0),
@@ -126,8 +126,13 @@ def pareto(group: Group) -> Figure:
     entries = [entry for entry in group.configurations if entry.head != "prior"]
     marked = dict(zip(dict.fromkeys(entry.head for entry in entries), cycle(MARKERS), strict=False))
     coloured = dict(zip(dict.fromkeys(entry.embedding for entry in entries), cycle(SERIES), strict=False))
-    figure = Figure(figsize=(8.6, 6.4 + 0.2 * len(coloured)), layout="constrained")
-    for axes, (key, label, unit) in zip(figure.subplots(2, 2).flat, plans, strict=True):
+    telling = [plan for plan in plans if len({entry.costs[plan[0]] for entry in entries}) > 1] or plans[2:]
+    rows = (len(telling) + 1) // 2
+    figure = Figure(figsize=(8.6, 0.6 + 2.9 * rows + 0.2 * len(coloured)), layout="constrained")
+    panels = list(figure.subplots(rows, 2).flat)
+    for axes in panels[len(telling) :]:
+        figure.delaxes(axes)
+    for axes, (key, label, unit) in zip(panels, telling, strict=False):
         known = [(cost / unit, entry) for entry in entries if (cost := entry.costs[key]) is not None]
         for cost, entry in known:
             axes.plot(
@@ -146,8 +151,6 @@ def pareto(group: Group) -> Figure:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
             axes.xaxis.set_major_formatter("{x:,g}")
             axes.minorticks_off()
-        elif not known:
-            axes.text(0.5, 0.5, "the caches are gone", ha="center", transform=axes.transAxes, color="0.4")
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy")
         axes.grid(alpha=0.3)

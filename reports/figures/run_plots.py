@@ -14,6 +14,7 @@ from reports.entry import Entry
 from reports.figures.plot_style import MARKERS, SERIES, STYLES, TRAINING, VALIDATION, plain_ticks, short
 
 ANNOTATED = 20  # classes up to which a confusion matrix carries numbers
+WIDE = 100  # times the lowest loss from which on the highest asks for a logarithmic axis
 NAMED = 40  # classes up to which it carries names
 MEASURED = ("accuracy", "loss", "train_accuracy", "seconds")  # of a candidate of a sweep; the rest names it
 
@@ -32,6 +33,9 @@ def curves(entry: Entry) -> Figure:
         axes.axvline(kept, color="0.55", lw=1, ls=":", zorder=0)
         axes.set_xlabel(f"epoch (dotted: kept, {kept})")
         axes.set_ylabel(unit)
+        drawn = np.array([*history[name], *history[f"val_{name}"]])
+        if name == "loss" and drawn.min() > 0 and drawn.max() > WIDE * drawn.min():
+            axes.set_yscale("log")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="best")
@@ -103,6 +107,7 @@ def reliability(entry: Entry) -> Figure:
         axes.set_title(f"{title}\nECE {numbers['ece']['value']:.3f}", fontsize=9)
         axes.set_xlabel("confidence")
         axes.set_xlim(0, 1)
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))  # so that no label meets its neighbour's
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)

@@ -144,10 +144,16 @@ class TestElsewhere:
     @pytest.mark.parametrize(("p", "verdict"), [(0.04, "is more than chance"), (0.06, "chance alone may")])
     def test_of_the_same_images_mcnemars_test_decides(self, p: float, verdict: str) -> None:
         change = {"value": -0.1, "low": -0.2, "high": 0.0, "method": "paired", "p": p}
+        change |= {"here_only": 2, "there_only": 7}
         assert (
             "on the same images of its own test split: a difference of -10.0 points (-20.0 to +0.0), "
             f"which {verdict}"
         ) in self.of(40, difference=change)
+
+    def test_where_no_image_is_answered_otherwise_there_is_no_difference_to_speak_of(self) -> None:
+        only = {"here_only": 0, "there_only": 0}
+        change = {"value": 0.0, "low": 0.0, "high": 0.0, "method": "paired", "p": 1.0} | only
+        assert self.of(40, difference=change).endswith("of its own test split: the very same are right.")
 
     def test_where_no_class_is_missing_classes_are_not_spoken_of(self) -> None:
         assert "of the same classes" not in self.of(40, absent_classes=[])

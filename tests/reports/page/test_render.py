@@ -292,6 +292,44 @@ def test_axes_have_names_and_units(runs: list[Run]) -> None:
         assert named, name
 
 
+def test_costs_that_all_heads_share_have_no_figure(tmp_path: Path) -> None:
+    """One embedding costs all its heads the same; two of different sizes do not."""
+    cache = small_group.Cache(tmp_path)
+    larger = small_group.Cache(tmp_path)
+    larger.fingerprint = "a" * 64
+    larger.provenance["network_seconds"] = 9.0
+    caches = {found.fingerprint: found for found in (cache, larger)}
+    ridge, lda = small_group.run("ridge", range(150)), small_group.run("lda", range(120))
+    lda.seconds = {"select": 1.0, "refit": 1.0, "predict": 0.1}
+    network, disk, fit, predict = (
+        "running the network over all images (s)",
+        "embeddings on disk (MB)",
+        "choosing and fitting the head (s)",
+        "head's prediction of 1,000 vectors (ms)",
+    )
+
+    def drawn(*runs: Run) -> list[str]:
+        report = build(runs, ReportContext(caches=caches))  # type: ignore[arg-type]
+        return [axes.get_xlabel() for axes in draw(report)["pareto-0"].axes]
+
+    assert drawn(ridge, lda) == [fit, predict]
+    elsewhere = replace(lda, fingerprint="a" * 64)
+    assert drawn(ridge, elsewhere) == [network, fit, predict], "both files have 1,234 bytes"
+    larger.path = tmp_path / "larger.h5"
+    larger.path.write_bytes(b"x" * 4321)
+    assert drawn(ridge, elsewhere) == [network, disk, fit, predict]
+
+
+def test_a_loss_that_falls_by_orders_of_magnitude_is_on_a_logarithmic_axis() -> None:
+    accuracy = {"accuracy": [0.1, 0.5], "val_accuracy": [0.1, 0.4]}
+    for losses, scale in (([80_000.0, 2.0], "log"), ([3.0, 1.0], "linear"), ([3.0, 0.0], "linear")):
+        history = {**accuracy, "loss": losses, "val_loss": [2.5, 2.0]}
+        (entry,) = (
+            build([small_group.run("dense", range(90), history=history, kept_epoch=2)]).groups[0].entries
+        )
+        assert [axes.get_yscale() for axes in run_plots.curves(entry).axes] == ["linear", scale]
+
+
 @pytest.mark.parametrize(
     ("tried", "ticks", "scale"),
     [
