@@ -57,10 +57,9 @@ def evaluate_images(options: Options) -> int:
             f"({', '.join(run.class_names[:8])}); name its class folders as the run's, or another RUN="
         )
     own = _ids_of(options, run)
-    whole, why = _whole(dataset, run, own)
-    images = (
-        _every_image(options.replace(limit=None).images(), options.limit) if whole else _test_split(dataset)
-    )
+    whole = dataset if dataset.limit is None else options.replace(limit=None).images()
+    every, why = _is_every_image_scored(whole, run, own)
+    images = _every_image(whole, dataset.limit) if every else _test_split(dataset)
     labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[images.labels]
     known = labels >= 0
     looked_at = test_digest_of(
@@ -206,7 +205,7 @@ def _seen_in_training(
     ]
 
 
-def _whole(dataset: Dataset, run: Run, own: dict[str, list[str]] | None) -> tuple[bool, str]:
+def _is_every_image_scored(dataset: Dataset, run: Run, own: dict[str, list[str]] | None) -> tuple[bool, str]:
     """Whether all images are scored, not the test split alone, and what was scored in words.
 
     All, where they have no test split of their own; but not where the run was trained on these images,
@@ -216,7 +215,7 @@ def _whole(dataset: Dataset, run: Run, own: dict[str, list[str]] | None) -> tupl
         return False, "the test split"
     if dataset.source == run.dataset["source"] or dataset.digest() == run.dataset["digest"]:
         return False, "the held-out fifth, as the run was trained on these images"
-    if own is not None and dataset.ids("test") == own["test"]:
+    if own is not None and set(own["test"]) <= set(dataset.ids("test")):
         return False, "the held-out fifth, as its files are named as the run's own test images"
     return True, "all images, as they have no test split"
 

@@ -91,6 +91,9 @@ def test_limit_is_of_all_images_where_all_are_scored(trained: Project, make_fold
     found = scored(trained, others, "--limit", "20")
     assert found["images"] == 20
     assert [row["support"] for row in found["per_class"]] == [10, 10], "stratified"
+    code, _, err = trained("evaluate", "--dataset", str(others), "--limit", "1")
+    assert code == 2
+    assert "LIMIT=1 is too small: each of the 2 classes of others needs an image; raise LIMIT" in err
 
 
 def test_every_image_of_a_flat_folder_meets_its_own_label(trained: Project, make_folder: Make) -> None:
@@ -146,6 +149,24 @@ class TestImagesOfTheTrainingSplit:
         assert f"note: {seen} of" in err
         assert flat("report")[0] == 0
         assert f"flat: {seen} of" in (flat.out / "report" / "index.html").read_text()
+
+    def test_of_a_copy_of_it_the_test_split_alone_is_scored_whatever_the_limit(
+        self, make_folder: Make, project: Project
+    ) -> None:
+        project.images = make_folder(40, ("cat", "dog"), "flat")
+        project.common[1] = str(project.images)
+        project("features")
+        project("train", "--head", "logistic")
+        copy = project.images.with_name("copy")
+        for path in project.images.rglob("*.*"):
+            there = copy / path.relative_to(project.images)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(path).resize((32, 32)).save(there)
+        (own,) = load_all(project.out / "runs")
+        for more, images in (((), 16), (("--limit", "10"), 10)):
+            found = scored(project, copy, "--run", own.folder, *more)
+            assert (found["images"], found["warnings"]) == (images, []), more
+            assert found["scored"].startswith("the held-out fifth, as its files are named as")
 
     def test_without_the_embeddings_it_is_a_possibility(self, flat: Project) -> None:
         flat.cache.unlink()
