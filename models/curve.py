@@ -64,7 +64,7 @@ class Curve:
             write_whole(path, buffer.getvalue())
         except OSError as error:
             raise UserError(
-                f"cannot write {path}: {error.strerror}; make room or choose another OUT="
+                f"cannot write {path}: {error.strerror}; make room or choose another folder"
             ) from None
         return path
 
@@ -92,7 +92,7 @@ def load(root: Path, run: Run) -> Curve | None:
         if any(_digest(rows[name]) != digest for name, digest in about["sha256"].items()):
             raise ValueError("digests differ")
     except Exception as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, then run make curve again") from None
+        raise UserError(f"{path} is damaged ({error}); remove it and grow the curve again") from None
     if canonical(about.get("parameters")) != canonical(run.parameters):
         return None
     return Curve(run.folder, about["points"], rows, run.parameters)

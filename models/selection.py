@@ -254,7 +254,7 @@ def _convergence() -> Iterator[list[warnings.WarningMessage]]:
 def _check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:
     """Refuse embeddings that are no numbers; nothing is copied."""
     if not np.isfinite([X.min(), X.max()]).all():  # a NaN is both
-        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; run: make verify")
+        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; verify the cache")
 
 
 def _warnings(

@@ -78,11 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(getattr(stages, stage)(options))
     except UserError as error:
-        if options.debug:
-            from pipeline.failures import trace
+        from pipeline.failures import in_users_words, trace
 
+        if options.debug:
             print(trace(error), end="", file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_users_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = options.command(stage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
 import traceback
 from itertools import count
@@ -10,6 +12,30 @@ from pathlib import Path
 from features.errors import UserError
 from features.progress import say
 from pipeline.options import Options
+
+NAMES = {field.name: field.name.upper() for field in dataclasses.fields(Options)} | {"settings": "SET"}
+_PARAMETER = re.compile(rf"(?:(?<=[\s(])|^)({'|'.join(NAMES)})(?==)|^(?:settings|grid)(?=:)")
+COMMANDS = {  # what the libraries advise, and what is typed for it
+    "choose another folder": "choose another OUT=",
+    "compute it again": "run: make features",
+    "grow the curve again": "run: make curve",
+    "take the vote again": "run: make train HEAD=vote",
+    "verify the cache": "run: make verify",
+}
+
+
+def in_users_words(error: UserError | str) -> str:
+    """What the libraries report of a parameter, as the command line says it.
+
+    Examples
+    --------
+    >>> in_users_words("image_size=16: expected at least 32 pixels")
+    'IMAGE_SIZE=16: expected at least 32 pixels'
+    """
+    text = _PARAMETER.sub(lambda found: NAMES[found[0]], str(error))
+    for advice, command in COMMANDS.items():
+        text = text.replace(advice, command)
+    return text
 
 
 def reason(error: Exception, options: Options, job: str) -> str:
@@ -21,7 +47,7 @@ def reason(error: Exception, options: Options, job: str) -> str:
         say(trace(error))
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, UserError):
-        return first
+        return in_users_words(first)
     return f"{type(error).__name__}: {first}; traceback: {_kept(error, options.logs, job)}"
 
 

@@ -9,7 +9,7 @@ from features.errors import UserError
 from features.progress import say
 from features.words import counted
 from pipeline.caching import finished_cache
-from pipeline.failures import reason, reported
+from pipeline.failures import in_users_words, reason, reported
 from pipeline.options import ALL, Options
 from pipeline.training import TrainSplitCache, check_seeds, take_vote, train_heads
 
@@ -173,7 +173,7 @@ def verify(options: Options) -> int:
     for group in (found, rest):
         for name, problem in group:
             well = well and problem is None
-            print(f"{'ok    ' if problem is None else 'FAILED'} {name}{f': {problem}' if problem else ''}")
+            print(f"FAILED {name}: {in_users_words(problem)}" if problem else f"ok     {name}")
     return 0 if well else 1
 
 

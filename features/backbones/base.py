@@ -155,7 +155,7 @@ class Backbone(ABC):
             if came != expected:
                 raise UserError(
                     f"{self.name} at {image_size} px: expected a map of {expected} at {name}, came {came}; "
-                    "install the pinned Keras: make setup"
+                    "install the Keras that requirements.txt pins"
                 )
             found.append(output)
         return found

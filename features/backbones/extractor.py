@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -32,10 +32,10 @@ class Extractor:
 
     Parameters
     ----------
-    layers : comma-separated, in any order; left out, the network's own. ``tap`` is the map at one of
-        the network's taps averaged to one cell, ``tap@g`` the same averaged to a g x g grid (adaptive
-        average pooling: cell i of g covers rows floor(i*m/g) to ceil((i+1)*m/g) of m), flattened as
-        (row, column, channel).
+    layers : names in a list or separated by commas, in any order; left out, the network's own. ``tap`` is
+        the map at one of the network's taps averaged to one cell, ``tap@g`` the same averaged to a g x g
+        grid (adaptive average pooling: cell i of g covers rows floor(i*m/g) to ceil((i+1)*m/g) of m),
+        flattened as (row, column, channel).
     image_size : side of the square input, pixels.
     preprocess : ``imagenet`` (Keras' ``preprocess_input`` of this network, or the layers in it that do
         the same) or ``unit`` (divided by 255 and nothing else, whatever it was trained for).
@@ -55,7 +55,7 @@ class Extractor:
 
     def __init__(
         self,
-        layers: str | None = None,
+        layers: str | Sequence[str] | None = None,
         image_size: int = 32,
         preprocess: str = "imagenet",
         precision: str = AUTO,
@@ -66,10 +66,10 @@ class Extractor:
     ) -> None:
         self.backbone = known(backbone)
         if image_size < self.backbone.least:
-            raise UserError(f"IMAGE_SIZE={image_size}: expected at least {self.backbone.least} pixels")
+            raise UserError(f"image_size={image_size}: expected at least {self.backbone.least} pixels")
         for name, value, choice in (
-            ("PREPROCESS", preprocess, PREPROCESS),
-            ("PRECISION", precision, (AUTO, *PRECISIONS)),
+            ("preprocess", preprocess, PREPROCESS),
+            ("precision", precision, (AUTO, *PRECISIONS)),
         ):
             if value not in choice:
                 raise UserError(f"{name}={value}: expected one of {', '.join(choice)}")
@@ -77,14 +77,14 @@ class Extractor:
         self.preprocess = preprocess
         self.precision = precision
         if mirror not in (0, 1):
-            raise UserError(f"MIRROR={mirror}: expected 0 or 1")
+            raise UserError(f"mirror={mirror}: expected 0 or 1")
         self.mirror = bool(mirror)
         self.weights_path = weights
         self.layers = parse_layers(
             self.backbone.layers if layers is None else layers, image_size, self.backbone
         )
         if batch is not None and batch < 1:
-            raise UserError(f"BATCH={batch}: expected a positive number of images")
+            raise UserError(f"batch={batch}: expected a positive number of images")
         fitting = [size for size in BATCHES if size * (1 + self.mirror) * image_size**2 <= BATCH_PIXELS]
         self.batch = batch or (fitting or [BATCHES[-1]])[0]
 
@@ -193,8 +193,10 @@ class Extractor:
 VGG16 = Extractor  # whose default network it is
 
 
-def parse_layers(layers: str, image_size: int, backbone: Backbone | None = None) -> tuple[str, ...]:
-    """The layers a comma-separated list names, each in its shortest spelling, by name.
+def parse_layers(
+    layers: str | Sequence[str], image_size: int, backbone: Backbone | None = None
+) -> tuple[str, ...]:
+    """The layers that a list, or a text with commas, names, each in its shortest spelling, by name.
 
     One order for one set of layers, as the spec has it: ``a,b`` and ``b,a`` are the same embedding.
 
@@ -209,17 +211,17 @@ def parse_layers(layers: str, image_size: int, backbone: Backbone | None = None)
     """
     entry = backbone or known(DEFAULT)
     names = []
-    for text in layers.split(","):
+    for text in layers.split(",") if isinstance(layers, str) else layers:
         tap, grid = entry.parse(text.strip())
         side = entry.side(tap, image_size)
         if grid > side:
             raise UserError(
-                f"LAYERS: {text.strip()} asks for a {grid} x {grid} grid, but at {image_size} px {tap} "
-                f"is {side} x {side}; expected @{side} at most, or a larger IMAGE_SIZE"
+                f"layers={text.strip()}: a {grid} x {grid} grid, but at {image_size} px {tap} "
+                f"is {side} x {side}; expected @{side} at most, or a larger image_size="
             )
         names.append(tap if grid == 1 else f"{tap}@{grid}")
     if len(set(names)) < len(names):
-        raise UserError(f"LAYERS={layers}: a layer is named twice")
+        raise UserError(f"layers={','.join(names)}: a layer is named twice")
     return tuple(sorted(names))
 
 

@@ -37,15 +37,15 @@ class Application(Backbone):
         if path is not None:
             file = Path(path).expanduser()
             if not file.is_file():
-                raise UserError(f"WEIGHTS={path}: no such file; expected weights of {self.name} (.h5)")
+                raise UserError(f"weights={path}: no such file; expected weights of {self.name} (.h5)")
             return self._read(file, str(file.resolve()))
         file_name = self.file.rpartition("/")[2]
-        then = f"make features BACKBONE={self.name} WEIGHTS=path/to/{file_name}"
+        then = f"give backbone={self.name} weights=path/to/{file_name}"
         url = HOST + self.file
         if self.hash is None:
             raise UserError(
                 f"Keras publishes no hash of {self.name}'s weights, so that no download can be proved; "
-                f"fetch {url} by other means, then: {then}"
+                f"fetch {url} by other means, then {then}"
             )
         own, kept = cache_dir() / file_name, keras_dir() / "models" / file_name
         for place in (own, kept):
@@ -56,7 +56,7 @@ class Application(Backbone):
         except UserError as error:
             raise UserError(
                 f"{self.name}'s weights could not be had, neither as {own} nor as {kept} nor from {error}; "
-                f"fetch {file_name} by other means, then: {then}"
+                f"fetch {file_name} by other means, then {then}"
             ) from None
         return self._read(own, "Keras download")
 

@@ -20,7 +20,7 @@ def backbone(name: str) -> Backbone:
         There is none.
     """
     if name not in BACKBONES:
-        raise UserError(f"BACKBONE={name}: expected one of {', '.join(BACKBONES)}")
+        raise UserError(f"backbone={name}: expected one of {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 

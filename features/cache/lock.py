@@ -45,7 +45,7 @@ def writing(path: Path) -> Iterator[None]:
         except OSError as error:
             lock.release()
             if attempt == ATTEMPTS or not isinstance(error, FileNotFoundError | FileExistsError):
-                raise UserError(f"cannot write {parts}: {error.strerror}; choose another OUT=") from None
+                raise UserError(f"cannot write {parts}: {error.strerror}; choose another folder") from None
     try:
         yield
     finally:

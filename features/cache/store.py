@@ -103,7 +103,7 @@ class EmbeddingStore:
             raise UserError(
                 f"not enough disk for {self.path.name}: {need / 1e6:,.0f} MB needed (twice the "
                 f"embeddings while they are put together), {free / 1e6:,.0f} MB free in "
-                f"{self.path.parent}; free some, choose another OUT=, or fewer LAYERS="
+                f"{self.path.parent}; free some, choose another folder, or fewer layers="
             )
 
     def put(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
@@ -212,7 +212,7 @@ def _one_line(temporary: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot write {temporary}: {error.strerror}; what is finished is kept: free some disk or "
-            "choose another OUT=, then run this again"
+            "choose another folder, then run this again"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

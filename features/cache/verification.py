@@ -110,9 +110,8 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
     source = embeddings.provenance["weights_source"]
     if weights is None and spec["weights"] != "imagenet":
         weights = source
-    layers = ",".join(spec["layers"])
     extractor = Extractor(
-        layers,
+        spec["layers"],
         spec["image_size"],
         spec["preprocess"],
         spec["precision"],

@@ -116,12 +116,12 @@ class Dataset(ABC):
             count = len(labels) if self.limit is None else min(self.limit, len(labels))
             if self.limit is not None and count < least * len(self.class_names):
                 raise UserError(
-                    f"LIMIT={self.limit} is too small: each of the {len(self.class_names)} classes "
-                    f"of {self.name} needs {least} images in {split}; raise LIMIT"
+                    f"limit={self.limit} is too small: each of the {len(self.class_names)} classes "
+                    f"of {self.name} needs {least} images in {split}; raise limit="
                 )
             self._refuse_too_few(split, labels, "add images")
             picked = stratified(labels, count, f"limit {split}")
-            self._refuse_too_few(split, labels[picked], "raise LIMIT")
+            self._refuse_too_few(split, labels[picked], "raise limit=")
             rows[split] = readable[picked]
         return rows
 

@@ -201,11 +201,11 @@ def find_archive(
     if archive is not None:
         path = Path(archive).expanduser()
         if not path.is_file():
-            raise UserError(f"ARCHIVE={archive}: no such file; expected {official.file}")
+            raise UserError(f"archive={archive}: no such file; expected {official.file}")
         came = file_digest(path)
         if came != sha256:
             raise UserError(
-                f"ARCHIVE={archive} is not the official {official.file}, or only a part of it: expected "
+                f"archive={archive} is not the official {official.file}, or only a part of it: expected "
                 f"SHA-256 {sha256}, came {came} ({path.stat().st_size:,} bytes); "
                 f"download it again from {official.hosts[0]}"
             )
@@ -227,10 +227,9 @@ def find_archive(
             return own
         except UserError as error:
             tried.append(str(error))
-    said = "" if official is CIFAR10 else "DATASET=cifar100 "  # the default is not said
     raise UserError(
         f"{official.title} could not be had. Tried: {'; '.join(tried)}. Fetch {official.file} by other "
-        f"means, then: make features {said}ARCHIVE=path/to/{official.file}"
+        f"means, then give archive=path/to/{official.file}"
     )
 
 

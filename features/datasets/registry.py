@@ -89,7 +89,7 @@ def source_of(dataset: str) -> str:
     if dataset and (path.is_dir() or (path.suffix.lower() in FILES and path.is_file())):
         return str(path.resolve())  # an empty path would be the current folder
     raise UserError(
-        f"{f'unknown dataset {dataset!r}' if dataset else 'DATASET= is empty'}: expected "
+        f"{f'unknown dataset {dataset!r}' if dataset else 'dataset= is empty'}: expected "
         f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
         "(or <class>/ alone) or with .parquet or .tar shards, or of a .csv, .parquet or .tar file"
     )
@@ -110,10 +110,10 @@ def open_dataset(
     """
     source = source_of(dataset)
     if limit is not None and limit < 1:
-        raise UserError(f"LIMIT={limit}: expected a positive number of images per split")
+        raise UserError(f"limit={limit}: expected a positive number of images per split")
     if archive is not None and source not in ARCHIVED:
         raise UserError(
-            f"ARCHIVE= belongs to DATASET={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
+            f"archive= belongs to dataset={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
         )
     opener = DATASETS[source] if source in DATASETS else partial(_by_path, Path(source))
     opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))

@@ -98,7 +98,7 @@ def _refuse_overflow(kept: Kept, precision: str) -> None:
     if not all(np.isfinite(vectors).all() for vectors in kept.vectors.values()):
         raise UserError(
             f"the network gives numbers beyond the range of {precision} for these images, or its weights "
-            "are damaged; give PRECISION=float32, or other WEIGHTS="
+            "are damaged; give precision=float32, or other weights="
         )
 
 

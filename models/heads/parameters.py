@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from features.errors import UserError
 from models.heads.refusal import Refused
 
-EXAMPLE = "SET=learning_rate=0.1,epochs=40"
-GRID_EXAMPLE = "GRID=C=0.001,0.01,0.1"
+EXAMPLE = "settings=learning_rate=0.1,epochs=40"
+GRID_EXAMPLE = "grid=C=0.001,0.01,0.1"
 
 
 class Rule(NamedTuple):
@@ -110,9 +110,9 @@ def parse(text: str) -> dict[str, Any]:
     for part in _parts(text):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not sign or not value:
-            raise UserError(f"SET={text}: {part.strip()!r} is no parameter=value; expected {EXAMPLE}")
+            raise UserError(f"settings={text}: {part.strip()!r} is no parameter=value; expected {EXAMPLE}")
         if name in found:
-            raise UserError(f"SET={text}: {name} comes twice; name it once")
+            raise UserError(f"settings={text}: {name} comes twice; name it once")
         found[name] = _literal(value)
     return found
 
@@ -128,7 +128,7 @@ def parse_grid(text: str) -> dict[str, tuple[Any, ...]]:
     name, _, values = (piece.strip() for piece in text.partition("="))
     found = tuple(_literal(value.strip()) for value in _parts(values) if value.strip())
     if not re.fullmatch(r"[A-Za-z]\w*", name) or not found:
-        raise UserError(f"GRID={text}: expected a parameter and its values, as in {GRID_EXAMPLE}")
+        raise UserError(f"grid={text}: expected a parameter and its values, as in {GRID_EXAMPLE}")
     return {name: found}
 
 

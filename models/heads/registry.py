@@ -269,11 +269,11 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
     known = [parameter for parameter in defaults if parameter not in FIXED]
     for parameter in settings:
         if parameter not in known:
-            listed = f"expected one of {', '.join(known)}" if known else "it has none; leave SET= out"
-            raise UserError(f"SET: {name} has no parameter {parameter!r}: {listed}")
+            listed = f"expected one of {', '.join(known)}" if known else "it has none; leave settings= out"
+            raise UserError(f"settings: {name} has no parameter {parameter!r}: {listed}")
         if not isinstance(settings[parameter], None | bool | int | float | str | tuple | list):
             raise UserError(
-                f"SET: {parameter}={settings[parameter]}: expected a number, a word, None, or "
+                f"settings: {parameter}={settings[parameter]}: expected a number, a word, None, or "
                 "several of them in parentheses"
             )
     alike = parameters.like if name in HEADS else lambda value, _: value
@@ -285,7 +285,7 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
     try:
         make(0).check()
     except Refused as error:
-        raise UserError(f"SET: {error}") from None
+        raise UserError(f"settings: {error}") from None
     grid = {
         parameter: (values[parameter],) if parameter in values else tried
         for parameter, tried in entry.grid.items()
@@ -297,7 +297,7 @@ def with_grid(name: str, entry: Head, grid: Mapping[str, Sequence[Any]], setting
     """``entry`` swept over the values of ``grid``, each of which its parameter must be able to take."""
     for parameter, values in grid.items():
         if parameter in settings:
-            raise UserError(f"GRID: {parameter} is set by SET= already; name it in one of the two")
+            raise UserError(f"grid: {parameter} is set by settings= already; name it in one of the two")
         made = [with_settings(name, entry, {parameter: value}).make(0).get_params() for value in values]
         tried = tuple(dict.fromkeys(each[parameter] for each in made))
         tried = tuple(sorted(tried)) if parameters.on_a_scale(tried) else tried

@@ -51,7 +51,7 @@ def changing(root: Path) -> Iterator[None]:
             f"another process has been writing to {root} for {PATIENCE:g} s; wait for it, then run this again"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another OUT=") from None
+        raise UserError(f"cannot write {root}: {error.strerror or error}; choose another folder") from None
 
 
 def clear_up_if_free(root: Path) -> None:

@@ -39,7 +39,7 @@ def load_all(root: Path) -> list[Run]:
         except UserError as error:
             say(f"note: passed over: {error}")
     for folder in [folder for folder, run in runs.items() if is_outdated(run, runs)]:
-        say(f"note: passed over: {folder}: a member was trained again; take it anew: make train HEAD=vote")
+        say(f"note: passed over: {folder}: a member was trained again; take the vote again")
         del runs[folder]
     return list(runs.values())
 

@@ -13,8 +13,8 @@ from models.runs.run import Run
 SUFFIXES = {True: (".keras",), False: (".joblib", ".skops")}  # of a Keras head, and of any other
 
 
-def write(run: Run, path: Path) -> Path:
-    """Write the run's head, loaded with ``with_head=True``, to ``path``.
+def write(run: Run, to: Path) -> Path:
+    """Write the run's head, loaded with ``with_head=True``, to the file ``to``.
 
     A linear head becomes a ``LogisticRegression`` and nearest neighbours a
     ``KNeighborsClassifier``; a classifier of scikit-learn stays what it is. All of them take raw
@@ -37,7 +37,7 @@ def write(run: Run, path: Path) -> Path:
     wanted = SUFFIXES[isinstance(run.estimator, DenseHead)]
     if path.suffix not in wanted:
         raise UserError(
-            f"TO={path}: expected a name that ends in {' or '.join(wanted)} for the head {run.head}"
+            f"to={path}: expected a name that ends in {' or '.join(wanted)} for the head {run.head}"
         )
     plain = run.estimator.plain(run.temperature)
     temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # Keras looks at the suffix
@@ -58,5 +58,5 @@ def write(run: Run, path: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another TO=") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another to=") from None
     return path

@@ -61,7 +61,5 @@ def members_of(run: Run, root: Path, trust: bool = False) -> list[tuple[Run, flo
         (load(root / folder, with_head=True, trust=trust), weight) for folder, weight in run.members.items()
     ]
     if is_outdated(run, {part.folder: part for part, _ in parts}):
-        raise UserError(
-            f"the vote {run.folder}: a member was trained again; take it anew: make train HEAD=vote"
-        )
+        raise UserError(f"the vote {run.folder}: a member was trained again; take the vote again")
     return parts

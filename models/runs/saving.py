@@ -105,6 +105,8 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
         run = Run(**values)
         if with_head and not run.members:
             run.estimator = _read_head(run, folder, heads, document["learned"], trust)
+    except UserError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, BadZipFile) as error:
         raise UserError(
             f"{folder} is not a whole run ({error}); remove it and train this head again"

@@ -121,7 +121,7 @@ def write(
             f"{folder} is being written by another process; wait for it, then run this again"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; choose another OUT=") from None
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
     return folder / "index.html"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from models.heads import moments, registry
 from models.heads.refusal import Refused
 from models.heads.registry import HEADS
 from models.runs.collection import load_all
-from pipeline.failures import reason, trace
+from pipeline.__main__ import STAGES
+from pipeline.failures import COMMANDS, NAMES, in_users_words, reason, trace
 from pipeline.options import Options
 from tests.conftest import Project
 
@@ -186,3 +188,54 @@ class TestDebug:
         except UserError as error:
             assert re.findall(r"first|second|third", re.sub(r" *raise .*", "", trace(error)))[-1] == "third"
             assert all(text in trace(error) for text in ("KeyError: 'first'", "ValueError: second"))
+
+
+class TestUsersWords:
+    """The libraries name parameters as Python does; the command line names its variables."""
+
+    @pytest.mark.parametrize(
+        ("raised", "shown"),
+        [
+            ("image_size=16: expected 32", "IMAGE_SIZE=16: expected 32"),
+            (
+                "no room; choose another folder, or fewer layers=",
+                "no room; choose another OUT=, or fewer LAYERS=",
+            ),
+            ("several (limit=5, seed=3)", "several (LIMIT=5, SEED=3)"),
+            ("settings=alpha: no value", "SET=alpha: no value"),
+            ("settings: alpha=x: expected a number", "SET: alpha=x: expected a number"),
+            ("/data/set=train/limit=5/x.png is gone", "/data/set=train/limit=5/x.png is gone"),
+            ("settings=seed=1,batch=2: no", "SET=seed=1,batch=2: no"),
+            ("batch_size=0: expected 1", "batch_size=0: expected 1"),
+            ("x.h5 is damaged; compute it again", "x.h5 is damaged; run: make features"),
+        ],
+    )
+    def test_variables_for_parameters(self, raised: str, shown: str) -> None:
+        assert in_users_words(UserError(raised)) == shown
+
+    def test_every_advice_is_given_somewhere(self) -> None:
+        sources = "".join(path.read_text() for path in library())
+        assert [advice for advice in COMMANDS if advice not in sources] == []
+
+    def test_no_library_speaks_of_variables_and_commands(self) -> None:
+        """Docstrings aside: what they quote of the command line is no message."""
+        own = re.compile(rf"\b(?:{'|'.join(map(str.upper, NAMES))})=|\bmake (?:{'|'.join(STAGES)})\b")
+        found = []
+        for path in library():
+            tree = ast.parse(path.read_text())
+            quoted = {
+                id(node.body[0].value)
+                for node in ast.walk(tree)
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+                and isinstance(node.body[0], ast.Expr)
+            }
+            for node in ast.walk(tree):
+                text = node.value if isinstance(node, ast.Constant) and id(node) not in quoted else ""
+                if isinstance(text, str) and own.search(text):
+                    found.append(f"{path.name}:{node.lineno}: {text}")
+        assert found == []
+
+
+def library() -> list[Path]:
+    root = Path(__file__).parents[2]
+    return [path for name in ("features", "models", "reports") for path in (root / name).rglob("*.py")]

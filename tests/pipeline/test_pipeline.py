@@ -90,7 +90,7 @@ def test_a_limit_never_poses_as_the_whole(project: Project) -> None:
         assert len(file["train/labels"]) == 12
     code, _, err = project("train")
     assert code == 2
-    assert "cached: limit=12, asked: null" in err
+    assert "cached: LIMIT=12, asked: null" in err
     code, _, _ = project("train", "--limit", "12", "--head", "logistic")
     assert code == 0
     project("report")

@@ -194,7 +194,7 @@ class TestEntries:
         with pytest.raises(UserError) as error:
             BACKBONES[name].load()
         assert "\n" not in str(error.value)
-        assert "WEIGHTS=path/to/" in str(error.value).rpartition("make features")[2]
+        assert "weights=path/to/" in str(error.value).rpartition(f"give backbone={name}")[2]
 
     def test_its_hash_is_the_one_in_keras_source(self, name: str) -> None:
         from features.backend import tensorflow
@@ -239,7 +239,7 @@ def test_another_networks_weights_are_refused_in_one_line(weights_path: str, tmp
 
 
 def test_a_network_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(UserError, match="BACKBONE=alexnet: expected one of vgg16, vgg19"):
+    with pytest.raises(UserError, match="backbone=alexnet: expected one of vgg16, vgg19"):
         Extractor(backbone="alexnet")
 
 

@@ -126,6 +126,10 @@ class TestParameters:
         assert parse_layers("block5, block4@1", 32) == ("block4", "block5")
         assert VGG16("block5,block3,block4@2").layers == VGG16().layers == ("block3", "block4@2", "block5")
 
+    def test_layers_are_a_list_or_a_text(self) -> None:
+        assert VGG16(layers=["block3", "block5"]).spec() == VGG16(layers="block3,block5").spec()
+        assert VGG16(layers=("block4@1",)).layers == ("block4",)
+
     def test_larger_images_go_in_smaller_batches(self) -> None:
         batches = [VGG16(image_size=size).batch for size in (32, 64, 128, 224, 2000)]
         assert batches == [500, 125, 25, 10, 5]
@@ -144,21 +148,23 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"image_size": 31}, "IMAGE_SIZE=31: expected at least 32 pixels"),
-            ({"preprocess": "caffe"}, "PREPROCESS=caffe: expected one of imagenet, unit"),
-            ({"precision": "int8"}, "PRECISION=int8: expected one of auto, float32, bfloat16, float16"),
-            ({"mirror": 2}, "MIRROR=2: expected 0 or 1"),
-            ({"batch": 0}, "BATCH=0: expected a positive number"),
+            ({"image_size": 31}, "image_size=31: expected at least 32 pixels"),
+            ({"preprocess": "caffe"}, "preprocess=caffe: expected one of imagenet, unit"),
+            ({"precision": "int8"}, "precision=int8: expected one of auto, float32, bfloat16, float16"),
+            ({"mirror": 2}, "mirror=2: expected 0 or 1"),
+            ({"batch": 0}, "batch=0: expected a positive number"),
             (
                 {"layers": "block6"},
                 "unknown layer 'block6': expected one of block1, block2, block3, block4, block5 of vgg16",
             ),
             ({"layers": "block4@0"}, "unknown layer 'block4@0'"),
             ({"layers": ""}, "unknown layer ''"),
-            ({"layers": "block5@2"}, "2 x 2 grid, but at 32 px block5 is 1 x 1"),
-            ({"layers": "block4,block4@1"}, "a layer is named twice"),
+            ({"layers": "block5@2"}, "layers=block5@2: a 2 x 2 grid, but at 32 px block5 is 1 x 1"),
+            ({"layers": ["block4", "block5@2"]}, "or a larger image_size="),
+            ({"layers": "block4,block4@1"}, "layers=block4,block4: a layer is named twice"),
         ],
     )
     def test_what_is_not_on_the_list_is_refused(self, wrong: dict[str, Any], message: str) -> None:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(ValueError, match=message) as error:
             VGG16(**wrong)
+        assert isinstance(error.value, UserError)

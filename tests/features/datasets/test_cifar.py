@@ -51,7 +51,7 @@ def test_a_partial_archive_is_named_and_refused(make_archive: Make) -> None:
 
 
 def test_a_missing_archive_is_named() -> None:
-    with pytest.raises(UserError, match=r"ARCHIVE=nowhere\.tar\.gz: no such file"):
+    with pytest.raises(UserError, match=r"archive=nowhere\.tar\.gz: no such file"):
         find_archive("nowhere.tar.gz")
 
 
@@ -65,7 +65,7 @@ def test_without_a_network_all_that_was_tried_is_told(monkeypatch: pytest.Monkey
     assert "other content (partial?)" in message
     for url in cifar.HOSTS:
         assert url in message
-    assert message.endswith("make features ARCHIVE=path/to/cifar-10-python.tar.gz")
+    assert message.endswith("then give archive=path/to/cifar-10-python.tar.gz")
 
 
 class _Evil:
@@ -108,7 +108,7 @@ def test_cifar100_has_its_fine_labels(make_archive: Make) -> None:
 
 def test_without_a_network_cifar100_says_how_to_give_it() -> None:
     with pytest.raises(
-        UserError, match=r"^CIFAR-100 .* DATASET=cifar100 ARCHIVE=path/to/cifar-100-python\.tar\.gz$"
+        UserError, match=r"^CIFAR-100 .* then give archive=path/to/cifar-100-python\.tar\.gz$"
     ):
         find_archive(None, official=CIFAR100)
     with pytest.raises(UserError, match="the CIFAR-100 archive is neither"):

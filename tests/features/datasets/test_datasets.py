@@ -134,7 +134,7 @@ class TestContract:
         assert np.array_equal(small.images("train", 3, 4, 32), whole.images("train", row, row + 1, 32))
 
     def test_a_limit_that_starves_a_class_is_refused(self, open_it: Open) -> None:
-        with pytest.raises(UserError, match="raise LIMIT"):
+        with pytest.raises(UserError, match="raise limit="):
             open_it(limit=7).labels("train")
 
 
@@ -567,7 +567,7 @@ class TestOpen:
         monkeypatch.chdir(make_folder(8))
         assert open_dataset(".").source == str(Path.cwd())
         with pytest.raises(
-            UserError, match=r"^DATASET= is empty: expected cifar10, cifar100, digits, or the path"
+            UserError, match=r"^dataset= is empty: expected cifar10, cifar100, digits, or the path"
         ):
             open_dataset("")
         for stage in ("features", "train", "verify"):
@@ -576,7 +576,7 @@ class TestOpen:
             assert line.startswith("error: DATASET= is empty: expected cifar10")
 
     def test_an_archive_belongs_to_cifar10(self) -> None:
-        with pytest.raises(UserError, match="ARCHIVE= belongs to DATASET=cifar10"):
+        with pytest.raises(UserError, match="archive= belongs to dataset=cifar10"):
             open_dataset("digits", archive="x.tar.gz")
 
     def test_a_dataset_of_ones_own_is_opened_by_its_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,5 +587,5 @@ class TestOpen:
             open_dataset("other")
 
     def test_a_limit_is_positive(self) -> None:
-        with pytest.raises(UserError, match="LIMIT=0: expected a positive number"):
+        with pytest.raises(UserError, match="limit=0: expected a positive number"):
             open_dataset("digits", limit=0)

@@ -123,10 +123,10 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"C": -1}, "SET: LogisticRegression: The 'C' parameter .* Got -1 instead"),
-            ({"nope": 1}, "SET: LogisticRegression has no parameter 'nope': expected one of C, "),
-            ({"scale": "robust"}, "SET: scale=robust: expected None or one of standard"),
-            ({"class_weight": {0: 2}}, "SET: class_weight=.*: expected a number, a word"),
+            ({"C": -1}, "settings: LogisticRegression: The 'C' parameter .* Got -1 instead"),
+            ({"nope": 1}, "settings: LogisticRegression has no parameter 'nope': expected one of C, "),
+            ({"scale": "robust"}, "settings: scale=robust: expected None or one of standard"),
+            ({"class_weight": {0: 2}}, "settings: class_weight=.*: expected a number, a word"),
         ],
     )
     def test_what_it_cannot_be_is_refused_in_a_line(self, settings: dict[str, Any], message: str) -> None:
@@ -142,7 +142,7 @@ class TestParameters:
         np.testing.assert_allclose(scaled.fitted_[-1].coef_, plain.fitted_.coef_, rtol=1e-3)
 
     def test_headrooms_own_heads_take_no_scale(self) -> None:
-        with pytest.raises(UserError, match="SET: logistic has no parameter 'scale'"):
+        with pytest.raises(UserError, match="settings: logistic has no parameter 'scale'"):
             head("logistic", {"scale": "standard"})
 
 
@@ -161,7 +161,7 @@ class TestGrid:
 
     @pytest.mark.parametrize("text", ["", "C", "C=", "=1,2", "0.1,1", "C=,"])
     def test_what_is_none_is_told_with_an_example(self, text: str) -> None:
-        with pytest.raises(UserError, match=r"GRID=.*: expected .* as in GRID=C=0.001,0.01,0.1"):
+        with pytest.raises(UserError, match=r"grid=.*: expected .* as in grid=C=0.001,0.01,0.1"):
             parse_grid(text)
 
     def test_numbers_are_tried_in_order_and_once(self) -> None:
@@ -194,7 +194,7 @@ class TestGrid:
     @pytest.mark.parametrize(
         ("settings", "grid", "message"),
         [
-            ({"C": 1.0}, {"C": (0.1,)}, "GRID: C is set by SET= already"),
+            ({"C": 1.0}, {"C": (0.1,)}, "grid: C is set by settings= already"),
             (None, {"nope": (1,)}, "has no parameter 'nope'"),
             (None, {"C": (1.0, -1)}, "Got -1 instead"),
         ],

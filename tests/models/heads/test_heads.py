@@ -208,7 +208,7 @@ class TestParameters:
         self, name: str, settings: dict[str, Any]
     ) -> None:
         (parameter,) = settings
-        with pytest.raises(UserError, match=f"^SET: {parameter}=.*: expected .*") as told:
+        with pytest.raises(UserError, match=f"^settings: {parameter}=.*: expected .*") as told:
             head(name, settings)
         assert "\n" not in str(told.value)
         with pytest.raises(ValueError, match=f"^{parameter}=.*: expected .*"):
