@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
+from features.files import put_in_place
 from features.progress import progress
 
 TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
@@ -72,7 +73,7 @@ def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Pat
     if came != digest:
         part.unlink()
         raise UserError(f"{url} sent other content: expected {algorithm} {digest}, came {came}")
-    os.replace(part, target)
+    put_in_place(part, target)
 
 
 def _append(url: str, part: Path, have: int, name: str) -> None:

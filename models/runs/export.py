@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 from features.errors import UserError
+from features.files import replacing
 from models.heads.dense import DenseHead
 from models.runs.run import Run
 
@@ -25,7 +24,7 @@ def write(run: Run, to: Path) -> Path:
 
     Returns
     -------
-    ``path``.
+    ``to``.
 
     Raises
     ------
@@ -35,18 +34,17 @@ def write(run: Run, to: Path) -> Path:
     if run.members:
         raise UserError(f"{run.folder} is a vote of several heads; export one of: {', '.join(run.members)}")
     wanted = SUFFIXES[isinstance(run.estimator, DenseHead)]
-    if path.suffix not in wanted:
+    if to.suffix not in wanted:
         raise UserError(
-            f"to={path}: expected a name that ends in {' or '.join(wanted)} for the head {run.head}"
+            f"to={to}: expected a name that ends in {' or '.join(wanted)} for the head {run.head}"
         )
     plain = run.estimator.plain(run.temperature)
-    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # Keras looks at the suffix
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if path.suffix == ".keras":
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(to, to.suffix) as temporary:
+            if to.suffix == ".keras":
                 plain.save(temporary)
-            elif path.suffix == ".skops":
+            elif to.suffix == ".skops":
                 import skops.io
 
                 skops.io.dump(plain, temporary)
@@ -54,9 +52,6 @@ def write(run: Run, to: Path) -> Path:
                 import joblib
 
                 joblib.dump(plain, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another to=") from None
-    return path
+        raise UserError(f"cannot write {to}: {error.strerror or error}; choose another to=") from None
+    return to

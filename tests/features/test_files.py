@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from features.files import write_whole
+from features.files import replacing, write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,36 @@ def test_what_fails_leaves_the_earlier_file_alone(
     with pytest.raises(type(error)):
         write_whole(path, b"later")
     assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"earlier"]
+
+
+def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), replacing(tmp_path / "head.keras", ".keras") as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".keras")
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_content_reaches_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, steps = tmp_path / "file", list[str]()
+    sync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        steps.append(
+            "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else f"{os.fstat(handle).st_size} bytes"
+        )
+        sync(handle)
+
+    def renamed(*places: Path) -> None:
+        steps.append("renamed")
+        rename(*places)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_whole(path, b"whole")
+    assert steps == ["5 bytes", "renamed", "folder"]
 
 
 def test_no_file_has_a_process_number_in_its_name() -> None:

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from features.cache.embeddings import Embeddings
+from features.errors import UserError
 from models.heads.registry import HEADS
 from models.runs.collection import load_all
 from models.runs.export import write
@@ -231,6 +232,22 @@ class TestExport:
         assert code == 2
         assert "PREPROCESS=unit: the run" in err
         assert not Path(to).exists()
+
+    def test_a_disk_that_is_full_costs_no_earlier_export(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake: Any = Fake(*blobs(rows=60), train=50)
+        run = train(fake, "ridge")
+        before = write(run, tmp_path / "head.joblib").read_bytes()
+
+        def full(_: object, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(joblib, "dump", full)
+        with pytest.raises(UserError, match="No space left on device; choose another to="):
+            write(run, tmp_path / "head.joblib")
+        assert [path.read_bytes() for path in tmp_path.glob("*")] == [before]
 
     def test_by_the_command_line(self, trained: Project, tmp_path: Path) -> None:
         code, out, err = trained("export", "--head", "logistic", "--to", str(tmp_path / "head.joblib"))
