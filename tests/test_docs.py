@@ -10,10 +10,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from features.backbones.extractor import VGG16
 from features.backbones.registry import BACKBONES, DEFAULT
+from features.backend import tensorflow
+from features.datasets.registry import DATASETS
 from models.heads.registry import HEADS
 from pipeline.options import Options
 from tests.stand_in import embed
@@ -144,13 +147,42 @@ def test_a_variable_of_the_environment_is_not_an_option() -> None:
     assert "--head" not in done.stdout
 
 
+def blocks(page: str) -> list[str]:
+    """The Python in a document, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+
+
+@pytest.mark.slow
+def test_the_page_on_extending_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, with random weights and pixels in the files that it reads."""
+    monkeypatch.chdir(tmp_path)
+    for registry, name in ((BACKBONES, "mobilenet"), (DATASETS, "bloodmnist"), (HEADS, "bayes")):
+        monkeypatch.setitem(registry, name, None)  # so that what the page puts there goes again
+    tensorflow()
+    import keras
+
+    model = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
+    model.save("mobilenet_1_0_224_tf_no_top.h5")
+    labels = np.arange(96)[:, None] % 8
+    noise = np.random.default_rng(0).integers(0, 64, (96, 28, 28, 3), dtype=np.uint8)
+    pixels = noise + (24 * labels[:, :, None, None]).astype(np.uint8)
+    arrays = {"train_images": pixels[:80], "train_labels": labels[:80]}
+    np.savez("bloodmnist.npz", **arrays, test_images=pixels[80:], test_labels=labels[80:])
+    known: dict[str, object] = {}
+    for block in blocks("extending.md"):
+        assert len(block.splitlines()) < 40
+        exec(compile(block, "docs/extending.md", "exec"), known)
+    assert np.shape(known["proba"]) == (5, 8)
+    assert known["run"].val_accuracy > 0.5, "a class is a shade of grey"  # type: ignore[attr-defined]
+
+
 def test_the_python_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights_path: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(VGG16, "embed", embed)
     known: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S):
+    for block in blocks("python.md"):
         code = block.replace(
             "image_size=32)", f"image_size=32, precision='float32', weights={weights_path!r})"
         )

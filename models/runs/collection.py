@@ -18,12 +18,13 @@ from models.runs.run import Run
 from models.runs.saving import load
 
 
-def load_all(root: Path) -> list[Run]:
+def load_all(root: str | Path) -> list[Run]:
     """Every run below ``root``, without the fitted heads, by folder name.
 
     A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
     a vote whose members were trained again and say something else now.
     """
+    root = Path(root)
     clear_up_if_free(root)
     runs: dict[str, Run] = {}
     ids: dict[str, str] = {}

@@ -28,7 +28,8 @@ class Predictor:
     layers : the layers it needs.
     """
 
-    def __init__(self, run: Run, root: Path, trust: bool = False) -> None:
+    def __init__(self, run: Run, root: str | Path, trust: bool = False) -> None:
+        root = Path(root)
         self._parts = (
             members_of(run, root, trust)
             if run.members
@@ -42,7 +43,8 @@ class Predictor:
         parts = []
         for run, weight in self._parts:
             X = np.concatenate([vectors[layer] for layer in run.layers], axis=1)
-            parts.append((scaled(run.estimator.predict_proba(X), run.temperature), weight))
+            proba = np.asarray(run.estimator.predict_proba(X), np.float64)  # in float32 the smallest are 0
+            parts.append((scaled(proba, run.temperature), weight))
         return scaled(mean(parts), self._temperature) if self._temperature != 1.0 else mean(parts)
 
 

@@ -28,7 +28,7 @@ PREDICTIONS, SKOPS, JOBLIB = "predictions.npz", "head.skops", "head.joblib"
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
 
 
-def save(run: Run, root: Path, trust: bool = False) -> Path:
+def save(run: Run, root: str | Path, trust: bool = False) -> Path:
     """Write the run below ``root``, whole or not at all; an equal earlier run is replaced.
 
     Headroom's heads are kept as numbers, scikit-learn's classifiers as a file of skops that holds
@@ -52,6 +52,7 @@ def save(run: Run, root: Path, trust: bool = False) -> Path:
     simple = {
         item.name: getattr(run, item.name) for item in fields(run) if item.name not in (*ARRAYS, "estimator")
     }
+    root = Path(root)
     target = root / run.folder
     temporary, old = root / f".{run.folder}.tmp", root / f".{run.folder}.old"
     with changing(root):

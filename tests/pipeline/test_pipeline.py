@@ -469,4 +469,4 @@ class TestWhatIsThere:
             file.attrs["sha256"] = header_digest(file.attrs, dict(arrays(file)))
         code, _, err = project("train", "--head", "prior")
         assert code == 2
-        assert "cached: mirror=null, asked: false" in err
+        assert "cached: MIRROR=null, asked: false" in err

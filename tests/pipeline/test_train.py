@@ -300,7 +300,7 @@ class TestVote:
         save(member, trained.out / "runs")
         code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
         assert code == 2
-        assert "a member was trained again; take it anew: make train HEAD=vote" in err
+        assert "a member was trained again; take the vote again" in err
         _, again, err = trained("train", "--head", "vote")
         assert "there already" not in err
         assert again == out

@@ -275,7 +275,7 @@ class TestOtherWeights:
         replaced.unlink()
         code, _, failed = verified(project)
         assert code == 1
-        assert f"weights={replaced}: no such file" in failed["digest of the weights"]
+        assert f"WEIGHTS={replaced}: no such file" in failed["digest of the weights"]
 
 
 class TestDamagedFiles:
