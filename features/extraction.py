@@ -53,8 +53,8 @@ def extract(
     --------
     >>> from features import VGG16, extract, open_dataset
     >>> network = VGG16(layers="block5", image_size=32)
-    >>> embeddings = extract(open_dataset("digits"), network, "out/embeddings")  # doctest: +SKIP
-    >>> embeddings.matrix("train", ["block5"]).shape  # doctest: +SKIP
+    >>> embeddings = extract(open_dataset("digits"), network, "out/embeddings")
+    >>> embeddings.matrix("train", ["block5"]).shape
     (1442, 512)
     """
     root = Path(folder)

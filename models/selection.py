@@ -51,6 +51,15 @@ class TrainSplit:
     ------
     UserError
         The file is damaged, or holds what is no number.
+
+    Examples
+    --------
+    >>> from features import VGG16, extract, open_dataset
+    >>> from models import TrainSplit
+    >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
+    >>> split = TrainSplit(embeddings, ["block5"])
+    >>> split.X_fit.shape, split.X_val.shape
+    ((1298, 512), (144, 512))
     """
 
     def __init__(self, embeddings: Embeddings, layers: Sequence[str]) -> None:
@@ -128,11 +137,25 @@ def train(
     settings : constructor parameters of the head that are not its own; what is set is not swept.
     grid : the values of one more parameter that are tried on validation.
 
+    Returns
+    -------
+    Run
+        With its fitted head; nothing is saved yet.
+
     Raises
     ------
     UserError
         The head is unknown, refuses the settings or the embeddings, or needs more memory than there
         is; or the test split holds what is no number.
+
+    Examples
+    --------
+    >>> from features import VGG16, extract, open_dataset
+    >>> from models import TrainSplit, train
+    >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
+    >>> run = train(TrainSplit(embeddings, ["block5"]), "ridge", seed=0, settings={"alpha": 10})
+    >>> run.chosen, run.test_proba.shape
+    ({'alpha': 10.0}, (355, 10))
     """
     entry, embeddings = known_head(head, settings, grid), material.embeddings
     seed = seed if entry.random else 0

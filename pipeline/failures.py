@@ -25,13 +25,7 @@ COMMANDS = {  # what the libraries advise, and what is typed for it
 
 
 def in_users_words(error: UserError | str) -> str:
-    """What the libraries report of a parameter, as the command line says it.
-
-    Examples
-    --------
-    >>> in_users_words("image_size=16: expected at least 32 pixels")
-    'IMAGE_SIZE=16: expected at least 32 pixels'
-    """
+    """What the libraries report, as the command line says it: ``image_size=16`` is ``IMAGE_SIZE=16``."""
     text = _PARAMETER.sub(lambda found: NAMES[found[0]], str(error))
     for advice, command in COMMANDS.items():
         text = text.replace(advice, command)

@@ -125,12 +125,45 @@ class Report:
     groups: tuple[Group, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The whole report as plain JSON values, as ``report.json`` holds them.
+
+        Returns
+        -------
+        dict
+            ``schema``, ``created``, ``level``, ``draws`` and ``groups``.
+
+        Examples
+        --------
+        >>> from models import load_all
+        >>> from reports import build
+        >>> document = build(load_all("out/runs")).to_json()
+        >>> document["groups"][0]["dataset"]
+        'digits'
+        """
         return asdict(self)
 
 
 def build(runs: Sequence[Run], context: ReportContext | None = None) -> Report:
-    """Compute the report of these runs, grouped by ``test_digest``."""
+    """Compute the report of these runs, grouped by ``test_digest``.
+
+    Parameters
+    ----------
+    runs : as :func:`models.train` or :func:`models.load_all` give them.
+    context : what lies beside them, from :func:`gather`; without it the report has the runs alone.
+
+    Returns
+    -------
+    Report
+        One group for each test split.
+
+    Examples
+    --------
+    >>> from models import load_all
+    >>> from reports import build
+    >>> report = build(load_all("out/runs"))
+    >>> sorted(entry.head for entry in report.groups[0].entries)
+    ['centroid', 'ridge']
+    """
     context = context or ReportContext()
     together: dict[str, list[Run]] = defaultdict(list)
     for run in runs:

@@ -51,6 +51,16 @@ class Extractor:
     ------
     UserError
         A parameter is not one of these, or a grid is finer than its layer's map.
+
+    Examples
+    --------
+    >>> from features import VGG16
+    >>> VGG16(layers=["block4@2", "block5"], image_size=64).widths
+    {'block4@2': 2048, 'block5': 512}
+    >>> VGG16(image_size=16)
+    Traceback (most recent call last):
+        ...
+    features.errors.UserError: image_size=16: expected at least 32 pixels
     """
 
     def __init__(
@@ -113,6 +123,23 @@ class Extractor:
         that a finished cache is recognised without them; where no tensors are pinned, the spec leaves
         their digest open. At precision ``auto`` it leaves the precision open. Such a spec is one to
         search with, not one to compute with.
+
+        Returns
+        -------
+        dict
+            ``backbone``, ``weights``, ``layers``, ``image_size`` and so on.
+
+        Raises
+        ------
+        UserError
+            The weights that were given cannot be read.
+
+        Examples
+        --------
+        >>> from features import VGG16
+        >>> spec = VGG16(layers="block5,block4", precision="float32").spec()
+        >>> spec["backbone"], spec["layers"], spec["precision"]
+        ('vgg16', ['block4', 'block5'], 'float32')
         """
         loaded = "weights" in self.__dict__ or self.weights_path is not None
         spec: dict[str, Any] = {
@@ -135,11 +162,39 @@ class Extractor:
     def embed(
         self, images: NDArray[np.uint8], advance: Callable[[int], object] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """The embeddings of ``(n, size, size, 3)`` uint8 RGB images, ``{layer: (n, d)}`` float32.
+        """The embeddings of images.
 
         The same images give the same vectors within ``TOLERANCE[precision]``, however they are
-        cut into calls. ``advance`` is called with the number of images after each batch.
+        cut into calls.
+
+        Parameters
+        ----------
+        images : (n, image_size, image_size, 3) uint8 RGB.
+        advance : called with the number of images after each batch.
+
+        Returns
+        -------
+        dict
+            For each layer (n, d) float32.
+
+        Raises
+        ------
+        UserError
+            The images are of another shape or dtype, or the weights cannot be had.
+
+        Examples
+        --------
+        >>> from features import VGG16, open_dataset
+        >>> network = VGG16(layers="block5", image_size=32)
+        >>> network.embed(open_dataset("digits").images("test", 0, 3, 32))["block5"].shape
+        (3, 512)
         """
+        expected = (self.image_size, self.image_size, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise UserError(
+                f"images: expected uint8 of shape (n, {', '.join(map(str, expected))}), came {images.dtype} "
+                f"of shape {images.shape}; Dataset.images makes them so"
+            )
         tf = tensorflow()
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in self.layers}
         for start in range(0, len(images), self.batch):

@@ -59,10 +59,19 @@ class Embeddings:
         The file cannot be read, or not as what was written.
     UserError
         A newer Headroom wrote it.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from features import Embeddings
+    >>> path = next(Path("out/embeddings").glob("*.h5"))
+    >>> embeddings = Embeddings(path)
+    >>> embeddings.layers, embeddings.rows
+    (('block4', 'block5'), {'train': 1442, 'test': 355})
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         with self._open() as file:
             version = file.attrs.get("headroom_format")
             if isinstance(version, np.integer) and version != FORMAT:
@@ -92,7 +101,25 @@ class Embeddings:
             return int(file["test"][layer].shape[1])
 
     def labels(self) -> NDArray[np.int64]:
-        """``(n,)`` class numbers of the train split."""
+        """Class numbers of the train split.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Each an index of ``class_names``.
+
+        Raises
+        ------
+        Damaged
+            The digest is not that of what was written.
+
+        Examples
+        --------
+        >>> from features import VGG16, extract, open_dataset
+        >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
+        >>> embeddings.labels().shape
+        (1442,)
+        """
         return self._read("train/labels")
 
     def test_labels(self) -> NDArray[np.int64]:
@@ -104,16 +131,60 @@ class Embeddings:
         return self._digests[name]
 
     def ids(self, split: str) -> list[str]:
-        """What names each row: a file's relative path where there are files."""
+        """What names each row of a split.
+
+        Returns
+        -------
+        list of str
+            A file's relative path where there are files.
+
+        Raises
+        ------
+        Damaged
+            The digest is not that of what was written.
+
+        Examples
+        --------
+        >>> from features import VGG16, extract, open_dataset
+        >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
+        >>> embeddings.ids("test")[0]
+        'digits/0004'
+        """
         return [row.decode() for row in self._read(f"{split}/ids")]
 
     def matrix(
         self, split: str, layers: Sequence[str], order: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """The vectors of some layers side by side, ``(n, d)`` float32, one copy.
+        """The vectors of some layers side by side, one copy.
 
-        ``order`` is a permutation of the rows: row ``i`` of the result is stored row ``order[i]``.
+        Parameters
+        ----------
+        split : ``train`` or ``test``.
+        layers : whose columns they are, in this order.
+        order : a permutation of the rows: row ``i`` of the result is stored row ``order[i]``.
+
+        Returns
+        -------
+        ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        UserError
+            The file has no such layer.
+        Damaged
+            The digest is not that of what was written.
+
+        Examples
+        --------
+        >>> from features import VGG16, extract, open_dataset
+        >>> network = VGG16(layers=["block4", "block5"])
+        >>> embeddings = extract(open_dataset("digits"), network, "out/embeddings")
+        >>> embeddings.matrix("train", ["block5", "block4"]).shape
+        (1442, 1024)
         """
+        unknown = [layer for layer in layers if layer not in self.layers]
+        if unknown:
+            raise UserError(f"layers={unknown[0]}: expected some of {', '.join(self.layers)}")
         places = None if order is None else np.argsort(order)
         with self._open() as file:
             widths = [file[split][layer].shape[1] for layer in layers]

@@ -84,20 +84,65 @@ class Dataset(ABC):
         return [self.name_of(split, int(row)) for split in SPLITS for row in self.unreadable(split)]
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """``(n,)`` class numbers of the split, in row order."""
+        """Class numbers of the rows in use.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Each an index of ``class_names``.
+
+        Raises
+        ------
+        UserError
+            ``limit`` leaves a class with too few images.
+
+        Examples
+        --------
+        >>> from features import open_dataset
+        >>> open_dataset("digits").labels("test").shape
+        (355,)
+        """
         return self.all_labels(split)[self._rows[split]]
 
     def ids(self, split: str) -> list[str]:
-        """The name of each row of the split: a file's relative path where there are files."""
+        """What names each of the rows in use.
+
+        Returns
+        -------
+        list of str
+            A file's relative path where there are files. No two rows of either split have the same.
+
+        Raises
+        ------
+        UserError
+            ``limit`` leaves a class with too few images.
+
+        Examples
+        --------
+        >>> from features import open_dataset
+        >>> open_dataset("digits").ids("test")[:2]
+        ['digits/0004', 'digits/0006']
+        """
         return [self.name_of(split, int(row)) for row in self._rows[split]]
 
     def images(self, split: str, start: int, stop: int, size: int) -> NDArray[np.uint8]:
-        """Rows ``start`` to ``stop`` as ``(stop - start, size, size, 3)`` uint8 RGB.
+        """The pictures of rows ``start`` to ``stop``, brought to squares of ``size`` pixels.
+
+        Returns
+        -------
+        ndarray of shape (stop - start, size, size, 3), uint8
+            RGB.
 
         Raises
         ------
         UserError
             An image cannot be read; it is named.
+
+        Examples
+        --------
+        >>> from features import open_dataset
+        >>> open_dataset("digits").images("train", 0, 10, 64).shape
+        (10, 64, 64, 3)
         """
         return self.read(split, self._rows[split][start:stop], size)
 

@@ -43,10 +43,25 @@ def from_arrays(
     name : a short label for reports.
     limit : images per split, stratified; None is all of them.
 
+    Returns
+    -------
+    Dataset
+        Its digest is over every pixel and label.
+
     Raises
     ------
     UserError
         A shape, a dtype, a label or a number of images is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from features import from_arrays
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    >>> dataset = from_arrays(images, np.arange(60) % 2, class_names=["even", "odd"])
+    >>> len(dataset.labels("train")), len(dataset.labels("test"))
+    (48, 12)
     """
     given = {"train": (images, labels)} if test is None else {"train": (images, labels), "test": test}
     parts: dict[str, Pairs] = {}
@@ -89,10 +104,25 @@ def from_indexed(
     name : a short label for reports.
     limit : images per split, stratified; None is all of them.
 
+    Returns
+    -------
+    Dataset
+        Its digest is over every pixel and label.
+
     Raises
     ------
     UserError
         An item cannot be read, or is not as described; it is named.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from features import from_indexed
+    >>> train = [(Image.new("RGB", (40, 30), (row, 0, 0)), row % 2) for row in range(20)]
+    >>> test = [{"image": Image.new("L", (30, 30), row), "label": row % 2} for row in range(6)]
+    >>> dataset = from_indexed(train, test, class_names=["even", "odd"])
+    >>> dataset.labels("test")
+    array([0, 1, 0, 1, 0, 1])
     """
     parts = {"train": train} if test is None else {"train": train, "test": test}
     return Indexed(parts, class_names or _class_names(train), name, limit)

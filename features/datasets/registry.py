@@ -103,10 +103,35 @@ def open_dataset(
     remembered: Iterable[str] = (),
     skip_unreadable: bool = False,
 ) -> Dataset:
-    """The dataset that ``DATASET=``, ``ARCHIVE=`` and ``LIMIT=`` ask for; ``offline``: if it is here.
+    """A dataset by its name in ``DATASETS``, or pictures by the path of a folder, a list or shards.
 
-    ``remembered``: where its archive has been before. ``skip_unreadable``: pictures in files that cannot be
-    read are left out (``Dataset.left_out`` lists them), where else the first of them stops the pass.
+    Parameters
+    ----------
+    dataset : a name, or a folder with ``train/<class>/`` and ``test/<class>/``, or ``<class>/`` alone;
+        a CSV or Parquet list of paths and labels; or shards, Parquet or tar, that hold the pictures.
+    archive : the file that it is read from, for a dataset that is an archive; else it is looked for.
+    limit : images per split, stratified; None is all of them.
+    offline : download nothing.
+    remembered : where its archive has been before.
+    skip_unreadable : leave out pictures in files that cannot be read (``Dataset.left_out`` lists them),
+        where else the first of them stops the pass.
+
+    Returns
+    -------
+    Dataset
+        Labels and ids are there; images are read when they are asked for.
+
+    Raises
+    ------
+    UserError
+        There is no such dataset, its files cannot be had or read, or ``limit`` starves a class.
+
+    Examples
+    --------
+    >>> from features import open_dataset
+    >>> digits = open_dataset("digits", limit=100)
+    >>> digits.images("train", 0, 4, 32).shape
+    (4, 32, 32, 3)
     """
     source = source_of(dataset)
     if limit is not None and limit < 1:

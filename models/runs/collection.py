@@ -23,6 +23,17 @@ def load_all(root: str | Path) -> list[Run]:
 
     A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
     a vote whose members were trained again and say something else now.
+
+    Returns
+    -------
+    list of Run
+        Empty where there are none.
+
+    Examples
+    --------
+    >>> from models import load_all
+    >>> [(run.head, run.seed) for run in load_all("out/runs")]
+    [('centroid', 0), ('ridge', 0)]
     """
     root = Path(root)
     clear_up_if_free(root)

@@ -24,7 +24,8 @@ def write(run: Run, to: Path) -> Path:
 
     Returns
     -------
-    ``to``.
+    Path
+        ``to``.
 
     Raises
     ------

@@ -26,6 +26,11 @@ class Predictor:
     Attributes
     ----------
     layers : the layers it needs.
+
+    Raises
+    ------
+    UserError
+        The run's folder is gone or damaged, or a member of a vote is gone or was trained again.
     """
 
     def __init__(self, run: Run, root: str | Path, trust: bool = False) -> None:
@@ -39,7 +44,35 @@ class Predictor:
         self.layers = tuple(dict.fromkeys(layer for part, _ in self._parts for layer in part.layers))
 
     def predict_proba(self, vectors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Calibrated probabilities ``(n, k)`` of embeddings ``{layer: (n, d)}``."""
+        """Calibrated probabilities of embeddings.
+
+        Parameters
+        ----------
+        vectors : for each of ``layers`` (n, d) float32, as :meth:`features.Extractor.embed` gives them.
+
+        Returns
+        -------
+        ndarray of shape (n, k), float64
+            Columns as the run's ``class_names``; each row sums to 1.
+
+        Raises
+        ------
+        UserError
+            A layer is missing.
+
+        Examples
+        --------
+        >>> from features import VGG16, open_dataset
+        >>> from models import Predictor, load_all
+        >>> run = load_all("out/runs")[0]
+        >>> predictor = Predictor(run, "out/runs")
+        >>> images = open_dataset("digits").images("test", 0, 4, 32)
+        >>> predictor.predict_proba(VGG16(predictor.layers).embed(images)).shape
+        (4, 10)
+        """
+        missing = [layer for layer in self.layers if layer not in vectors]
+        if missing:
+            raise UserError(f"vectors: expected {', '.join(self.layers)}; {missing[0]} is missing")
         parts = []
         for run, weight in self._parts:
             X = np.concatenate([vectors[layer] for layer in run.layers], axis=1)

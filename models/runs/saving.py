@@ -42,12 +42,22 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
 
     Returns
     -------
-    The folder of the run.
+    Path
+        The run's folder.
 
     Raises
     ------
     UserError
         The folder cannot be written, or another process holds it for too long.
+
+    Examples
+    --------
+    >>> from features import VGG16, extract, open_dataset
+    >>> from models import TrainSplit, save, train
+    >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
+    >>> run = train(TrainSplit(embeddings, ["block5"]), "centroid", seed=0)
+    >>> save(run, "out/runs").name == run.folder
+    True
     """
     simple = {
         item.name: getattr(run, item.name) for item in fields(run) if item.name not in (*ARRAYS, "estimator")

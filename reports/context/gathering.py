@@ -92,8 +92,34 @@ class ReportContext:
         }
 
 
-def gather(runs: Sequence[Run], root: Path, caches: Path, archive: str | None = None) -> ReportContext:
-    """What lies on the disk: ``root`` is the folder of all runs, ``caches`` that of embeddings."""
+def gather(
+    runs: Sequence[Run], root: str | Path, caches: str | Path, archive: str | None = None
+) -> ReportContext:
+    """What lies on the disk beside some runs: learning curves, caches, looks.
+
+    What is damaged is passed over, with a note.
+
+    Parameters
+    ----------
+    root : the folder of all runs.
+    caches : the folder of embeddings.
+    archive : where CIFAR's archive is, for thumbnails; else it is looked for.
+
+    Returns
+    -------
+    ReportContext
+        For :func:`build`.
+
+    Examples
+    --------
+    >>> from models import load_all
+    >>> from reports import gather
+    >>> runs = load_all("out/runs")
+    >>> context = gather(runs, "out/runs", "out/embeddings")
+    >>> len(context.caches)
+    1
+    """
+    root, caches = Path(root), Path(caches)
     scored = evaluations.load_all(root, runs)
     digests = [run.test_digest for run in runs] + [each["test_digest"] for each in scored]
     counts = {digest: looks.count(root, digest) for digest in dict.fromkeys(digests)}

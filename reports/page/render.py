@@ -69,12 +69,12 @@ COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
 
 def write(
     report: Report,
-    folder: Path,
+    folder: str | Path,
     pictures: Mapping[str, Pictures] | None = None,
     state: str = "",
     form: str = CSV,
 ) -> Path:
-    """Write all renderings and figures into ``folder``; returns the page's path.
+    """Write all renderings and figures into ``folder``.
 
     Each file appears whole or not at all, and the manifest last. One process writes at a time, so
     that no page stands beside the figures of another.
@@ -85,11 +85,24 @@ def write(
     state : what the report follows from, for :func:`current`.
     form : of ``runs.csv``: ``csv``, the data as it is, or ``spreadsheet``.
 
+    Returns
+    -------
+    Path
+        The page.
+
     Raises
     ------
     UserError
         The folder cannot be written.
+
+    Examples
+    --------
+    >>> from models import load_all
+    >>> from reports import build, write
+    >>> write(build(load_all("out/runs")), "out/report").as_posix()
+    'out/report/index.html'
     """
+    folder = Path(folder)
     figures = draw(report)
     svgs = {name: _svg(figure, name) for name, figure in figures.items()}
     common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
