@@ -28,21 +28,6 @@ def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(part / np.maximum(whole, 1), dtype=np.float64)
 
 
-def macro_f1(confusion: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean over classes of F1 from confusion matrices ``(..., k, k)``, rows true; ``(...)``.
-
-    A class that neither occurs nor is predicted counts 0, as in scikit-learn.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.asarray(ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2)).mean(axis=-1))
-
-
-def balanced_accuracy(confusion: NDArray[Any]) -> float:
-    """Mean recall of the classes that occur, from a confusion matrix ``(k, k)``, rows true."""
-    sizes = confusion.sum(axis=1)
-    return float((np.diagonal(confusion)[sizes > 0] / sizes[sizes > 0]).mean())
-
-
 def resampled(confusion: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bootstrap over test images, stratified by true class: hits and predictions by class.
 
@@ -81,13 +66,6 @@ def interval(drawn: NDArray[np.float64]) -> tuple[Any, Any]:
     """
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
-
-
-def bootstrap_macro_f1(confusion: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of macro F1, 95%; see :func:`resampled`."""
-    hits, predicted = resampled(confusion, seed)
-    low, high = interval(ratio(2 * hits, predicted + confusion.sum(axis=1)).mean(axis=1))
-    return float(low), float(high)
 
 
 def scores(
@@ -135,12 +113,11 @@ def scores(
         "recall": ratio(hits, sizes),
         "f1": ratio(2 * hits, guesses + sizes),
     }
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0
-    )
+    numbers = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    _, recall, f1, _ = numbers
     per_class: list[dict[str, Any]] = [
         {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(class_names, precision, recall, f1, support, strict=True)
+        for name, p, r, f, n in zip(class_names, *numbers, strict=True)
     ]
     for metric, values in drawn.items():
         for row, *ends in zip(per_class, *interval(values), strict=True):
@@ -149,8 +126,8 @@ def scores(
     balanced = interval(drawn["recall"][:, sizes > 0].mean(axis=1))
     return {
         "accuracy": {"value": correct / len(labels), "low": low, "high": high},
-        "macro_f1": _estimate(float(macro_f1(confusion)), macro),
-        "balanced_accuracy": _estimate(balanced_accuracy(confusion), balanced),
+        "macro_f1": _estimate(float(f1.mean()), macro),
+        "balanced_accuracy": _estimate(float(recall[sizes > 0].mean()), balanced),
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "text": classification_report(labels, predicted, digits=3, **common),
