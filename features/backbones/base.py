@@ -114,7 +114,7 @@ class Backbone(ABC):
         if match is None or match[1] not in self.taps:
             taps = list(self.taps)
             raise UserError(
-                f"unknown layer {layer!r}: expected one of {', '.join(taps)} of {self.name}, or with a grid "
+                f"layers={layer}: expected some of {', '.join(taps)} of {self.name}, or with a grid "
                 f"as in {taps[-2]}@2, separated by commas"
             )
         return match[1], int(match[2] or 1)

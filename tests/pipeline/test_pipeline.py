@@ -270,7 +270,7 @@ class TestBadInput:
         ("arguments", "message"),
         [
             (["features", "--dataset", "mnist"], "unknown dataset 'mnist'"),
-            (["features", "--layers", "block9"], "unknown layer 'block9'"),
+            (["features", "--layers", "block9"], "LAYERS=block9: expected some of"),
             (["features", "--layers", "block5@3"], "expected @1 at most"),
             (["features", "--image-size", "16"], "IMAGE_SIZE=16: expected at least 32"),
             (["features", "--preprocess", "none"], "PREPROCESS=none"),

@@ -155,10 +155,10 @@ class TestParameters:
             ({"batch": 0}, "batch=0: expected a positive number"),
             (
                 {"layers": "block6"},
-                "unknown layer 'block6': expected one of block1, block2, block3, block4, block5 of vgg16",
+                "layers=block6: expected some of block1, block2, block3, block4, block5 of vgg16",
             ),
-            ({"layers": "block4@0"}, "unknown layer 'block4@0'"),
-            ({"layers": ""}, "unknown layer ''"),
+            ({"layers": "block4@0"}, "layers=block4@0: expected some of"),
+            ({"layers": ""}, "layers=: expected some of"),
             ({"layers": "block5@2"}, "layers=block5@2: a 2 x 2 grid, but at 32 px block5 is 1 x 1"),
             ({"layers": ["block4", "block5@2"]}, "or a larger image_size="),
             ({"layers": "block4,block4@1"}, "layers=block4,block4: a layer is named twice"),
