@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def test_the_content_reaches_the_disk_before_the_name_and_the_name_before_the_en
     monkeypatch.setattr(os, "replace", renamed)
     write_whole(path, b"whole")
     assert steps == ["5 bytes", "renamed", "folder"]
+
+
+def test_no_other_file_renames_or_writes_one() -> None:
+    """But what is renamed with its folder or its shards, and the word in a lock."""
+    renaming = {"files.py", "lock.py", "run.py", "store.py", "shards.py", "assembly.py"}
+    packages = ("features", "models", "reports", "pipeline")
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
+        source = path.read_text()
+        assert path.name in renaming or not re.search(r"os\.(replace|rename)\(", source), path
+        assert path.name in ("files.py", "lock.py") or not re.search(r"\.write_(bytes|text)\(", source), path
 
 
 def test_no_file_has_a_process_number_in_its_name() -> None:
