@@ -72,15 +72,9 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     It is brought :func:`upright`, the short side to ``size`` pixels with Pillow's bicubic filter (which
     widens its support when it shrinks, so it does not alias), and the long side is cropped around its centre.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    image = upright(image)
-    if image.size != (size, size):
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(image)
+    return np.asarray(ImageOps.fit(upright(image), (size, size), Image.Resampling.BICUBIC))
 
 
 def read_square(where: Path | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
