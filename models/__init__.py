@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from features.lazy import lazily
 
 if TYPE_CHECKING:
+    from models.heads.estimator import EstimatorHead
     from models.heads.registry import HEADS, Head
     from models.runs.collection import load_all
     from models.runs.predictor import Predictor
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
     from models.runs.saving import save
     from models.selection import TrainSplit, train
 
-__all__ = ["HEADS", "Head", "Predictor", "Run", "TrainSplit", "load_all", "save", "train"]
+__all__ = ["HEADS", "EstimatorHead", "Head", "Predictor", "Run", "TrainSplit", "load_all", "save", "train"]
 
 __getattr__ = lazily(
     __name__,
     {
+        "EstimatorHead": "heads.estimator",
         "HEADS": "heads.registry",
         "Head": "heads.registry",
         "Predictor": "runs.predictor",

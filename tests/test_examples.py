@@ -37,7 +37,7 @@ CALLED: tuple[Callable[..., Any], ...] = (
     features.Embeddings.matrix,
     models.TrainSplit,
     models.train,
-    models.Run.save,
+    models.save,
     models.load_all,
     models.Predictor.predict_proba,
     reports.gather,
