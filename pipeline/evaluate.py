@@ -240,6 +240,7 @@ def _show(found: dict[str, Any]) -> None:
     images = counted(found["images"], "image")
     print(f"scored      {visible(found['dataset']['name'])}: {found['scored']}; {images}")
     print(f"accuracy    {interval(found['accuracy'])}; own test split {interval(own['accuracy'])}")
+    print(f"balanced    {interval(found['balanced_accuracy'])}; macro F1 {interval(found['macro_f1'])}")
     print(f"difference  {points[0]} points ({points[1]} to {points[2]}); {how}")
     for name, text in (("ece", "ECE       "), ("log_loss", "log loss  ")):
         here, there = found["calibration"][name], own["calibration"][name]

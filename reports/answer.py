@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from reports.entry import Entry
 
 UNJUDGED = "Votes do not compete on validation, as their weights were fitted there"
+UNEQUAL = 2  # times as many test images in the largest class as in the smallest, above which that is said
 COMPARED = 12  # configurations that are compared pair by pair, best first
 
 
@@ -46,7 +47,7 @@ def answer(
     )
     text = (
         f"{names[best.id]} has the highest test accuracy: {means[best.id]:.1%}{spread}95% interval "
-        f"{low:.1%} to {high:.1%})."
+        f"{low:.1%} to {high:.1%}).{_unequal(best)}"
     )
     against = [pair for pair in pairs if pair.first == best.id]
     if not against:
@@ -74,6 +75,18 @@ def answer(
         text += f" Validation alone would choose {names[chosen[0]]}, at {means[chosen[0]]:.1%} on test"
         return f"{text}. {UNJUDGED}." if best.id in votes else f"{text}."
     return f"{text} Validation alone chooses it too{f', level with {listed(level)}' if level else ''}."
+
+
+def _unequal(best: Entry) -> str:
+    """What balanced accuracy says, where classes differ much in size."""
+    sizes = [row["support"] for row in best.per_class if row["support"]]
+    if max(sizes) <= UNEQUAL * min(sizes):
+        return ""
+    recall = best.balanced_accuracy
+    return (
+        f" Classes have {min(sizes):,} to {max(sizes):,} test images; its balanced accuracy, the mean "
+        f"recall of the classes, is {recall['value']:.1%} ({recall['low']:.1%} to {recall['high']:.1%})."
+    )
 
 
 def elsewhere(found: dict[str, Any]) -> str:

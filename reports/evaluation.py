@@ -56,6 +56,8 @@ def evaluation(
     return {
         "images": len(labels),
         "accuracy": found["accuracy"],
+        "balanced_accuracy": found["balanced_accuracy"],
+        "macro_f1": found["macro_f1"],
         "per_class": [
             {
                 "class": row["class"],

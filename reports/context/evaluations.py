@@ -93,6 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
             )
         rest = {name: value for name, value in document.items() if name != "sha256"}
         whole = _fits(document, SHAPE) and document["sha256"] == _digest(rest)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
@@ -170,6 +172,8 @@ SHAPE: Shape = {
     "absent_classes": [_text],
     "images": _count(1),
     "accuracy": _estimate,
+    "balanced_accuracy": _estimate,
+    "macro_f1": _estimate,
     "per_class": [
         {
             "class": _text,

@@ -136,7 +136,7 @@ class TestImagesOfTheTrainingSplit:
         (own,) = load_all(flat.out / "runs")
         cache = Embeddings(flat.cache)
         found = scored(flat, flat.images, "--run", own.folder)
-        assert found["scored"] == "the held-out fifth, as the run was trained on this folder"
+        assert found["scored"] == "the held-out fifth, as the run was trained on these images"
         now = Folder(flat.images).ids("test")
         seen = len(set(now) & set(cache.ids("train")))
         assert 1 < seen < len(now) == found["images"]

@@ -6,6 +6,7 @@ import re
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import binom
 
@@ -160,3 +161,18 @@ class TestElsewhere:
 
     def test_one_image_is_no_images(self) -> None:
         assert "of 1 image right" in self.of(40, images=1)
+
+
+class TestUnequalClasses:
+    def test_balanced_accuracy_is_named_where_classes_differ_in_size_by_more_than_two(self) -> None:
+        labels = np.repeat([0, 1, 2, 3], [90, 50, 40, 20])
+        answer = group_of(run("ridge", range(160), labels=labels)).answer
+        mean = (1 + 1 + 20 / 40 + 0 / 20) / 4  # the recall of each class
+        assert (
+            " Classes have 20 to 90 test images; its balanced accuracy, the mean recall of the classes, is "
+            f"{mean:.1%} (" in answer
+        )
+
+    def test_where_they_do_not_it_is_not(self) -> None:
+        labels = np.repeat([0, 1, 2, 3], [60, 60, 50, 30])
+        assert "balanced" not in group_of(run("ridge", range(160), labels=labels)).answer

@@ -23,7 +23,7 @@ from features.datasets.memory import from_arrays, from_indexed
 from features.datasets.registry import DATASETS, open_dataset
 from features.download import file_digest
 from features.errors import UserError
-from models.runs.run import load_all
+from models.runs.collection import load_all
 from pipeline.__main__ import main
 from reports.context.thumbnails import Pictures
 from tests.conftest import Project

@@ -16,7 +16,7 @@ from features.datasets.folder import Folder
 from features.datasets.packed import Packed
 from features.datasets.registry import open_dataset
 from features.errors import UserError
-from models.runs.run import load_all
+from models.runs.collection import load_all
 from reports.context.thumbnails import Pictures
 from tests.conftest import Project
 from tests.features.datasets.packing import (
