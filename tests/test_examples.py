@@ -35,6 +35,7 @@ CALLED: tuple[Callable[..., Any], ...] = (
     features.Embeddings.labels,
     features.Embeddings.ids,
     features.Embeddings.matrix,
+    models.EstimatorHead,
     models.TrainSplit,
     models.train,
     models.save,

@@ -33,6 +33,20 @@ class EstimatorHead(BaseHead):
     ----------
     classes_ : (k,) class labels.
     fitted_ : the fitted classifier, or the ``Pipeline`` of scaler and classifier.
+
+    Raises
+    ------
+    ValueError
+        From ``fit`` and ``predict_proba``: what the classifier refuses, in its own words.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.svm import LinearSVC
+    >>> from models import EstimatorHead
+    >>> X, y = np.eye(6, dtype=np.float32), np.arange(6) % 3
+    >>> EstimatorHead(LinearSVC(), scale="standard").fit(X, y).predict_proba(X).shape
+    (6, 3)
     """
 
     def __init__(self, estimator: Any, scale: str | None = None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
+from features.files import write_whole
 from features.progress import say
 from models.heads import objects, saved
 from models.heads.base import BaseHead
@@ -71,10 +72,8 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
         document = {"format": FORMAT, **simple, "learned": _write_head(run, temporary, trust)}
         digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         digests["run.json"] = _digest(document)
-        (temporary / "run.json").write_bytes(
-            (json.dumps({**document, "sha256": digests}, indent=1) + "\n").encode()
-        )
-        _sync(temporary / "run.json")
+        content = json.dumps({**document, "sha256": digests}, indent=1) + "\n"
+        write_whole(temporary / "run.json", content.encode())
         looks.record(root, run.test_digest, run.id)
         if target.exists():
             os.replace(target, old)
