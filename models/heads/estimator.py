@@ -22,7 +22,9 @@ class EstimatorHead(BaseHead):
 
     Where it has no ``predict_proba``, probabilities are the softmax of its ``decision_function`` (of
     two classes: of 0 and the score), which selection then calibrates as it does every head's; where
-    it has neither, they are 1 for the class that it predicts.
+    it has neither, they are 1 for the class that it predicts. None is smaller than one in as many as there
+    were training images and classes (Laplace's rule of succession): a forest whose trees agree says 0 of
+    what it has never seen, which no temperature could put right.
 
     Parameters
     ----------
@@ -89,16 +91,31 @@ class EstimatorHead(BaseHead):
             self._guarded(self.fitted_.fit, X, y)
         self._remarks = list(dict.fromkeys(_one_line(str(warning.message)) for warning in caught))
         self.classes_ = np.asarray(self.fitted_.classes_)
+        self._least = 1 / (len(y) + len(self.classes_))
         return self
 
     def predict_proba(self, X: Rows) -> NDArray[np.float64]:
-        """Class probabilities, ``(n, k)`` float64; columns follow ``classes_``.
+        """Class probabilities, ``(n, k)`` float64, none of them 0; columns follow ``classes_``.
 
         Raises
         ------
         ValueError
-            The classifier refuses the embeddings, in its own words.
+            The classifier refuses the embeddings, in its own words, or answers with what is no number.
         """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what comes of it is looked at here
+            proba = self._proba(X)
+        if not np.isfinite(proba).all():
+            lost = int((~np.isfinite(proba)).any(axis=1).sum())
+            raise Refused(
+                f"{type(self.estimator).__name__} has no probabilities for {lost:,} of {len(X):,} images; "
+                "other parameters, or scale=standard, may help"
+            )
+        proba = np.maximum(proba, self._least)
+        return np.asarray(proba / proba.sum(axis=1, keepdims=True))
+
+    def _proba(self, X: Rows) -> NDArray[np.float64]:
+        """Probabilities as the classifier has them."""
         if hasattr(self.fitted_, "predict_proba"):
             return np.asarray(self._guarded(self.fitted_.predict_proba, X), np.float64)
         if hasattr(self.fitted_, "decision_function"):
@@ -131,10 +148,11 @@ class EstimatorHead(BaseHead):
         return self.fitted_
 
     @classmethod
-    def of_fitted(cls, fitted: Any) -> EstimatorHead:
-        """The head whose ``fitted_`` was kept."""
+    def of_fitted(cls, fitted: Any, rows: int) -> EstimatorHead:
+        """The head whose ``fitted_`` was kept, once fitted on so many rows."""
         head = cls(fitted)
         head.fitted_, head.classes_, head._remarks = fitted, np.asarray(fitted.classes_), []
+        head._least = 1 / (rows + len(head.classes_))
         return head
 
     def _guarded(self, call: Callable[..., Any], *given: Any) -> Any:

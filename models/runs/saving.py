@@ -156,7 +156,7 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
 def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any], trust: bool) -> BaseHead:
     """What :func:`_write_head` wrote."""
     if SKOPS in files:
-        return EstimatorHead.of_fitted(objects.read(folder / SKOPS))
+        return EstimatorHead.of_fitted(objects.read(folder / SKOPS), run.train_rows)
     if JOBLIB in files:
         if not trust:
             raise UserError(
@@ -164,7 +164,7 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
             )
         import joblib
 
-        return EstimatorHead.of_fitted(joblib.load(folder / JOBLIB))
+        return EstimatorHead.of_fitted(joblib.load(folder / JOBLIB), run.train_rows)
     if "head.npz" not in files:
         raise UserError(
             f"{folder} keeps predictions without a fitted head; train it again with trust=1 and force=1"

@@ -18,6 +18,7 @@ from models.heads.base import BaseHead
 from models.heads.estimator import EstimatorHead
 from models.heads.parameters import parse_grid
 from models.heads.registry import HEADS, LEFT_OUT, head, known
+from models.temperature import scaled, temperature_of
 from tests.models.heads.test_heads import blobs
 
 NAMES = [name for name, _ in all_estimators("classifier") if name not in LEFT_OUT]
@@ -88,7 +89,9 @@ class TestNames:
         assert "runs the code of the module other_package" in capsys.readouterr().err
         X, y = blobs()
         proba = entry.make(0).fit(X, y).predict_proba(X)
-        assert np.array_equal(proba, np.tile([0.0, 1.0, 0.0], (90, 1)))
+        least = 1 / (90 + 3)
+        np.testing.assert_allclose(proba[:, [0, 2]], least / (1 + 2 * least))
+        assert (proba[:, 1] > 0.97).all()
         assert known(other) is None, "its code is run only where it is asked for by name"
 
     @pytest.mark.parametrize(
@@ -211,13 +214,33 @@ class TestProbabilities:
         made = EstimatorHead(RidgeClassifier()).fit(X, y)
         scores = RidgeClassifier().fit(X, y).decision_function(X)
         if classes == 2:
-            np.testing.assert_allclose(made.predict_proba(X)[:, 1], 1 / (1 + np.exp(-scores)), rtol=1e-5)
+            np.testing.assert_allclose(made.predict_proba(X)[:, 1], 1 / (1 + np.exp(-scores)), atol=0.02)
         else:
             odds = np.exp(scores)
             np.testing.assert_allclose(
                 made.predict_proba(X), odds / odds.sum(axis=1, keepdims=True), rtol=1e-5
             )
         assert np.array_equal(made.predict(X), RidgeClassifier().fit(X, y).predict(X))
+
+    def test_none_is_0_so_that_a_temperature_makes_a_forest_honest(self) -> None:
+        """A forest gives the true class of some images no tree at all: that must not decide."""
+        rng = np.random.default_rng(0)
+        y = np.arange(3000) % 3
+        X = (rng.normal(0, 1, (3000, 4)) + np.eye(3)[y] @ rng.normal(0, 2, (3, 4))).astype(np.float32)
+        forest = EstimatorHead(RandomForestClassifier(20, random_state=0)).fit(X[:1000], y[:1000])
+        validation, test = (forest.predict_proba(X[start : start + 1000]) for start in (1000, 2000))
+        assert validation.min() == pytest.approx(1 / 1003, rel=0.01)
+        assert (forest.fitted_.predict_proba(X[1000:2000])[np.arange(1000), y[1000:2000]] == 0).any()
+        scaled_test = scaled(test, temperature_of(validation, y[1000:2000]))
+        right = (scaled_test.argmax(axis=1) == y[2000:]).mean()
+        assert scaled_test.max(axis=1).mean() == pytest.approx(right, abs=0.02)
+
+    def test_what_is_no_number_is_refused(self) -> None:
+        """LabelSpreading divides by 0 where every training image is far."""
+        X, y = blobs()
+        fitted = head("LabelSpreading").make(0).fit(X, y)
+        with pytest.raises(ValueError, match="LabelSpreading has no probabilities for 90 of 90 images"):
+            fitted.predict_proba(X + 100)
 
     def test_the_classifier_given_is_left_unfitted(self) -> None:
         given = Perceptron()

@@ -77,7 +77,7 @@ def test_every_classifier_comes_back_as_it_was(
 ) -> None:
     estimator = fitted(name, json.dumps(settings), scale)
     objects.write(estimator.fitted_, tmp_path / "head.skops")
-    again = type(estimator).of_fitted(objects.read(tmp_path / "head.skops"))
+    again = type(estimator).of_fitted(objects.read(tmp_path / "head.skops"), 120)
     X, _ = blobs()
     assert np.array_equal(again.predict_proba(X), estimator.predict_proba(X))
     assert np.array_equal(again.classes_, estimator.classes_)
