@@ -50,7 +50,8 @@ from features.datasets.images import square
 from features.datasets.registry import open_dataset
 from features.environment import processor, versions
 from features.errors import UserError
-from features.executors.local import embed_shards
+from features.executors.local import Local
+from features.extraction import embed_shards
 from features.progress import say
 
 ROUNDS = 3
@@ -92,7 +93,7 @@ def end_to_end(dataset: Dataset, extractor: VGG16) -> float:
         store = EmbeddingStore(Path(folder), dataset, extractor.spec(), extractor.widths)
         started = time.perf_counter()
         with store.lock(), store.assembly() as assembly:
-            embed_shards(dataset, extractor, store, assembly, store.missing())
+            embed_shards(Local(), dataset, extractor, store, assembly, store.missing())
             store.commit(assembly, {})
         return sum(len(dataset.labels(split)) for split in SPLITS) / (time.perf_counter() - started)
 

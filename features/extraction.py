@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from features.backbones.extractor import AUTO, PRECISIONS, Extractor
 from features.backbones.precision import choose
+from features.cache.assembly import Assembly
 from features.cache.catalogue import damaged, exact, find
 from features.cache.embeddings import Damaged, Embeddings
 from features.cache.lock import clear, set_aside, writing
+from features.cache.shards import Shard
 from features.cache.store import EmbeddingStore
 from features.datasets.base import Dataset
 from features.environment import processor, versions
-from features.executors.local import embed_shards
-from features.progress import say
+from features.errors import UserError
+from features.executors.base import Executor
+from features.executors.local import Local
+from features.progress import progress, say
 
 
 def extract(
@@ -24,6 +31,7 @@ def extract(
     folder: str | Path,
     command: str = "",
     before: Callable[[], None] | None = None,
+    executor: Executor | None = None,
 ) -> Embeddings:
     """Embed every image of a dataset once, and keep the embeddings.
 
@@ -38,6 +46,7 @@ def extract(
     folder : where caches are, one file each; made if it is not there.
     command : what repeats this, kept as provenance.
     before : called before the network is built, where there is anything left to embed.
+    executor : who embeds the shards; left out, this process.
 
     Returns
     -------
@@ -69,10 +78,65 @@ def extract(
         _set_aside(hit.path)
         hit = None
     if hit is None:
-        return _compute(root, _settled(root, extractor, dataset), dataset, command, before)
+        settled = _settled(root, extractor, dataset)
+        return _compute(root, settled, dataset, command, before, executor or Local())
     clear(hit.path)
     say(f"cached and verified in {time.perf_counter() - started:.1f} s: {describe(hit)}")
     return hit
+
+
+def embed_shards(
+    executor: Executor,
+    dataset: Dataset,
+    extractor: Extractor,
+    store: EmbeddingStore,
+    assembly: Assembly,
+    todo: list[Shard],
+) -> float:
+    """Have every shard of ``todo`` embedded, and pass all shards on to ``assembly``, in row order.
+
+    The caller holds the store's lock. While the executor works, another thread reads each shard from where
+    it is kept, as soon as those before it are there. An interruption leaves the finished shards.
+
+    Returns
+    -------
+    float
+        Seconds that the network took for all shards, those of earlier passes included.
+
+    Raises
+    ------
+    UserError
+        As the executor does, or the disk is full, or a shard has been damaged meanwhile.
+    """
+
+    def assemble(shard: Shard) -> float:
+        kept = store.folder.read(shard)
+        if kept is None:
+            raise UserError(f"the shard {shard.name} has been damaged meanwhile; run this again")
+        assembly.add(shard, kept.vectors)
+        return kept.seconds
+
+    shards, missing, seconds = store.shards, set(todo), 0.0
+    rows, left = (sum(shard.rows for shard in some) for some in (shards, todo))
+    waiting, assembled = deque(shards), deque[Future[float]]()
+    with (
+        ThreadPoolExecutor(1) as assembler,
+        progress(rows, "embed", "img", done=rows - left, delay=0 if todo else 1) as bar,
+        closing(executor.embed(dataset, extractor, store.folder, todo, bar.update)) as kept,
+    ):
+        try:
+            while waiting:
+                while waiting and waiting[0] not in missing:
+                    assembled.append(assembler.submit(assemble, waiting.popleft()))
+                while assembled and (assembled[0].done() or not missing):
+                    seconds += assembled.popleft().result()
+                if missing:
+                    number = len(shards) - len(missing) + 1
+                    bar.set_postfix_str(f"shard {number} of {len(shards)}", refresh=False)
+                    missing.remove(next(kept))
+        finally:
+            assembler.shutdown(wait=False, cancel_futures=True)
+    return seconds
 
 
 def describe(embeddings: Embeddings) -> str:
@@ -101,7 +165,12 @@ def _settled(root: Path, extractor: Extractor, dataset: Dataset) -> Extractor:
 
 
 def _compute(
-    root: Path, extractor: Extractor, dataset: Dataset, command: str, before: Callable[[], None] | None
+    root: Path,
+    extractor: Extractor,
+    dataset: Dataset,
+    command: str,
+    before: Callable[[], None] | None,
+    executor: Executor,
 ) -> Embeddings:
     store = EmbeddingStore(root, dataset, extractor.spec(), extractor.widths)
     with store.lock():
@@ -116,14 +185,14 @@ def _compute(
             extractor.prepare()
         started = time.perf_counter()
         with store.assembly() as assembly:
-            network = embed_shards(dataset, extractor, store, assembly, todo)
+            network = embed_shards(executor, dataset, extractor, store, assembly, todo)
             provenance = {
                 "weights_source": extractor.weights.source,
                 "archive": dataset.archive,
                 "startup_seconds": round(started - begun, 1),
                 "seconds": round(time.perf_counter() - started, 1),
                 "network_seconds": round(network, 1),
-                "images_in_this_pass": sum(shard.stop - shard.start for shard in todo),
+                "images_in_this_pass": sum(shard.rows for shard in todo),
                 "versions": versions(),
                 "processor": processor(),
                 "command": command,

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from features.backbones import extractor
-from features.cache import assembly, store
+from features.cache import assembly, shards, store
 from features.datasets import encoded
 from pipeline.__main__ import main
 
@@ -96,7 +96,7 @@ def full(count: int) -> None:
         may()
         fsync(handle)
 
-    store.open = Full  # type: ignore[attr-defined]
+    shards.open = Full  # type: ignore[attr-defined]
     os.fsync = synced
 
 
@@ -129,14 +129,14 @@ if __name__ == "__main__":
     plan, _, value = sys.argv[1].partition("=")
     extractor.VGG16.embed = embed  # type: ignore[method-assign]
     store.SHARDS = SHARDS
-    put = store.EmbeddingStore.put
+    put = shards.ShardFolder.put
 
     def telling(self: Any, shard: Any, vectors: Any, seconds: float) -> None:
         put(self, shard, vectors, seconds)
         print(shard.name, flush=True)
         time.sleep(float(value) if plan == "pause" else 0)
 
-    store.EmbeddingStore.put = telling  # type: ignore[method-assign]
+    shards.ShardFolder.put = telling  # type: ignore[method-assign]
     if plan == "kill":
         killing(int(value))
     if plan == "full":

@@ -9,32 +9,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from features.cache.embeddings import arrays, header_digest
+from features.cache.shards import Shard, Vectors
 from features.datasets.base import SPLITS, Dataset
 
 CHUNK = 250  # rows of an HDF5 chunk
-Vectors = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows ``start`` to ``stop`` of one split."""
-
-    split: str
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}-{self.start:09d}.shard"
 
 
 class Assembly:

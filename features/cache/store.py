@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from features.backbones.registry import marked
-from features.cache.assembly import Assembly, Shard, Vectors
+from features.cache.assembly import Assembly
 from features.cache.embeddings import FORMAT, Embeddings, canonical, slug
 from features.cache.lock import parts_of, writing
+from features.cache.shards import Shard, ShardFolder, in_words
 from features.datasets.base import SPLITS, Dataset
 from features.errors import UserError
+from features.files import put_in_place
 from features.progress import say
 
 SHARDS = (1_000, 500, 250, 125, 50, 25, 10, 5)  # rows of a shard, so many that
@@ -27,19 +24,11 @@ SHARD_BYTES = 64 << 20  # its images take no more: a kill costs this shard and o
 DISK_MARGIN = 64 << 20  # bytes that are left free
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a shard holds: ``{layer: (rows, d)}`` float32, and the seconds that the network took."""
-
-    vectors: Vectors
-    seconds: float
-
-
 class EmbeddingStore:
     """Where the embeddings of one dataset under one spec are put together.
 
-    Shards are written under a temporary name, synced and renamed; the finished file is assembled
-    from them the same way, and only then do they go. So a file that has its name is whole, at
+    Shards are written under a temporary name, synced and renamed (:class:`ShardFolder`); the finished file
+    is assembled from them the same way, and only then do they go. So a file that has its name is whole, at
     any moment, and nothing is reopened for writing.
 
     Parameters
@@ -48,6 +37,11 @@ class EmbeddingStore:
     dataset : gives labels, ids, digest and limit.
     spec : the extractor's spec.
     widths : numbers in each layer's vector.
+
+    Attributes
+    ----------
+    path : the finished file.
+    folder : where the shards are kept until then.
     """
 
     def __init__(self, root: Path, dataset: Dataset, spec: dict[str, Any], widths: dict[str, int]) -> None:
@@ -59,7 +53,7 @@ class EmbeddingStore:
         name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}"
         name += f"{'-mirror' if spec['mirror'] else ''}-{self.fingerprint[:12]}"
         self.path = root / f"{name}.h5"
-        self._parts = parts_of(self.path)
+        self.folder = ShardFolder(parts_of(self.path), self.fingerprint, widths)
 
     def lock(self) -> AbstractContextManager[None]:
         """Be the only writer: see :func:`writing`."""
@@ -80,23 +74,23 @@ class EmbeddingStore:
     @property
     def begun(self) -> bool:
         """Whether a pass is under way, or an interrupted one has left its folder."""
-        return self._parts.is_dir()
+        return self.folder.path.is_dir()
 
     def missing(self) -> list[Shard]:
         """The shards still to do, in row order; damaged ones among them (and deleted)."""
         todo = []
         for shard in self.shards:
-            if self.read(shard) is None:
+            if self.folder.read(shard) is None:
                 todo.append(shard)
-                if (self._parts / shard.name).exists():
-                    say(f"{self._parts / shard.name} is damaged; it is done again")
-                    (self._parts / shard.name).unlink()
+                if (path := self.folder.path / shard.name).exists():
+                    say(f"{path} is damaged; it is done again")
+                    path.unlink()
         return todo
 
     def check_disk(self, todo: list[Shard]) -> None:
         """Refuse to start what the disk cannot hold: the missing shards, then the finished file."""
         row = 4 * sum(self._widths.values())
-        rows = sum(shard.stop - shard.start for shard in todo)
+        rows = sum(shard.rows for shard in todo)
         rows += sum(len(self._dataset.labels(split)) for split in SPLITS)
         need, free = rows * row + DISK_MARGIN, shutil.disk_usage(self.path.parent).free
         if need > free:
@@ -106,55 +100,15 @@ class EmbeddingStore:
                 f"{self.path.parent}; free some, choose another folder, or fewer layers="
             )
 
-    def put(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
-        """Keep one shard's vectors, ``{layer: (rows, d)}`` float32, whole or not at all.
-
-        The file is the SHA-256 of all that follows, a line of JSON that says which shard it is, and
-        the layers' numbers in the order of their names: proved before it is parsed.
-        """
-        about = {"fingerprint": self.fingerprint, "shard": shard.name, "seconds": seconds}
-        parts: list[Any] = [canonical(about).encode(), b"\n"]
-        parts += [np.ascontiguousarray(vectors[layer]).data.cast("B") for layer in sorted(self._widths)]
-        proof = hashlib.sha256()
-        for part in parts:
-            proof.update(part)
-        target = self._parts / shard.name
-        temporary = target.with_suffix(".tmp")
-        with _one_line(temporary):
-            with open(temporary, "wb") as out:
-                out.write(proof.hexdigest().encode())
-                for part in parts:
-                    out.write(part)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, target)
-            _sync_folder(self._parts)
-
-    def read(self, shard: Shard) -> Kept | None:
-        """A shard as :meth:`put` wrote it, or None if there is none, or it is another or damaged."""
-        try:
-            content = (self._parts / shard.name).read_bytes()
-        except OSError:
-            return None
-        proof, body = content[:64], memoryview(content)[64:]
-        if hashlib.sha256(body).hexdigest().encode() != proof:
-            return None
-        start = content.index(b"\n") + 1
-        about = json.loads(content[64:start])
-        if (about["fingerprint"], about["shard"]) != (self.fingerprint, shard.name):
-            return None
-        vectors, rows = {}, shard.stop - shard.start
-        for layer, width in sorted(self._widths.items()):
-            vectors[layer] = np.frombuffer(content, np.float32, rows * width, start).reshape(rows, width)
-            start += vectors[layer].nbytes
-        return Kept(vectors, about["seconds"])
-
     @contextmanager
     def assembly(self) -> Iterator[Assembly]:
         """The finished file in the making, under a temporary name that goes if it comes to nothing."""
         temporary = self.path.with_suffix(".tmp")
-        with _one_line(temporary), Assembly(temporary, self._dataset, self._widths) as assembly:
-            yield assembly
+        try:
+            with in_words(temporary), Assembly(temporary, self._dataset, self._widths) as assembly:
+                yield assembly
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def commit(self, assembly: Assembly, provenance: dict[str, Any]) -> Embeddings:
         """Finish the file, read it back, give it its name; then remove the shards."""
@@ -182,9 +136,8 @@ class EmbeddingStore:
         for _, problem in Embeddings(assembly.path).problems():
             if problem:
                 raise UserError(f"the disk did not keep what was written: {problem}")
-        os.replace(assembly.path, self.path)
-        _sync_folder(self.path.parent)
-        shutil.rmtree(self._parts, ignore_errors=True)
+        put_in_place(assembly.path, self.path)
+        shutil.rmtree(self.folder.path, ignore_errors=True)
         return Embeddings(self.path)
 
 
@@ -192,27 +145,3 @@ def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) ->
     """SHA-256 of all that decides the vectors and their order."""
     whole = {"extractor": spec, "dataset": dataset_digest, "limit": limit, "format": FORMAT}
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _one_line(temporary: Path) -> Iterator[None]:
-    """Leave no temporary file, and tell in words what the operating system refused."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise UserError(
-            f"cannot write {temporary}: {error.strerror}; what is finished is kept: free some disk or "
-            "choose another folder, then run this again"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

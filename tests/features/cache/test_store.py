@@ -51,9 +51,9 @@ def vectors(split: str, start: int, stop: int) -> dict[str, Any]:
 def fill(store: EmbeddingStore, dataset: Folder) -> Embeddings:
     with store.lock(), store.assembly() as assembly:
         for shard in store.missing():
-            store.put(shard, vectors(shard.split, shard.start, shard.stop))
+            store.folder.put(shard, vectors(shard.split, shard.start, shard.stop))
         for shard in store.shards:
-            kept = store.read(shard)
+            kept = store.folder.read(shard)
             assert kept is not None
             assembly.add(shard, kept.vectors)
         return store.commit(assembly, {"weights_source": "test"})
@@ -101,7 +101,7 @@ def test_only_missing_shards_are_done_again(store: EmbeddingStore, dataset: Fold
             ("test", 10, 15),
         ]
         for shard in todo[:3]:
-            store.put(shard, vectors(shard.split, shard.start, shard.stop))
+            store.folder.put(shard, vectors(shard.split, shard.start, shard.stop))
     with store.lock():
         assert store.missing() == todo[3:]
 
@@ -111,7 +111,7 @@ def filled(store: EmbeddingStore) -> Iterator[tuple[EmbeddingStore, Path]]:
     """All shards are there: the store, locked, and the folder of its shards."""
     with store.lock():
         for shard in store.missing():
-            store.put(shard, vectors(shard.split, shard.start, shard.stop))
+            store.folder.put(shard, vectors(shard.split, shard.start, shard.stop))
         yield store, store.path.with_suffix(".parts")
 
 
@@ -133,7 +133,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_is_noticed(filled: tuple[EmbeddingSto
         flipped = bytearray(content)
         flipped[place] ^= 1 << place % 8
         path.write_bytes(flipped)
-        assert store.read(store.shards[0]) is None, f"byte {place} of {len(content)}"
+        assert store.folder.read(store.shards[0]) is None, f"byte {place} of {len(content)}"
 
 
 @pytest.mark.parametrize("other", [1, 4])
@@ -358,7 +358,7 @@ class TestDisk:
     ) -> None:
         with store.lock():
             todo = store.missing()
-            store.put(todo[0], vectors("train", 0, 10))
+            store.folder.put(todo[0], vectors("train", 0, 10))
 
             def full(_: int) -> None:
                 raise OSError(28, "No space left on device")
@@ -366,7 +366,7 @@ class TestDisk:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "fsync", full)
                 with pytest.raises(UserError, match="No space left on device"):
-                    store.put(todo[1], vectors("train", 10, 20))
+                    store.folder.put(todo[1], vectors("train", 10, 20))
             names = {path.name for path in store.path.with_suffix(".parts").iterdir()}
             assert names == {"lock", "owner", todo[0].name}
 

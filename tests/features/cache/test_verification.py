@@ -16,7 +16,7 @@ from features.backbones import vgg16 as weights
 from features.backbones.extractor import VGG16
 from features.cache.verification import _disasters
 from features.datasets.folder import Folder
-from features.executors import local
+from features.executors import base
 from tests.conftest import Project, picture
 from tests.stand_in import embed as stand_in_embed
 
@@ -176,7 +176,7 @@ class TestRowsEmbeddedAgain:
     def test_a_nan_that_comes_again_is_still_no_number(
         self, project: Project, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]
     ) -> None:
-        monkeypatch.setattr(local, "_refuse_overflow", lambda *_: None)  # as it was once
+        monkeypatch.setattr(base, "_refuse_overflow", lambda *_: None)  # as it was once
         monkeypatch.setattr(VGG16, "embed", embedding(change))
         project("features")
         code, _, failed = verified(project)

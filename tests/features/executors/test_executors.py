@@ -1,0 +1,221 @@
+"""Whoever embeds the shards: each is kept whole, and all are assembled in row order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.backbones.extractor import VGG16
+from features.cache import store as store_module
+from features.cache.shards import Shard, ShardFolder
+from features.cache.store import EmbeddingStore
+from features.datasets.base import SPLITS, Dataset
+from features.datasets.folder import Folder
+from features.errors import UserError
+from features.executors.base import STAGES, Executor, Worker
+from features.executors.local import Local
+from features.extraction import embed_shards
+from tests.stand_in import embed
+
+NETWORK = VGG16("block4,block5", precision="float32")
+SHARD = Shard("train", 0, 8)
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VGG16, "embed", embed)
+    monkeypatch.setattr(store_module, "SHARDS", (10,))
+
+
+@pytest.fixture
+def dataset(make_folder: Callable[..., Path]) -> Folder:
+    return Folder(make_folder({"train": 20, "test": 5}))
+
+
+@pytest.fixture
+def store(dataset: Folder, tmp_path: Path) -> EmbeddingStore:
+    return EmbeddingStore(tmp_path / "embeddings", dataset, NETWORK.spec(), NETWORK.widths)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ShardFolder:
+    return ShardFolder(tmp_path, "f", NETWORK.widths)
+
+
+def black(start: int, stop: int) -> Any:
+    return np.zeros((stop - start, 32, 32, 3), np.uint8)
+
+
+class Backwards:
+    """Keeps the last shard first."""
+
+    def embed(
+        self, dataset: Dataset, extractor: VGG16, folder: ShardFolder, todo: list[Shard], advance: Any
+    ) -> Iterator[Shard]:
+        yield from Local().embed(dataset, extractor, folder, todo[::-1], advance)
+
+
+@pytest.mark.parametrize("executor", [Local(), Backwards()], ids=["local", "backwards"])
+@pytest.mark.parametrize("there", [(), (0,), (1, 4), tuple(range(8))], ids=str)
+def test_every_row_stands_in_its_place(
+    executor: Executor, there: tuple[int, ...], store: EmbeddingStore, dataset: Folder
+) -> None:
+    with store.lock(), store.assembly() as assembly:
+        kept = [store.shards[place] for place in there]
+        list(Local().embed(dataset, NETWORK, store.folder, kept, lambda _: None))
+        todo = store.missing()
+        assert len(todo) == 8 - len(there)
+        embed_shards(executor, dataset, NETWORK, store, assembly, todo)
+        embeddings = store.commit(assembly, {})
+    for split in SPLITS:
+        rows = len(dataset.labels(split))
+        expected = embed(NETWORK, dataset.images(split, 0, rows, 32))
+        for layer in NETWORK.layers:
+            assert np.array_equal(embeddings.matrix(split, [layer]), expected[layer])
+
+
+def test_a_shard_that_is_damaged_before_it_is_assembled_is_told(
+    store: EmbeddingStore, dataset: Folder
+) -> None:
+    class Damaging(Backwards):
+        def embed(self, *arguments: Any) -> Iterator[Shard]:
+            for shard in super().embed(*arguments):
+                (store.folder.path / shard.name).write_bytes(b"damaged")
+                yield shard
+
+    with store.lock(), store.assembly() as assembly, pytest.raises(UserError, match="damaged meanwhile"):
+        embed_shards(Damaging(), dataset, NETWORK, store, assembly, store.missing())
+
+
+def test_a_pass_that_ends_early_keeps_what_is_done_and_leaves_nothing_at_work(
+    store: EmbeddingStore, dataset: Folder
+) -> None:
+    threads = threading.active_count()
+    with store.lock():
+        passing = Local().embed(dataset, NETWORK, store.folder, store.shards, lambda _: None)
+        first = next(passing)
+        passing.close()
+        assert threading.active_count() == threads
+        assert first not in store.missing()
+        assert not list(store.folder.path.glob("*.tmp"))
+
+
+class TestWorker:
+    def test_stages_overlap_and_each_takes_one_shard_at_a_time(
+        self, folder: ShardFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Three stages of 0.1 s: twelve shards take 1.4 s, one after the other 3.6 s."""
+        at_work = dict.fromkeys(("read", "embed", "put"), 0)
+        most = dict(at_work)
+
+        def slow(stage: str, result: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any) -> Any:
+                at_work[stage] += 1
+                most[stage] = max(most[stage], at_work[stage])
+                time.sleep(0.1)
+                at_work[stage] -= 1
+                return result(*arguments)
+
+            return run
+
+        monkeypatch.setattr(VGG16, "embed", slow("embed", embed))
+        monkeypatch.setattr(ShardFolder, "put", slow("put", lambda *_: None))
+        worker, started = Worker(NETWORK, folder), time.monotonic()
+        with ThreadPoolExecutor(STAGES) as pool:
+            shards = [Shard("train", start, start + 8) for start in range(0, 96, 8)]
+            list(pool.map(lambda shard: worker.embed(shard, slow("read", black)), shards))
+        assert time.monotonic() - started < 2.5
+        assert most == {"read": 1, "embed": 1, "put": 1}
+
+    def test_a_failure_leaves_every_stage_free(
+        self, folder: ShardFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker = Worker(NETWORK, folder)
+
+        def refuse(*_: Any) -> Any:
+            raise UserError("refused")
+
+        for owner, name in ((VGG16, "embed"), (ShardFolder, "put")):
+            with monkeypatch.context() as patch, pytest.raises(UserError, match="refused"):
+                patch.setattr(owner, name, refuse)
+                worker.embed(SHARD, black)
+        with pytest.raises(UserError, match="refused"):
+            worker.embed(SHARD, refuse)
+        worker.embed(SHARD, black)
+        assert folder.read(SHARD) is not None
+
+    @pytest.mark.parametrize("number", [np.nan, np.inf])
+    def test_what_is_no_number_is_not_kept(
+        self, folder: ShardFolder, number: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            VGG16,
+            "embed",
+            lambda *arguments: {layer: array * number for layer, array in embed(*arguments).items()},
+        )
+        with pytest.raises(UserError, match="beyond the range of float32"):
+            Worker(NETWORK, folder).embed(SHARD, lambda start, stop: black(start, stop) + 1)
+        assert folder.read(SHARD) is None
+
+    def test_stopped_it_reads_no_further(self, folder: ShardFolder) -> None:
+        worker, read = Worker(NETWORK, folder), []
+
+        def images(start: int, stop: int) -> Any:
+            read.append(start)
+            worker.stop()
+            return black(start, stop)
+
+        with pytest.raises(CancelledError):
+            worker.embed(Shard("train", 0, 1000), images)
+        assert read == [0]
+
+
+class TestTwoWritersOfOneShard:
+    def test_the_slower_one_does_no_harm(self, folder: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It stands still with half its file written, while another writes the same shard."""
+        whole = embed(NETWORK, black(0, 8) + 1)
+        half_written, go_on = threading.Event(), threading.Event()
+
+        class Standing:
+            def __init__(self, path: Path, mode: str) -> None:
+                self._file = path.open(mode)
+
+            def __enter__(self) -> Standing:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self._file.close()
+
+            def write(self, part: Any) -> None:
+                self._file.write(part)
+                half_written.set()
+                go_on.wait(30)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._file, name)
+
+        with ThreadPoolExecutor(1) as pool:
+            with monkeypatch.context() as patch:
+                patch.setattr("features.cache.shards.open", Standing, raising=False)
+                slower = pool.submit(folder.put, SHARD, whole)
+                assert half_written.wait(30)
+            folder.put(SHARD, whole)
+            content = (folder.path / SHARD.name).read_bytes()
+            go_on.set()
+            slower.result()
+        assert (folder.path / SHARD.name).read_bytes() == content
+        assert folder.read(SHARD) is not None
+        assert not list(folder.path.glob("*.tmp"))
+
+    def test_the_slower_one_fails_alone_where_its_folder_is_gone(self, folder: ShardFolder) -> None:
+        gone = ShardFolder(folder.path / "gone", "f", NETWORK.widths)
+        with pytest.raises(UserError, match="cannot write"):
+            gone.put(SHARD, embed(NETWORK, black(0, 8)))
+        assert not gone.path.exists()
