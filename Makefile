@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT \
-  SKIP_UNREADABLE HEAD SET GRID SCALE TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
+  SKIP_UNREADABLE EXECUTOR ADDRESS HEAD SET GRID SCALE TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
 # value as a backslash and a space.)
@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## print this help
@@ -74,7 +74,7 @@ export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT DEBUG)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT EXECUTOR ADDRESS DEBUG)
 demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
@@ -82,7 +82,7 @@ demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: nee
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report --out $(DEMO_OUT) $(call said,DEBUG)
 
-BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT SKIP_UNREADABLE OUT DEBUG) --layers block5 --preprocess unit
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT SKIP_UNREADABLE EXECUTOR ADDRESS OUT DEBUG) --layers block5 --preprocess unit
 baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
 	$(call fixed,BACKBONE LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
@@ -99,6 +99,9 @@ kernels: $(BIN)/.ready-dev ## the numerical tests under every OpenBLAS kernel th
 
 pythons: $(BIN)/.ready ## the fast tests under each other Python that is installed, each in a venv of its own
 	@$(ONE_THREAD) .ci/pythons
+
+ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
+	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
 
 browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
@@ -128,4 +131,9 @@ $(BIN)/.ready: requirements.txt
 
 $(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt requirements-parquet.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-parquet.txt
+	@touch $@
+
+.venv-ray/.ready: requirements.txt requirements-dev.txt requirements-ray.txt
+	@$(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
 	@touch $@

@@ -182,7 +182,7 @@ def _compute(
         if todo:
             if before is not None:
                 before()
-            extractor.prepare()
+            executor.prepare(extractor)
         started = time.perf_counter()
         with store.assembly() as assembly:
             network = embed_shards(executor, dataset, extractor, store, assembly, todo)

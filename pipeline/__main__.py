@@ -25,11 +25,12 @@ STAGES = {
 ALWAYS = ("out", "debug")
 IMAGES = ("dataset", "archive", "limit", "skip_unreadable", "weights", "precision", "batch", *ALWAYS)
 EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
+PLACE = ("executor", "address")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
-    "features": EMBEDDINGS,
+    "features": (*EMBEDDINGS, *PLACE),
     "train": (*RUNS, "seeds", "force", "trust"),
-    "ladder": (*IMAGES, "seed", "seeds", "force"),
+    "ladder": (*IMAGES, *PLACE, "seed", "seeds", "force"),
     "curve": RUNS,
     "report": (*RUNS, "format"),
     "verify": EMBEDDINGS,
@@ -120,6 +121,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
 def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
     from features.backbones.extractor import PRECISIONS, PREPROCESS, Extractor
     from features.backbones.registry import BACKBONES, DEFAULT
+    from features.executors.registry import EXECUTORS
     from models.heads.registry import HEADS
     from pipeline.options import Options
 
@@ -166,6 +168,8 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "decoded once to find them (remembered, so a second time costs nothing), and they are listed in "
             "OUT/logs and counted in the report",
         ),
+        "executor": (str, f"who embeds the images: {' or '.join(EXECUTORS)}"),
+        "address": (str, "host:port of a Ray cluster; default: Ray is started on this machine"),
         "head": (
             str,
             f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there; "

@@ -22,16 +22,18 @@ GOOD = 95  # JPEG quality from which on nothing is reported
 
 def finished_cache(options: Options) -> Path:
     """The finished cache for these options, computed if there is none."""
+    from features.executors.registry import executor
     from features.extraction import extract
 
-    extractor = options.extractor()
+    extractor, who = options.extractor(), executor(options.executor, options.address)
     dataset = options.images()
     list_left_out(dataset, options)
 
     def before() -> None:
         _note_what_is_lost(dataset, extractor.image_size, chosen="image_size" in options.said)
 
-    return extract(dataset, extractor, options.embeddings, options.command("features"), before).path
+    command = options.command("features")
+    return extract(dataset, extractor, options.embeddings, command, before, who).path
 
 
 def list_left_out(dataset: Dataset, options: Options) -> None:

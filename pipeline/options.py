@@ -36,6 +36,8 @@ class Options:
     batch: int | None = None
     limit: int | None = None
     skip_unreadable: int = 0
+    executor: str = "local"
+    address: str | None = None
     head: str = "dense"
     set: str | None = None
     grid: str | None = None

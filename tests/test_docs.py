@@ -57,6 +57,7 @@ def test_readme_lists_every_head_and_dependency() -> None:
         "requirements-dev.txt",
         "requirements-parquet.txt",
         "requirements-peers.txt",
+        "requirements-ray.txt",
     ):
         for line in (ROOT / file).read_text().splitlines():
             if line and not line.startswith("#"):

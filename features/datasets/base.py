@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +19,19 @@ MIN_TRAIN = 5  # images per class needs in the train split: some to fit, one to 
 MIN_TEST = 1  # and in the test split
 LEAST = {"train": MIN_TRAIN, "test": MIN_TEST}
 HOLD_OUT = 0.2  # share of a class that becomes the test split where there is none
+
+
+Images = Callable[[int, int], NDArray[np.uint8]]  # images start to stop, (n, size, size, 3) uint8 RGB
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images in memory, ``(n, size, size, 3)`` uint8 RGB; called with start and stop it gives some."""
+
+    images: NDArray[np.uint8]
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.images[start:stop]
 
 
 class Dataset(ABC):
@@ -145,6 +159,14 @@ class Dataset(ABC):
         (10, 64, 64, 3)
         """
         return self.read(split, self._rows[split][start:stop], size)
+
+    def reader(self, split: str, start: int, stop: int, size: int) -> Images:
+        """What reads rows ``start`` to ``stop`` in another process: it is picklable, and holds them alone.
+
+        Here it holds the pixels, which are read now. A dataset whose images other machines can read hands
+        out where they lie instead.
+        """
+        return Pixels(self.images(split, start, stop, size))
 
     def stored(self, split: str, row: int) -> Stored:
         """How the picture in a row is stored: pixels of its short side, quality of a JPEG."""

@@ -7,6 +7,7 @@ import os
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,50 @@ class Picture(NamedTuple):
 
     where: Path | str
     content: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some pictures; called with start and stop it decodes them, wherever their files are seen.
+
+    Attributes
+    ----------
+    pictures : what is decoded.
+    files : where each of them lies.
+    stamps : what :func:`stamp` said of each file when the digest was taken; None if none was.
+    size : side of the squares they are brought to, pixels.
+    """
+
+    pictures: list[Picture]
+    files: list[Path]
+    stamps: list[Stamp] | None
+    size: int
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.uint8]:
+        out = np.empty((stop - start, self.size, self.size, 3), dtype=np.uint8)
+
+        def decode(place: int) -> None:
+            picture = self.pictures[place]
+            try:
+                out[place - start] = read_square(picture.where, self.size, picture.content)
+            except UserError as error:
+                self._refuse_changed(place)  # which may be why
+                raise UserError(f"{error}; or leave such pictures out: SKIP_UNREADABLE=1") from None
+            self._refuse_changed(place)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
+            for _ in pool.map(decode, range(start, stop)):
+                pass
+        return out
+
+    def _refuse_changed(self, place: int) -> None:
+        """Name a file that is no longer what the digest saw."""
+        if self.stamps is None:
+            return
+        path = self.files[place]
+        with suppress(OSError):  # a file that is gone could not be read, and that is reported
+            if stamp(path) != self.stamps[place]:
+                raise UserError(f"{path} has changed since its digest was taken; run this again") from None
 
 
 class Encoded(Parted):
@@ -149,32 +194,18 @@ class Encoded(Parted):
         return found
 
     def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-        part, inner = self._part_of[split], self._rows_of[split][rows]
-        out = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        return self._pictures(split, rows, size)(0, len(rows))
 
-        def decode(place: int, picture: Picture) -> None:
-            try:
-                out[place] = read_square(picture.where, size, picture.content)
-            except UserError as error:
-                self._refuse_changed(part, int(inner[place]))  # which may be why
-                raise UserError(f"{error}; or leave such pictures out: SKIP_UNREADABLE=1") from None
-            self._refuse_changed(part, int(inner[place]))
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
-            pictures = (self._picture(part, int(row)) for row in inner)
-            for _ in pool.map(decode, range(len(rows)), pictures):
-                pass
-        return out
-
-    def _refuse_changed(self, part: str, row: int) -> None:
-        """Name the file of a row if it is no longer what the digest saw."""
-        if self._digest is None:
-            return
-        number = self._file_of(part, row)
-        path = self._root / self._files[part][number]
-        with suppress(OSError):  # a file that is gone could not be read, and that is reported
-            if stamp(path) != self._stamps[part][number]:
-                raise UserError(f"{path} has changed since its digest was taken; run this again") from None
+    def _pictures(self, split: str, rows: NDArray[np.int64], size: int) -> Pictures:
+        part = self._part_of[split]
+        inner = [int(row) for row in self._rows_of[split][rows]]
+        numbers = [self._file_of(part, row) for row in inner]
+        return Pictures(
+            [self._picture(part, row) for row in inner],
+            [self._root / self._files[part][number] for number in numbers],
+            None if self._digest is None else [self._stamps[part][number] for number in numbers],
+            size,
+        )
 
     def stored(self, split: str, row: int) -> Stored:
         whole = int(self._rows[split][row])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from features.datasets.base import SPLITS
-from features.datasets.encoded import Encoded, Picture
+from features.datasets.encoded import Encoded, Picture, Pictures
 
 
 class PictureFiles(Encoded):
@@ -15,6 +15,9 @@ class PictureFiles(Encoded):
 
     def name_of(self, split: str, row: int) -> str:
         return self._files[self._part_of[split]][int(self._rows_of[split][row])]
+
+    def reader(self, split: str, start: int, stop: int, size: int) -> Pictures:
+        return self._pictures(split, self._rows[split][start:stop], size)
 
     def _picture(self, part: str, row: int) -> Picture:
         return Picture(self._root / self._files[part][row])

@@ -13,18 +13,26 @@ from numpy.typing import NDArray
 
 from features.backbones.extractor import Extractor
 from features.cache.shards import Shard, ShardFolder, Vectors
-from features.datasets.base import Dataset
+from features.datasets.base import Dataset, Images
 from features.errors import UserError
 
 READ = 25  # images read between two looks at whether to stop
 STAGES = 3  # shards under way in one worker: read, embedded, written
 
-Images = Callable[[int, int], NDArray[np.uint8]]  # rows start to stop of a split, (n, size, size, 3) RGB
 Advance = Callable[[int], object]
 
 
 class Executor(Protocol):
     """Who embeds the missing shards."""
+
+    def prepare(self, extractor: Extractor) -> None:
+        """Build the network, and find what else is needed: called before :meth:`embed`.
+
+        Raises
+        ------
+        UserError
+            Something is not there.
+        """
 
     def embed(
         self, dataset: Dataset, extractor: Extractor, folder: ShardFolder, todo: list[Shard], advance: Advance
@@ -62,6 +70,12 @@ class Worker:
     def embed(self, shard: Shard, images: Images, advance: Advance | None = None) -> None:
         """Read the images of a shard, embed them, prove the vectors finite and keep them.
 
+        Parameters
+        ----------
+        shard : which rows.
+        images : reads some of them, counted from the shard's first.
+        advance : called with the number of images after each batch.
+
         Raises
         ------
         UserError
@@ -96,10 +110,10 @@ class Worker:
     def _read(self, shard: Shard, images: Images) -> NDArray[np.uint8]:
         size = self._extractor.image_size
         pixels = np.empty((shard.rows, size, size, 3), np.uint8)
-        for start in range(shard.start, shard.stop, READ):
+        for start in range(0, shard.rows, READ):
             self._go_on()
-            stop = min(start + READ, shard.stop)
-            pixels[start - shard.start : stop - shard.start] = images(start, stop)
+            stop = min(start + READ, shard.rows)
+            pixels[start:stop] = images(start, stop)
         return pixels
 
     def _go_on(self) -> None:

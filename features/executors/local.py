@@ -8,6 +8,9 @@ from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.backbones.extractor import Extractor
 from features.cache.shards import Shard, ShardFolder
 from features.datasets.base import Dataset
@@ -20,6 +23,10 @@ T = TypeVar("T")
 class Local:
     """One worker in this process; shards are yielded in the order of ``todo``."""
 
+    def prepare(self, extractor: Extractor) -> None:
+        """As :meth:`Executor.prepare` says."""
+        extractor.prepare()
+
     def embed(
         self, dataset: Dataset, extractor: Extractor, folder: ShardFolder, todo: list[Shard], advance: Advance
     ) -> Generator[Shard]:
@@ -27,8 +34,11 @@ class Local:
         worker = Worker(extractor, folder)
 
         def embed(shard: Shard) -> Shard:
-            size = extractor.image_size
-            worker.embed(shard, lambda start, stop: dataset.images(shard.split, start, stop, size), advance)
+            def images(start: int, stop: int) -> NDArray[np.uint8]:
+                first = shard.start
+                return dataset.images(shard.split, first + start, first + stop, extractor.image_size)
+
+            worker.embed(shard, images, advance)
             return shard
 
         with ThreadPoolExecutor(STAGES) as pool:

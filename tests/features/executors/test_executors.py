@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +20,11 @@ from features.cache.shards import Shard, ShardFolder
 from features.cache.store import EmbeddingStore
 from features.datasets.base import SPLITS, Dataset
 from features.datasets.folder import Folder
+from features.datasets.registry import open_dataset
 from features.errors import UserError
 from features.executors.base import STAGES, Executor, Worker
 from features.executors.local import Local
+from features.executors.registry import executor
 from features.extraction import embed_shards
 from tests.stand_in import embed
 
@@ -219,3 +223,54 @@ class TestTwoWritersOfOneShard:
         with pytest.raises(UserError, match="cannot write"):
             gone.put(SHARD, embed(NETWORK, black(0, 8)))
         assert not gone.path.exists()
+
+
+class TestByName:
+    def test_local_is_the_default(self) -> None:
+        assert isinstance(executor(), Local)
+
+    def test_an_unknown_one_is_refused(self) -> None:
+        with pytest.raises(UserError, match=r"^executor=spark: expected one of local, ray$"):
+            executor("spark")
+
+    def test_an_address_belongs_to_ray(self) -> None:
+        with pytest.raises(UserError, match=r"address=a:1 belongs to executor=ray"):
+            executor("local", "a:1")
+
+    def test_where_ray_is_missing_the_command_that_installs_it_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("features.executors.ray.find_spec", lambda _: None)
+        with pytest.raises(UserError, match=r"run: .venv/bin/python -m pip install -r requirements-ray.txt$"):
+            executor("ray")
+
+    @pytest.mark.parametrize("address", ["", "head", "ray://head:10001", "head:port", "auto"])
+    def test_an_address_is_host_and_port(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("features.executors.ray.find_spec", lambda _: True)
+        with pytest.raises(UserError, match=f"^address={address}: expected host:port"):
+            executor("ray", address)
+
+
+class TestReader:
+    """What travels to another process reads what the dataset reads."""
+
+    @pytest.mark.parametrize("kind", ["folder", "digits"])
+    def test_it_reads_the_same_rows_elsewhere(self, kind: str, dataset: Folder) -> None:
+        opened = dataset if kind == "folder" else open_dataset("digits", limit=60)
+        opened.digest()
+        reader = pickle.loads(pickle.dumps(opened.reader("train", 10, 30, 32)))
+        assert np.array_equal(reader(0, 20), opened.images("train", 10, 30, 32))
+        assert np.array_equal(reader(5, 9), opened.images("train", 15, 19, 32))
+
+    def test_of_a_folder_only_its_own_paths_travel(self, dataset: Folder) -> None:
+        dataset.digest()
+        few, all_ = (len(pickle.dumps(dataset.reader("train", 0, stop, 224))) for stop in (2, 60))
+        assert few < 1_000
+        assert all_ < 60 * 200
+
+    def test_a_file_that_has_changed_is_refused_there_too(self, dataset: Folder) -> None:
+        dataset.digest()
+        reader = dataset.reader("train", 0, 5, 32)
+        os.utime(reader.files[3], ns=(1, 1))
+        with pytest.raises(UserError, match=r"cat/003.png has changed since its digest was taken"):
+            reader(0, 5)
