@@ -19,6 +19,7 @@ COMMANDS = {  # what the libraries advise, and what is typed for it
     "choose another folder": "choose another OUT=",
     "compute it again": "run: make features",
     "grow the curve again": "run: make curve",
+    "score it again": "run: make evaluate",
     "take the vote again": "run: make train HEAD=vote",
     "verify the cache": "run: make verify",
 }

@@ -65,7 +65,7 @@ class Pictures:
                 out[place - start] = read_square(picture.where, self.size, picture.content)
             except UserError as error:
                 self._refuse_changed(place)  # which may be why
-                raise UserError(f"{error}; or leave such pictures out: SKIP_UNREADABLE=1") from None
+                raise UserError(f"{error}; or leave such pictures out: skip_unreadable=1") from None
             self._refuse_changed(place)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL

@@ -186,7 +186,7 @@ def _by_split(folder: Path, suffix: str) -> tuple[dict[str, list[Path]], int]:
         else:
             raise UserError(
                 f"{path}: which split is it of? expected names like train-00000{suffix} and "
-                f"test-00000{suffix}; rename or move it, or name it alone: DATASET="
+                f"test-00000{suffix}; rename or move it, or name it alone: dataset="
             )
     if not parts["train"]:
         raise UserError(f"{folder} has no shard of the split train; expected names like train-00000{suffix}")

@@ -27,11 +27,11 @@ LEFT_OUT = {  # classifiers of scikit-learn that cannot be heads, and why
     "OneVsOneClassifier": NEEDS,
     "OneVsRestClassifier": NEEDS,
     "OutputCodeClassifier": NEEDS,
-    "PassiveAggressiveClassifier": "scikit-learn has deprecated it: HEAD=SGDClassifier SET=learning_rate=pa1",
+    "PassiveAggressiveClassifier": "scikit-learn has deprecated it for SGDClassifier with learning_rate=pa1",
     "SelfTrainingClassifier": NEEDS,
-    "StackingClassifier": f"{NEEDS}; HEAD=vote takes the soft vote of runs",
+    "StackingClassifier": f"{NEEDS}; head=vote takes the soft vote of runs",
     "TunedThresholdClassifierCV": NEEDS,
-    "VotingClassifier": f"{NEEDS}; HEAD=vote takes the soft vote of runs",
+    "VotingClassifier": f"{NEEDS}; head=vote takes the soft vote of runs",
 }
 
 

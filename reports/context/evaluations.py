@@ -52,7 +52,9 @@ def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another OUT=") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; make room or choose another folder"
+        ) from None
     return path, document
 
 
@@ -88,8 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
         if isinstance(document, dict) and document.get("format") != FORMAT:
             raise UserError(
-                f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; run make "
-                "evaluate again"
+                f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; score it again"
             )
         rest = {name: value for name, value in document.items() if name != "sha256"}
         whole = _fits(document, SHAPE) and document["sha256"] == _digest(rest)
@@ -98,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise UserError(f"{path} is damaged; remove it and run make evaluate again")
+        raise UserError(f"{path} is damaged; remove it, then score it again")
     return dict(document)
 
 

@@ -92,7 +92,7 @@ class TestContract:
     def test_without_it_the_first_is_named(self, root: Path, open_it: Callable[..., Dataset]) -> None:
         damage(root)
         with pytest.raises(
-            UserError, match=r"cannot read the image .* expected .*; or leave .*: SKIP_UNREADABLE=1$"
+            UserError, match=r"cannot read the image .* expected .*; or leave .*: skip_unreadable=1$"
         ):
             open_it(skip_unreadable=False).images("train", 0, 36, 32)
 

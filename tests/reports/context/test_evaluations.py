@@ -86,9 +86,7 @@ def test_a_copy_is_not_shown_twice(root: Path, capsys: pytest.CaptureFixture[str
 def test_one_of_another_format_is_passed_over(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, document = save(root, RIDGE, evaluated(RIDGE))
     path.write_text(json.dumps(document | {"format": 1}))
-    assert f"is of format 1, this Headroom reads {FORMAT}; run make evaluate again" in passed_over(
-        root, capsys
-    )
+    assert f"is of format 1, this Headroom reads {FORMAT}; score it again" in passed_over(root, capsys)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def test_what_is_no_evaluation_is_passed_over(
 ) -> None:
     path, _ = save(root, RIDGE, evaluated(RIDGE))
     path.write_bytes(content)
-    assert "is damaged; remove it and run make evaluate again" in passed_over(root, capsys)
+    assert "is damaged; remove it, then score it again" in passed_over(root, capsys)
 
 
 def test_a_changed_digit_is_noticed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
