@@ -203,7 +203,7 @@ class TestSet:
         ("head", "given", "message"),
         [
             ("ridge", "alfa=1", "SET: ridge has no parameter 'alfa': expected one of alpha"),
-            ("logistic", "warm_start=False", "expected one of C, max_iter, tol"),
+            ("logistic", "warm_start=False", "expected one of C, class_weight, max_iter, tol"),
             (
                 "dense",
                 "random_state=3",
