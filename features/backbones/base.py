@@ -42,18 +42,35 @@ class Tap:
 class Weights:
     """All tensors of a network, what to call them, and where they were found.
 
+    A tensor that holds NaN or infinity is refused: a ReLU or a pooling may swallow what the network makes of
+    it, so that no vector tells.
+
     Attributes
     ----------
     tensors : float32 arrays by name, in the order in which Keras' model holds them.
     label : ``imagenet``, or ``custom:`` and twelve digits of the digest.
     digest : SHA-256 over the tensors' own digests and their names.
     source : a path, or the name of a download.
+
+    Raises
+    ------
+    UserError
+        A number in a tensor is not finite; the tensor is named.
     """
 
     tensors: Tensors
     label: str
     digest: str
     source: str
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.tensors.items():
+            finite = np.isfinite(tensor)
+            if not finite.all():
+                raise UserError(
+                    f"{self.source}: expected finite numbers in every tensor, came {tensor[~finite][0]} in "
+                    f"{name}; give other weights="
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

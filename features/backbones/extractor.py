@@ -180,7 +180,8 @@ class Extractor:
         Raises
         ------
         UserError
-            The images are of another shape or dtype, or the weights cannot be had.
+            The images are of another shape or dtype, the weights cannot be had, or the network's numbers
+            leave the range of its precision.
 
         Examples
         --------
@@ -198,7 +199,12 @@ class Extractor:
         tf = tensorflow()
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in self.layers}
         for start in range(0, len(images), self.batch):
-            outputs = self._network(tf.constant(images[start : start + self.batch]))
+            *outputs, finite = self._network(tf.constant(images[start : start + self.batch]))
+            if not finite:
+                raise UserError(
+                    f"the network gives numbers beyond the range of {self.precision} for these images; give "
+                    f"{'precision=float32 or ' * (self.precision != 'float32')}other weights="
+                )
             for layer, vectors in zip(self.layers, outputs, strict=True):
                 parts[layer].append(vectors.numpy())
             if advance is not None:
@@ -217,7 +223,9 @@ class Extractor:
     def _network(self) -> Any:
         """One TensorFlow function of a uint8 batch, with the weights frozen into its graph.
 
-        As constants, oneDNN reorders the filters once and not at every call.
+        As constants, oneDNN reorders the filters once and not at every call. Behind the vectors it says
+        whether all is finite: the vectors, and at float16, whose largest number is 65,504, what every single
+        operation gives, as a ReLU or a pooling may swallow what is not. The other precisions reach 3.4e38.
         """
         tf = tensorflow()
         import keras
@@ -238,7 +246,16 @@ class Extractor:
             outputs = maps(tf.cast(pixels, self.precision), training=False)
             outputs = outputs if isinstance(outputs, list) else [outputs]
             pooled = [_pool(tf.cast(map_, tf.float32), g) for map_, g in zip(outputs, grids, strict=True)]
-            return [sum(tf.split(cells, 2)) / 2 for cells in pooled] if self.mirror else pooled
+            if self.mirror:
+                pooled = [sum(tf.split(cells, 2)) / 2 for cells in pooled]
+            inner = [
+                output
+                for operation in tf.compat.v1.get_default_graph().get_operations()
+                for output in operation.outputs
+                if output.dtype == tf.float16
+            ]
+            finite = [tf.reduce_all(tf.math.is_finite(numbers)) for numbers in (*pooled, *inner)]
+            return [*pooled, tf.reduce_all(tf.stack(finite))]
 
         signature = [tf.TensorSpec((None, self.image_size, self.image_size, 3), tf.uint8)]
         traced = tf.function(network, input_signature=signature, autograph=False).get_concrete_function()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.backbones.extractor import Extractor
 from features.backend import tensorflow
+from features.errors import UserError
 
 AGREEMENT = 0.999  # cosine between the two embeddings of an image: every row, every layer
 GAIN = 1.1  # how much faster low precision must be to be worth it
@@ -72,8 +73,12 @@ def _convolution_seconds(tf: Any, precision: str) -> float:
 
 
 def _agreement(exact: Extractor, rough: Extractor, images: NDArray[np.uint8]) -> float:
-    """The smallest cosine over rows and layers."""
-    one, two = exact.embed(images), rough.embed(images)
+    """The smallest cosine over rows and layers; NaN where the rough network's numbers leave its range."""
+    one = exact.embed(images)
+    try:
+        two = rough.embed(images)
+    except UserError:
+        return float("nan")
     cosines = []
     for layer in one:
         lengths = np.linalg.norm(one[layer], axis=1) * np.linalg.norm(two[layer], axis=1)

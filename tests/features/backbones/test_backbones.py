@@ -229,6 +229,19 @@ def test_the_published_file_is_imagenet(built: Built, monkeypatch: pytest.Monkey
     assert weights.digest == built.entry.load(built.path).digest
 
 
+@pytest.mark.parametrize("built", ["mobilenetv2"], indirect=True)
+def test_a_number_that_is_none_is_refused_by_its_tensor(built: Built, tmp_path: Path) -> None:
+    values = built.model.get_weights()
+    path = tmp_path / "bad.weights.h5"
+    try:
+        built.model.set_weights([*values[:-1], np.full_like(values[-1], np.inf)])
+        built.model.save_weights(path)
+    finally:
+        built.model.set_weights(values)
+    with pytest.raises(UserError, match=r"expected finite numbers .* came inf in \d+ moving_variance"):
+        built.entry.load(str(path))
+
+
 def test_another_networks_weights_are_refused_in_one_line(weights_path: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"no HDF5")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from features.backbones import vgg16 as vgg16_weights
 from features.backbones.extractor import PRECISIONS, TOLERANCE, VGG16, parse_layers
 from features.errors import UserError
 
@@ -102,6 +104,21 @@ def test_low_precision_points_the_same_way(network: VGG16, weights_path: str, pr
     for layer in exact:
         lengths = np.linalg.norm(exact[layer], axis=1) * np.linalg.norm(rough[layer], axis=1)
         assert np.all((exact[layer] * rough[layer]).sum(1) / lengths > 0.999)
+
+
+def test_an_overflow_that_a_relu_swallows_is_noticed(weights_path: str, tmp_path: Path) -> None:
+    """Minus infinity is 0 behind it, as minus 70,000 is."""
+    tensors = vgg16_weights.read(Path(weights_path))
+    tensors["block3_conv1/bias"][0] = -60_000
+    tensors["block3_conv1/kernel"][:, :, :, 0] = -1_000
+    path = tmp_path / "steep.h5"
+    vgg16_weights.save(tensors, path)
+    wide, narrow = (
+        VGG16("block5", precision=precision, weights=str(path)) for precision in ("bfloat16", "float16")
+    )
+    assert np.isfinite(wide.embed(images(2))["block5"]).all()
+    with pytest.raises(UserError, match=r"beyond the range of float16 .* give precision=float32"):
+        narrow.embed(images(2))
 
 
 def test_input_pixels_are_left_alone(network: VGG16) -> None:

@@ -107,6 +107,22 @@ def test_what_is_not_vgg16_is_refused_by_name(weights_path: str, tmp_path: Path,
         vgg16_weights.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [("block5_conv3/bias", np.nan), ("block3_conv1/kernel", np.nan), ("block1_conv1/kernel", -np.inf)],
+)
+def test_a_number_that_is_none_is_refused_by_its_tensor(
+    weights_path: str, tmp_path: Path, tensor: str, value: float
+) -> None:
+    """A ReLU makes zeros of it, so that the vectors would not tell."""
+    path = tmp_path / "bad.h5"
+    tensors = vgg16_weights.read(Path(weights_path))
+    tensors[tensor].flat[5] = value
+    vgg16_weights.save(tensors, path)
+    with pytest.raises(UserError, match=rf"bad\.h5: expected finite .* came {value} in {tensor}; give"):
+        vgg16_weights.load(str(path))
+
+
 def test_tensors_behind_links_are_not_followed(weights_path: str, tmp_path: Path) -> None:
     path = tmp_path / "links.h5"
     with h5py.File(path, "w") as file:
