@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
-from features.files import put_in_place
+from features.files import open_regular, put_in_place
 from features.progress import progress
 
 TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
@@ -34,8 +34,8 @@ def keras_dir() -> Path:
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as stream:
+    """Hex digest of a regular file's bytes."""
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 

@@ -1,12 +1,46 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read only where they are regular ones."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+
+
+class NotRegular(OSError):
+    """A folder, a named pipe, a socket or a device where a regular file was expected."""
+
+
+def open_regular(path: Path | str) -> BufferedReader:
+    """A regular file, opened to be read as bytes; links are followed.
+
+    A named pipe, a socket or a device would wait for somebody, or never end. It is the open handle that is
+    looked at, so that nothing can take the file's place in between.
+
+    Raises
+    ------
+    NotRegular
+        There is something else.
+    OSError
+        There is no such file, or it may not be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NotRegular(errno.EINVAL, "Not a regular file", str(path)) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        what = "Is a directory" if stat.S_ISDIR(mode) else "Not a regular file"
+        raise NotRegular(errno.EINVAL, what, str(path))
+    return open(handle, "rb")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
+from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 
+BYTES = 8  # of a number, at most: Keras converts what is stored in float64
 HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
 
@@ -69,10 +73,14 @@ class Application(Backbone):
 
     def _read(self, path: Path, source: str) -> Weights:
         """The tensors of a file, which is proved by its hash or else by what Keras makes of it."""
-        label = "imagenet" if self._published(path) else None
         model = self.build(self.least)
         try:
+            label = "imagenet" if self._published(path) else None
+            with open_hdf5(path) as file:
+                _refuse_larger(plain_datasets(file, path), BYTES * model.count_params(), path)
             model.load_weights(str(path))
+        except UserError:
+            raise
         except Exception as error:  # Keras and h5py raise whatever they meet
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -86,6 +94,16 @@ class Application(Backbone):
             if self.hash is not None:
                 say(f"note: {path} is not the file that Keras publishes; its weights are called {label}")
         return Weights(tensors, label, digest, source)
+
+
+def _refuse_larger(held: dict[str, h5py.Dataset], most: int, path: Path) -> None:
+    """Name a dataset that has more bytes than the whole network: Keras would read it before it compares."""
+    for at, item in held.items():
+        if item.nbytes > most:
+            raise UserError(
+                f"{path}: expected tensors of {most:,} bytes together, came {at} of shape {item.shape}; give "
+                "the weights of this network without its top"
+            )
 
 
 def _tensors(model: Any) -> Tensors:

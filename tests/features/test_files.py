@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
-from features.files import replacing, write_whole
+from features.files import NotRegular, open_regular, replacing, write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,22 @@ def test_the_content_reaches_the_disk_before_the_name_and_the_name_before_the_en
     monkeypatch.setattr(os, "replace", renamed)
     write_whole(path, b"whole")
     assert steps == ["5 bytes", "renamed", "folder"]
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """Nobody writes to the pipe, so that to open it as usual would wait for ever."""
+    (tmp_path / "file").write_bytes(b"whole")
+    (tmp_path / "link").symlink_to("file")
+    with open_regular(tmp_path / "link") as stream:
+        assert stream.read() == b"whole"
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", tmp_path, Path("/dev/zero")):
+            with pytest.raises(NotRegular):
+                open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nothing")
 
 
 def test_no_other_file_renames_or_writes_one() -> None:
