@@ -66,6 +66,8 @@ def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> Non
 
 
 def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Path) -> None:
+    if not part.is_file():  # a pipe would wait for a reader
+        part.unlink(missing_ok=True)
     have = part.stat().st_size if part.exists() else 0
     if not (have and file_digest(part, algorithm) == digest):  # killed just before the rename
         _append(url, part, have, target.name)

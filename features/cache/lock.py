@@ -12,7 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
+from features.files import open_regular
 
+LONGEST = 200  # bytes that tell an owner
 ATTEMPTS = 5  # at a lock whose folder its last owner is just removing
 
 
@@ -62,7 +64,8 @@ def parts_of(path: Path) -> Path:
 def owner_of(parts: Path) -> str:
     """Who holds the lock in a folder of shards."""
     try:
-        return (parts / "owner").read_text() or "another process"
+        with open_regular(parts / "owner") as stream:
+            return stream.read(LONGEST).decode(errors="replace") or "another process"
     except OSError:
         return "another process"
 

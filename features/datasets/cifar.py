@@ -19,6 +19,7 @@ from features.datasets.base import Dataset
 from features.datasets.images import array_squares
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
+from features.files import open_regular
 
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
 # Keras' own constant, keras/src/datasets/cifar10.py; the archive of Krizhevsky, 2009.
@@ -240,12 +241,12 @@ def read_archive(
     batches: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
     wanted = {name for names in official.batches.values() for name in names}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:gz") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                stream = archive.extractfile(member) if name in wanted else None
-                if stream is not None and member.size <= official.max_member:
-                    batches[name] = _read_batch(stream.read(), official)
+                content = archive.extractfile(member) if name in wanted else None
+                if content is not None and member.size <= official.max_member:
+                    batches[name] = _read_batch(content.read(), official)
     except (tarfile.TarError, EOFError, zlib.error, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read as the {official.title} archive: {error}") from None
     missing = sorted(wanted - set(batches))

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from features.download import cache_dir, file_digest
 from features.errors import UserError
+from features.files import open_regular
 from features.progress import progress, say
 
 BATCH = 2_000  # files hashed between two commits: what a kill can cost
@@ -50,7 +51,10 @@ class FileDigests:
         self._kind = kind and f"//{kind}"  # no path holds two slashes
         try:
             cache_dir().mkdir(parents=True, exist_ok=True)
-            self._db = self._open(str(cache_dir() / "file-digests.sqlite"))
+            place = cache_dir() / "file-digests.sqlite"
+            if place.exists():
+                open_regular(place).close()
+            self._db = self._open(str(place))
         except (OSError, sqlite3.Error) as error:
             say(f"note: digests of the images cannot be remembered in {cache_dir()} ({error})")
             self._db = self._open(":memory:")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 from features.datasets.base import LEAST, SPLITS, numbered
 from features.datasets.picturefiles import PictureFiles
 from features.errors import UserError
+from features.files import open_regular
 
 COLUMNS = ("path", "label")
 SPLIT = "split"  # the column that may be there
@@ -129,7 +131,7 @@ def csv_list(path: Path, limit: int | None = None, skip_unreadable: bool = False
 
 def _lines(path: Path) -> Iterator[Listed]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, skipinitialspace=True, strict=True)
             try:
                 header = [name.strip() for name in next(reader, [])]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import UserError
+from features.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,7 @@ RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short s
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
 
-IN_MEMORY = re.compile(r"<_io\.BytesIO object at \w+>")  # what Pillow calls a file that is in memory
+STREAM = re.compile(r"<_io\.\w+ (object at|name=)[^>]*>")  # what Pillow calls a file that is open already
 
 # How coarsely a JPEG of quality 50 keeps the 8 x 8 frequencies of brightness: ITU-T T.81, table K.1.
 LUMINANCE = np.array(
@@ -89,18 +90,14 @@ def read_square(where: Path | str, size: int, content: bytes | None = None) -> N
     UserError
         The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size; it is named.
     """
-    from PIL import Image
-
-    with _one_line(where), Image.open(_file(where, content), formats=("JPEG", "PNG")) as image:
+    with _opened(where, content) as image:
         image.draft("RGB", (2 * size, 2 * size))
         return square(image, size)
 
 
 def stored(where: Path | str, content: bytes | None = None) -> Stored:
     """How the picture in a JPEG or PNG file is stored, from its header. As :func:`read_square`."""
-    from PIL import Image
-
-    with _one_line(where), Image.open(_file(where, content), formats=("JPEG", "PNG")) as image:
+    with _opened(where, content) as image:
         tables = getattr(image, "quantization", {})
         return Stored(min(image.size), jpeg_quality(tables[0]) if 0 in tables else None)
 
@@ -123,12 +120,16 @@ def jpeg_quality(table: Sequence[int]) -> int:
     return int(np.abs(tables - np.asarray(table)).sum(axis=1).argmin()) + 1
 
 
-def _file(where: Path | str, content: bytes | None) -> Path | str | io.BytesIO:
-    if content is None:
-        return where
-    if not content:
-        raise ValueError("no bytes")
-    return io.BytesIO(content)
+@contextmanager
+def _opened(where: Path | str, content: bytes | None) -> Iterator[Image.Image]:
+    """The picture in a regular file, or in its bytes, with one line for whatever Pillow raises about it."""
+    from PIL import Image
+
+    with _one_line(where), open_regular(where) if content is None else io.BytesIO(content) as stream:
+        if content == b"":
+            raise ValueError("no bytes")
+        with Image.open(stream, formats=("JPEG", "PNG")) as image:
+            yield image
 
 
 @contextmanager
@@ -139,7 +140,7 @@ def _one_line(where: Path | str) -> Iterator[None]:
     except MemoryError:  # the machine's, not the picture's
         raise
     except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
-        reason = " ".join(IN_MEMORY.sub("it", str(error).replace(repr(str(where)), "it")).split())
+        reason = " ".join(STREAM.sub("it", str(error).replace(repr(str(where)), "it")).split())
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
             reason = f"{type(error).__name__} {reason}".rstrip()
         raise UserError(

@@ -14,6 +14,7 @@ from features.datasets.base import Dataset
 from features.datasets.filelist import COLUMNS, SPLIT, FileList, Listed
 from features.datasets.packed import Packed, Reader, Shard
 from features.errors import UserError
+from features.files import open_regular
 
 SUFFIX = ".parquet"
 PICTURES = ("image", "img")  # what Hugging Face's datasets call the column of pictures
@@ -158,7 +159,7 @@ def _opened(path: Path) -> Any:
             f"{path}: Parquet is read with pyarrow, which is not installed; run: "
             ".venv/bin/python -m pip install -r requirements-parquet.txt"
         ) from None
-    with _one_line(path):
+    with _one_line(path), open_regular(path):
         return ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from features.datasets.images import SUFFIXES
 from features.datasets.packed import Packed, Reader, Shard
 from features.errors import UserError
+from features.files import open_regular
 
 SUFFIX = ".tar"
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label; a larger one is none
@@ -35,7 +36,7 @@ class TarShard(Shard):
         labels: dict[str, str] = {}
         other = 0
         try:
-            with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
                     if member.isdir():
@@ -90,7 +91,7 @@ class _Pictures:
     def read(self, row: int) -> bytes:
         start, size = self._places[row]
         try:
-            with open(self._path, "rb") as stream:
+            with open_regular(self._path) as stream:
                 stream.seek(start)
                 return stream.read(min(size, os.fstat(stream.fileno()).st_size))  # a header may say anything
         except OSError as error:

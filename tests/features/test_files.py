@@ -6,10 +6,21 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from features.backbones import vgg16 as vgg16_weights
+from features.backbones.registry import BACKBONES
+from features.cache.embeddings import Embeddings
+from features.cache.lock import owner_of
+from features.datasets.cifar import find_archive, read_archive
+from features.datasets.filelist import csv_list
+from features.datasets.images import read_square, stored
+from features.datasets.parquet import ParquetShard
+from features.datasets.webdataset import TarShard
+from features.errors import UserError
 from features.files import NotRegular, open_regular, replacing, write_whole
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +108,45 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
                 open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nothing")
+
+
+def pipes(folder: Path) -> dict[str, Callable[[Path], object]]:
+    """What reads a file of this name in a folder, wherever files of others are read."""
+    return {
+        "pet.jpg": lambda path: read_square(path, 32),
+        "pet.png": stored,
+        "list.csv": csv_list,
+        "list.parquet": ParquetShard,
+        "shard.tar": TarShard,
+        "archive.tar.gz": read_archive,
+        "weights.h5": vgg16_weights.read,
+        "proved.h5": lambda path: find_archive(str(path)),
+        "mobile.weights.h5": lambda path: BACKBONES["mobilenetv2"].load(str(path)),
+        "cache.h5": Embeddings,
+    }
+
+
+@pytest.mark.parametrize("name", pipes(Path()))
+def test_what_others_may_have_made_is_opened_only_where_it_is_a_regular_file(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=re.escape(name)):
+        pipes(tmp_path)[name](tmp_path / name)
+
+
+def test_a_pipe_for_the_owner_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "owner")
+    assert owner_of(tmp_path) == "another process"
+
+
+def test_features_are_read_from_no_file_in_another_way() -> None:
+    """But where one is written, or is the system's own."""
+    writing = {"files.py", "download.py", "store.py", "shards.py", "assembly.py"}
+    of_the_system = {"environment.py", "budget.py"}
+    for path in (ROOT / "features").rglob("*.py"):
+        opening = r"(?<![\w.])(?<!def )open\(|\.read_(bytes|text)\(|tarfile\.open\(path|ZipFile\(path"
+        assert path.name in writing | of_the_system or not re.search(opening, path.read_text()), path
 
 
 def test_no_other_file_renames_or_writes_one() -> None:
