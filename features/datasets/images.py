@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short side, centre crop"
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
+
+# Pixels that the scans of a progressive JPEG go over, all together: seconds of decoding at most. An empty
+# scan costs some bytes and a pass over the whole picture; encoders make about ten.
+SCANNED = 1 << 32
+BLOCK = 1 << 20  # bytes read together
 
 STREAM = re.compile(r"<_io\.\w+ (object at|name=)[^>]*>")  # what Pillow calls a file that is open already
 
@@ -88,7 +93,8 @@ def read_square(where: Path | str, size: int, content: bytes | None = None) -> N
     Raises
     ------
     UserError
-        The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size; it is named.
+        The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size or number of
+        scans; it is named.
     """
     with _opened(where, content) as image:
         image.draft("RGB", (2 * size, 2 * size))
@@ -129,7 +135,22 @@ def _opened(where: Path | str, content: bytes | None) -> Iterator[Image.Image]:
         if content == b"":
             raise ValueError("no bytes")
         with Image.open(stream, formats=("JPEG", "PNG")) as image:
+            if "progressive" in image.info:
+                scans = _scans(stream)
+                if scans * image.width * image.height > SCANNED:
+                    raise ValueError(f"{scans:,} scans of {image.width} x {image.height} pixels")
             yield image
+
+
+def _scans(stream: BinaryIO) -> int:
+    """How often a JPEG says "start of scan" (ITU-T T.81, B.1.1.3); the stream is left where it was."""
+    place, found, last = stream.tell(), 0, b""
+    stream.seek(0)
+    while block := stream.read(BLOCK):
+        found += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    stream.seek(place)
+    return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,57 @@ def test_what_is_not_the_picture_s_fault_is_not_put_on_it(
     monkeypatch.setattr(Image.Image, "convert", stopped)
     with pytest.raises(stop):
         read_square(tmp_path / "good.png", 32)
+
+
+def many_scans(side: int, scans: int) -> bytes:
+    """A grey progressive JPEG whose scans but the first say, in some bytes, that nothing changes."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    def scan(first: int, last: int, bits: str) -> bytes:
+        bits += "1" * (-len(bits) % 8)
+        coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+        return segment(0xDA, bytes([1, 1, 0, first, last, 0])) + coded
+
+    blocks = (-(-side // 8)) ** 2
+    runs = "".join(  # of blocks without a coefficient: 2 ** 14 and what 14 bits add
+        "0" + format(min(blocks - start, 32767) - 16384, "014b") for start in range(0, blocks, 32767)
+    )
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, b"\0" + bytes([1] * 64)),
+            segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0])),
+            segment(0xC4, b"\x00\x01" + bytes(15) + b"\x00"),
+            segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0"),
+            scan(0, 0, "0" * blocks),
+            scan(1, 63, runs) * (scans - 1),
+            b"\xff\xd9",
+        ]
+    )
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_scans_of_a_jpeg_that_would_take_minutes_are_refused(tmp_path: Path, in_file: bool) -> None:
+    """400 kB, which libjpeg decodes for 25 s."""
+    content = many_scans(side=9_000, scans=2_000)
+    path = tmp_path / "bad.jpg"
+    if in_file:
+        path.write_bytes(content)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"bad\.jpg: .* came: 2,000 scans of 9000 x 9000 pixels; replace"):
+        read_square(path, 32, None if in_file else content)
+    assert time.monotonic() - started < 5
+
+
+def test_a_progressive_jpeg_as_encoders_make_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "good.jpg"
+    gradient(64, 64).save(path, progressive=True)
+    assert path.read_bytes().count(b"\xff\xda") > 5
+    assert np.abs(read_square(path, 64).astype(int) - np.asarray(gradient(64, 64))).mean() < 5
+    path.write_bytes(many_scans(side=1_032, scans=500))
+    assert (read_square(path, 32) == 128).all()
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
