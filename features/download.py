@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
-from features.files import open_regular, put_in_place
+from features.files import given_path, open_regular, put_in_place
 from features.progress import progress
 
 TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
@@ -23,14 +23,13 @@ def cache_dir() -> Path:
     """Where downloads are kept: ``$HEADROOM_CACHE``, or ``headroom`` in the user's cache folder."""
     named = os.environ.get("HEADROOM_CACHE")
     if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "headroom"
+        return given_path("HEADROOM_CACHE", named)
+    return given_path("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headroom"
 
 
 def keras_dir() -> Path:
     """Keras' own cache folder (``$KERAS_HOME``, or ``~/.keras``)."""
-    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    return given_path("KERAS_HOME", os.environ.get("KERAS_HOME") or "~/.keras")
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

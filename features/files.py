@@ -11,6 +11,63 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
+from features.errors import UserError
+
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes: PATH_MAX without its end, and NAME_MAX, of Linux' limits.h
+SHOWN = 60  # characters of a value that a message repeats
+
+
+def given_path(name: str, value: str) -> Path:
+    """A path as somebody gave it, with ``~`` replaced.
+
+    Parameters
+    ----------
+    name : of the parameter or variable that it was given as.
+
+    Raises
+    ------
+    UserError
+        It is empty, or no file can be there: it, or the folder it lies in, is not UTF-8; it is longer than
+        a path may be; a link in it leads to itself; or ``~`` names nobody.
+    """
+    shown = f"{name}={value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    if not value:
+        raise UserError(f"{name}= is empty: expected a path; give one or leave it out")
+    given_text(name, value)
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(f"{shown}: there is no such user here; give the path without ~") from None
+    names = [len(part.encode()) for part in path.parts]
+    if sum(names) + len(names) > LONGEST_PATH or max(names, default=0) > LONGEST_NAME or "\0" in value:
+        raise UserError(
+            f"{shown}: expected a path of at most {LONGEST_PATH:,} bytes, and names of at most "
+            f"{LONGEST_NAME}, came {len(value.encode()):,}; give a shorter one"
+        )
+    try:
+        path.stat()
+        whole = path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+            raise UserError(f"{shown}: a link there leads to itself; put it right") from None
+        whole = Path.cwd() / path
+    given_text(name, str(whole))
+    return path
+
+
+def given_text(name: str, value: str) -> None:
+    """Refuse what is not UTF-8: it could neither be shown nor kept in a JSON."""
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{name}={value!a}: expected UTF-8; rename it, or give another")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; what cannot even be looked at is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
 
 class NotRegular(OSError):
     """A folder, a named pipe, a socket or a device where a regular file was expected."""

@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {sys.executable} has no {error.name}; run: make setup, then: {again}", file=sys.stderr)
         return 2
     try:
+        options.check()
         return int(getattr(stages, stage)(options))
     except UserError as error:
         from pipeline.failures import in_users_words, trace

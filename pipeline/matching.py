@@ -10,6 +10,7 @@ from typing import Any
 
 from features.cache.embeddings import Embeddings, canonical
 from features.errors import UserError
+from features.files import given_path, is_file
 from features.progress import say
 from models.runs.collection import load_all
 from models.runs.configurations import ranked_on_validation, reason
@@ -31,7 +32,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     asked.pop("weights_sha256", None)
     if options.weights is not None:
         del asked["weights"]
-        asked["weights_source"] = str(Path(options.weights).expanduser().resolve())
+        asked["weights_source"] = str(given_path("weights", options.weights).resolve())
     fitting, others = find(options.embeddings, asked)
     states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
     if len(states) != 1 and (others or fitting):
@@ -39,7 +40,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
             partly = any("unreadable" in item.dataset for item in fitting)
             del asked["dataset"]
             asked["dataset_sha256"] = options.images(skip_unreadable=partly).digest()
-        if options.weights is not None and Path(options.weights).expanduser().is_file():
+        if options.weights is not None and is_file(given_path("weights", options.weights)):
             del asked["weights_source"]
             asked["weights_sha256"] = extractor.backbone.load(options.weights).digest
         by_content, differing = find(options.embeddings, asked)

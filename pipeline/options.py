@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.files import given_path, given_text
+
 if TYPE_CHECKING:
     from features.backbones.extractor import Extractor
     from features.datasets.base import Dataset
 
 EXTRACTOR = ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
-
+PATHS = ("dataset", "archive", "weights", "run", "image", "to", "out")
 
 ALL = "all"  # as HEAD: each of them
 
@@ -53,6 +55,25 @@ class Options:
     out: str = "out"
     debug: int = 0
     said: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse, before any work, text that is not UTF-8 and paths at which there can be no file.
+
+        Raises
+        ------
+        UserError
+            The variable is named.
+        """
+        from features.datasets.registry import DATASETS
+
+        for name in dict.fromkeys(("out", *self.said)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                given_text(name, value)
+                named = name == "dataset" and value in DATASETS
+                asked = name in ("dataset", "image") and not value  # who reads it says what may stand there
+                if name in PATHS and not named and not asked:
+                    given_path(name, value)
 
     def extractor(self, *leave_out: str) -> Extractor:
         """The network these options ask for."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from features.datasets.base import LEAST, SPLITS, numbered
 from features.datasets.picturefiles import PictureFiles
 from features.errors import UserError
-from features.files import open_regular
+from features.files import is_file, open_regular
 
 COLUMNS = ("path", "label")
 SPLIT = "split"  # the column that may be there
@@ -80,7 +80,7 @@ class FileList(PictureFiles):
                 left_out += 1
                 continue
             split = row.split or "train"
-            if not row.path or not row.label or split not in SPLITS:
+            if not row.path or "\0" in row.path or not row.label or split not in SPLITS:
                 came = f"path {row.path!r}, label {row.label!r}" + f", split {row.split!r}" * bool(row.split)
                 raise UserError(
                     f"{where}: expected a path, a label and, where there are splits, train or test; "
@@ -89,7 +89,7 @@ class FileList(PictureFiles):
             name = os.path.normpath(row.path)
             if name in seen:
                 raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
-            if not skip_unreadable and not (self._root / name).is_file():
+            if not skip_unreadable and not is_file(self._root / name):
                 raise UserError(
                     f"{where}: no such file: {self._root / name}; expected a path relative to the list's "
                     "folder; put it right or remove the row"

@@ -59,7 +59,7 @@ class Folder(PictureFiles):
             if folder.name.startswith("."):
                 continue
             with os.scandir(folder) as entries:
-                names = [entry.name for entry in entries if entry.is_file()]
+                names = [entry.name for entry in entries if _is_file(entry)]
             for name in (folder.name, *names):
                 if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
                     raise UserError(f"{str(folder / name)!a}: not a UTF-8 name; rename it")
@@ -94,3 +94,11 @@ class Folder(PictureFiles):
                         f"{self._root}: class {name!r} has {len(files)} images in {split}, "
                         f"expected at least {least[split]}; add images or remove the class"
                     )
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is to be read as a file: of a link to itself that is tried, and then reported."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True

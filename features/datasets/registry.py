@@ -10,6 +10,7 @@ from pathlib import Path
 from features.datasets.base import Dataset
 from features.datasets.cifar import ARCHIVED, Cifar10, Cifar100
 from features.errors import UserError
+from features.files import given_path
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,13 @@ def source_of(dataset: str) -> str:
     """
     if dataset in DATASETS:
         return dataset
-    path = Path(dataset).expanduser()
-    if dataset and (path.is_dir() or (path.suffix.lower() in FILES and path.is_file())):
-        return str(path.resolve())  # an empty path would be the current folder
+    if dataset:
+        path = given_path("dataset", dataset)
+        try:
+            if path.is_dir() or (path.suffix.lower() in FILES and path.is_file()):
+                return str(path.resolve())
+        except OSError as error:
+            raise UserError(f"dataset={dataset}: cannot be read: {error.strerror}; name another") from None
     raise UserError(
         f"{f'unknown dataset {dataset!r}' if dataset else 'dataset= is empty'}: expected "
         f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
@@ -141,6 +146,12 @@ def open_dataset(
             f"archive= belongs to dataset={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
         )
     opener = DATASETS[source] if source in DATASETS else partial(_by_path, Path(source))
-    opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))
+    try:
+        opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))
+    except OSError as error:
+        raise UserError(
+            f"dataset={dataset}: cannot read {error.filename or source}: {error.strerror}; put it right or "
+            "name another"
+        ) from None
     opened.source = source  # by which a later command finds its cache
     return opened

@@ -168,6 +168,36 @@ class TestFolder:
         with pytest.raises(UserError, match=r"caf.udce9\.jpg': not a UTF-8 name"):
             Folder(root)
 
+    def test_a_link_to_itself_is_an_unreadable_picture(self, make_folder: Callable[..., Path]) -> None:
+        root = make_folder(8)
+        (root / "cat" / "loop.jpg").symlink_to("loop.jpg")
+        (root / "cat" / "loop").symlink_to("loop")
+        with pytest.raises(UserError, match=r"cat/loop\.jpg: Too many levels of symbolic links; replace or"):
+            open_dataset(str(root)).digest()
+        dataset = open_dataset(str(root), skip_unreadable=True)
+        assert dataset.left_out() == ["cat/loop.jpg"]
+        assert "1 other files left out" in dataset.note
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux alone has it")
+    def test_a_folder_of_the_system_is_refused_in_a_line(self) -> None:
+        with pytest.raises(UserError, match="/proc"):
+            open_dataset("/proc")
+
+    def test_a_class_folder_that_cannot_be_listed_is_named(
+        self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scan = os.scandir
+
+        def refused(folder: Path) -> object:
+            if Path(folder).name == "eel":
+                raise PermissionError(13, "Permission denied", str(folder))
+            return scan(folder)
+
+        root = make_folder(8)
+        monkeypatch.setattr(os, "scandir", refused)
+        with pytest.raises(UserError, match=r"cannot read .*/eel: Permission denied; put it right"):
+            open_dataset(str(root))
+
     def test_other_files_are_left_out_and_counted(self, make_folder: Callable[..., Path]) -> None:
         root = make_folder(8)
         (root / "cat" / "notes.txt").write_text("no picture")
