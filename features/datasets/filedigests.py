@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from features.download import cache_dir, file_digest
 from features.errors import UserError
@@ -17,7 +18,12 @@ from features.files import open_regular
 from features.progress import progress, say
 
 BATCH = 2_000  # files hashed between two commits: what a kill can cost
-
+# What a store makes SQLite raise; UnicodeDecodeError: where it would quote a name that is damaged.
+FAILURES = (OSError, sqlite3.Error, UnicodeDecodeError)
+OF_THE_SYSTEM = (  # https://www.sqlite.org/rescode.html
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+)
 
 Stamp = tuple[int, int]  # size in bytes and time of change in nanoseconds, by which a file is known again
 
@@ -32,7 +38,8 @@ class FileDigests:
     """Digests of the files below one folder; a context manager over a small SQLite table.
 
     The one place where a file is trusted by (path, size, time of change) and not by its content,
-    so that a million images are read once and not at every command. ``fresh=True`` reads all.
+    so that a million images are read once and not at every command. ``fresh=True`` reads all. Each row has
+    a digest of its own: one that fails it, or a damaged table, is forgotten and its files are hashed again.
 
     Parameters
     ----------
@@ -49,28 +56,79 @@ class FileDigests:
         self._fresh = fresh
         self._digest = digest
         self._kind = kind and f"//{kind}"  # no path holds two slashes
+        self._place = cache_dir() / "file-digests.sqlite"
         try:
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            place = cache_dir() / "file-digests.sqlite"
-            if place.exists():
-                open_regular(place).close()
-            self._db = self._open(str(place))
-        except (OSError, sqlite3.Error) as error:
-            say(f"note: digests of the images cannot be remembered in {cache_dir()} ({error})")
-            self._db = self._open(":memory:")
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            if self._place.exists():
+                open_regular(self._place).close()
+            self._db = self._open(self._place)
+        except FAILURES as error:
+            if _is_damage(error):
+                self._start_again()
+            else:
+                self._db = self._without(error)
 
     @staticmethod
-    def _open(place: str) -> sqlite3.Connection:
+    def _open(place: Path | str) -> sqlite3.Connection:
         db = sqlite3.connect(place, timeout=60)
-        db.execute(
-            "create table if not exists digest (root text, path text, size integer, "
-            "changed integer, sha256 text, primary key (root, path)) without rowid"
-        )
-        db.execute(
-            "create table if not exists unreadable (sha256 text, decoder text, found text, "
-            "primary key (sha256, decoder)) without rowid"
-        )
+        db.text_factory = lambda text: text.decode(errors="replace")  # which no proof fits
+        try:
+            for table in ("digest", "unreadable"):  # of before rows were proved
+                db.execute(f"drop table if exists {table}")
+            db.execute(
+                "create table if not exists file (root text, path text, size integer, changed integer, "
+                "sha256 text, proof text, primary key (root, path)) without rowid"
+            )
+            db.execute(
+                "create table if not exists unreadable_in (sha256 text, decoder text, found text, "
+                "proof text, primary key (sha256, decoder)) without rowid"
+            )
+        except FAILURES:
+            db.close()
+            raise
         return db
+
+    def _without(self, error: Exception) -> sqlite3.Connection:
+        say(f"note: digests of the images cannot be remembered in {self._place.parent} ({error})")
+        return self._open(":memory:")
+
+    def _start_again(self) -> None:
+        """Forget a damaged store. A process that has it open goes on with the file that is gone."""
+        say(f"note: {self._place} is damaged; it is begun again, and files are hashed again")
+        try:
+            for name in (f"{self._place.name}-journal", self._place.name):
+                self._place.with_name(name).unlink(missing_ok=True)
+            self._db = self._open(self._place)
+        except FAILURES as error:
+            self._db = self._without(error)
+
+    def _found(self, query: str, values: Iterable[str]) -> list[tuple[Any, ...]]:
+        """The rows of a query that their last column proves, without it."""
+        try:
+            rows = self._db.execute(query, tuple(values)).fetchall()
+        except FAILURES as error:
+            self._forget(error)
+            return []
+        return [tuple(row) for *row, proof in rows if proof == _proof(row)]
+
+    def _keep(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Write rows with their proofs; remembered or not, they are right."""
+        if not rows:
+            return
+        marks = ", ".join("?" * (len(rows[0]) + 1))
+        try:
+            with self._db:
+                self._db.executemany(
+                    f"insert or replace into {table} values ({marks})", [(*row, _proof(row)) for row in rows]
+                )
+        except FAILURES as error:
+            self._forget(error)
+
+    def _forget(self, error: Exception) -> None:
+        """Begin again where the store is damaged; what is locked for long or full is as it was."""
+        if _is_damage(error):
+            self._db.close()
+            self._start_again()
 
     def __enter__(self) -> FileDigests:
         return self
@@ -103,9 +161,8 @@ class FileDigests:
                 fresh = pool.map(self._sha256, unknown)
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
                 known.update({path: (size, changed, sha) for path, size, changed, sha in news})
-                with contextlib.suppress(sqlite3.Error), self._db:  # remembered or not, they are right
-                    added = [(str(self._root), path + self._kind, *rest) for path, *rest in news if rest[-1]]
-                    self._db.executemany("insert or replace into digest values (?, ?, ?, ?, ?)", added)
+                rows = ((str(self._root), path + self._kind, *rest) for path, *rest in news)
+                self._keep("file", [row for row in rows if row[-1]])
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
 
@@ -116,26 +173,27 @@ class FileDigests:
             for start in range(0, len(digests), BATCH):
                 group = digests[start : start + BATCH]
                 marks = ",".join("?" * len(group))
-                query = f"select sha256, found from unreadable where decoder = ? and sha256 in ({marks})"
-                found |= {
-                    sha: json.loads(rows) for sha, rows in self._db.execute(query, (_decoder(), *group))
-                }
+                query = (
+                    "select sha256, decoder, found, proof from unreadable_in where decoder = ? and sha256 in "
+                    f"({marks})"
+                )
+                rows = self._found(query, (_decoder(), *group))
+                found |= {sha: json.loads(numbers) for sha, _, numbers in rows}
         return found
 
     def remember(self, unreadable: dict[str, list[int]]) -> None:
         """Which pictures in files of these digests could not be read: their rows in the file."""
-        added = [(sha, _decoder(), json.dumps(rows)) for sha, rows in unreadable.items() if sha]
-        with contextlib.suppress(sqlite3.Error), self._db:
-            self._db.executemany("insert or replace into unreadable values (?, ?, ?)", added)
+        rows = [(sha, _decoder(), json.dumps(rows)) for sha, rows in unreadable.items() if sha]
+        self._keep("unreadable_in", rows)
 
     def _known(self, group: list[str]) -> dict[str, tuple[int, int, str]]:
         """Size, time of change and digest of those files of a group that were seen before."""
         marks = ",".join("?" * len(group))
-        rows = self._db.execute(
-            f"select path, size, changed, sha256 from digest where root = ? and path in ({marks})",
+        rows = self._found(
+            f"select root, path, size, changed, sha256, proof from file where root = ? and path in ({marks})",
             (str(self._root), *(path + self._kind for path in group)),
         )
-        return {path.removesuffix(self._kind): (size, changed, sha) for path, size, changed, sha in rows}
+        return {path.removesuffix(self._kind): (size, changed, sha) for _, path, size, changed, sha in rows}
 
     def _stamp(self, path: str) -> Stamp:
         try:
@@ -155,6 +213,17 @@ class FileDigests:
 
     def _unreadable(self, path: str, error: OSError) -> UserError:
         return UserError(f"cannot read the image {self._root / path}: {error.strerror}; replace or remove it")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether it is the file that is wrong, and not the disk, a lock or a permission."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return not isinstance(error, OSError) and code & 0xFF not in OF_THE_SYSTEM
+
+
+def _proof(row: Iterable[object]) -> str:
+    """What tells a row in which a bit has changed."""
+    return hashlib.sha256("\0".join(map(str, row)).encode()).hexdigest()[:16]
 
 
 def _decoder() -> str:

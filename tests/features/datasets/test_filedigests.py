@@ -1,0 +1,97 @@
+"""What is remembered of files is right, or is forgotten."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from features.datasets.filedigests import FileDigests
+from features.datasets.registry import open_dataset
+from features.download import cache_dir, file_digest
+
+
+@pytest.fixture
+def root(make_folder: Callable[..., Path]) -> Path:
+    return make_folder(8)
+
+
+def store() -> Path:
+    return cache_dir() / "file-digests.sqlite"
+
+
+def hashed(root: Path) -> tuple[list[str], list[str]]:
+    """The digests of a folder's files, and which of them had to be read."""
+    paths, read = sorted(str(path.relative_to(root)) for path in root.rglob("*.*")), list[str]()
+
+    def digest(path: Path) -> str:
+        read.append(str(path.relative_to(root)))
+        return file_digest(path)
+
+    with FileDigests(root, digest=digest) as known:
+        return [sha for sha, _ in known.digests(paths)], sorted(read)
+
+
+def test_files_are_read_once(root: Path) -> None:
+    digests, read = hashed(root)
+    assert len(read) == 24
+    assert hashed(root) == (digests, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sha256 = 'f' || substr(sha256, 2)",
+        "size = size + 1",
+        "sha256 = null",
+        "sha256 = x'80'",
+        "proof = ''",
+        "path = 'cat/001.jpg', sha256 = 'f'",
+    ],
+)
+def test_a_row_that_fails_its_own_check_is_forgotten(root: Path, change: str) -> None:
+    digests, _ = hashed(root)
+    with sqlite3.connect(store()) as db:
+        db.execute("delete from file where path = 'cat/001.jpg'")
+        db.execute(f"update file set {change} where path = 'cat/000.png'")
+    db.close()
+    assert hashed(root) == (digests, ["cat/000.png", "cat/001.jpg"])
+    assert hashed(root) == (digests, [])
+
+
+@pytest.mark.parametrize("damage", ["no database", "zeros", "cut short"])
+def test_a_damaged_store_is_begun_again(root: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    digests, _ = hashed(root)
+    content = store().read_bytes()
+    page = 4096
+    damaged = {
+        "no database": b"x" * 5_000,
+        "zeros": content[:page] + bytes(len(content) - page),
+        "cut short": content[:page],
+    }
+    store().write_bytes(damaged[damage])
+    found, read = hashed(root)
+    assert (found, len(read)) == (digests, 24)
+    assert "is damaged; it is begun again" in capsys.readouterr().err
+    assert hashed(root) == (digests, [])
+
+
+def test_no_flipped_bit_gives_another_digest(root: Path) -> None:
+    for name in ("cat/003.png", "eel/005.jpg"):
+        (root / name).write_bytes(b"no picture")
+    before = open_dataset(str(root), skip_unreadable=True)
+    before.digest()
+    kept = store().with_name("kept")
+    shutil.copy(store(), kept)
+    draw = random.Random(0)
+    for _ in range(150):
+        content = bytearray(kept.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        store().write_bytes(content)
+        again = open_dataset(str(root), skip_unreadable=True)
+        assert again.digest() == before.digest()
+        assert again.left_out() == ["cat/003.png", "eel/005.jpg"]
