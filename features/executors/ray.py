@@ -29,7 +29,7 @@ from features.datasets.base import Dataset, Images
 from features.environment import versions
 from features.errors import UserError
 from features.executors.base import STAGES, Advance, Worker
-from features.files import write_whole
+from features.files import open_regular, write_whole
 from features.progress import say
 
 CORES = 4  # of a worker without a GPU; all there are where a node has fewer
@@ -195,7 +195,8 @@ class RemoteWorker:
             if here.get(name) != expected:
                 return f"it has {name} {here.get(name)}, expected {expected}; install the same there"
         try:
-            seen = terms.token.read_text() == terms.token.name
+            with open_regular(terms.token) as file:
+                seen = file.read() == terms.token.name.encode()
         except OSError:
             seen = False
         if not seen:
@@ -424,7 +425,8 @@ def _versions() -> dict[str, str]:
     root = Path(__file__).parents[1]
     proof = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        proof.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+        with open_regular(path) as file:
+            proof.update(f"{path.relative_to(root)}\0".encode() + file.read())
     return {**versions(), "Headroom": proof.hexdigest()[:12]}
 
 
