@@ -78,6 +78,7 @@ def extract(
         _set_aside(hit.path)
         hit = None
     if hit is None:
+        extractor.check_memory()
         settled = _settled(root, extractor, dataset)
         return _compute(root, settled, dataset, command, before, executor or Local())
     clear(hit.path)

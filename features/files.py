@@ -12,9 +12,9 @@ from io import BufferedReader
 from pathlib import Path
 
 from features.errors import UserError
+from features.words import short
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes: PATH_MAX without its end, and NAME_MAX, of Linux' limits.h
-SHOWN = 60  # characters of a value that a message repeats
 
 
 def given_path(name: str, value: str) -> Path:
@@ -30,7 +30,7 @@ def given_path(name: str, value: str) -> Path:
         It is empty, or no file can be there: it, or the folder it lies in, is not UTF-8; it is longer than
         a path may be; a link in it leads to itself; or ``~`` names nobody.
     """
-    shown = f"{name}={value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    shown = f"{name}={short(value)}"
     if not value:
         raise UserError(f"{name}= is empty: expected a path; give one or leave it out")
     given_text(name, value)

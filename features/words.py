@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SHOWN = 60  # characters of a value that a message repeats
+
 
 def counted(count: int, noun: str, nouns: str = "") -> str:
     """A number with its noun: ``1 run``, ``1,000 runs``; ``nouns`` is the plural that takes no bare *s*."""
@@ -13,3 +15,8 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
 def listed(names: Sequence[str], most: int = 4) -> str:
     """The names, separated by commas; the rest beyond ``most`` is counted: ``a, b, c, d and 2 more``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def short(value: str) -> str:
+    """A value as a message repeats it: its beginning, where it is long."""
+    return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."

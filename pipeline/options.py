@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.errors import UserError
 from features.files import given_path, given_text
+from features.words import short
 
 if TYPE_CHECKING:
     from features.backbones.extractor import Extractor
     from features.datasets.base import Dataset
 
 EXTRACTOR = ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
+LARGEST = 2**63 - 1  # of a number: NumPy's int64
 PATHS = ("dataset", "archive", "weights", "run", "image", "to", "out")
 
 ALL = "all"  # as HEAD: each of them
@@ -57,7 +60,7 @@ class Options:
     said: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuse, before any work, text that is not UTF-8 and paths at which there can be no file.
+        """Refuse, before any work, text that is not UTF-8, paths at which no file can be, and absurd numbers.
 
         Raises
         ------
@@ -68,6 +71,8 @@ class Options:
 
         for name in dict.fromkeys(("out", *self.said)):
             value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise UserError(f"{name}={short(str(value))}: expected a number of at most {LARGEST:,}")
             if isinstance(value, str):
                 given_text(name, value)
                 named = name == "dataset" and value in DATASETS

@@ -100,6 +100,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
         options.batch,
         spec["backbone"],
     )
+    extractor.check_memory()
     extractor.weights  # noqa: B018  the spec below is of what was really found
     ours = extractor.spec()
     for name, value in spec.items():

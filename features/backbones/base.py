@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from features.backend import tensorflow
 from features.errors import UserError
+from features.words import short
 
 Tensors = dict[str, NDArray[np.float32]]
 
-_LAYER = re.compile(r"(\w+)(?:@([1-9]\d*))?")
+_LAYER = re.compile(r"(\w+)(?:@([1-9]\d{0,8}))?")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Backbone(ABC):
         if match is None or match[1] not in self.taps:
             taps = list(self.taps)
             raise UserError(
-                f"layers={layer}: expected some of {', '.join(taps)} of {self.name}, or with a grid "
+                f"layers={short(layer)}: expected some of {', '.join(taps)} of {self.name}, or with a grid "
                 f"as in {taps[-2]}@2, separated by commas"
             )
         return match[1], int(match[2] or 1)

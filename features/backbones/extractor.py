@@ -14,6 +14,7 @@ from features.backbones.base import Backbone, Weights
 from features.backbones.registry import DEFAULT
 from features.backbones.registry import backbone as known
 from features.backend import tensorflow
+from features.budget import require
 from features.datasets.images import RESIZE
 from features.errors import UserError
 
@@ -211,8 +212,39 @@ class Extractor:
                 advance(min(self.batch, len(images) - start))
         return {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
 
+    def check_memory(self) -> None:
+        """Refuse a batch that cannot fit into memory, before it is tried.
+
+        Counted is what is there at once in any case: float32 pixels, the first tap's maps, and the vectors.
+
+        Raises
+        ------
+        UserError
+            It does not fit; the sum is given.
+        """
+        first = next(iter(self.backbone.taps))
+        views = self.batch * (1 + self.mirror)
+        pixels = 4 * 3 * self.image_size**2
+        bytes_ = 4 if self.precision == "float32" else 2
+        maps = bytes_ * self.backbone.taps[first].channels * self.backbone.side(first, self.image_size) ** 2
+        vectors = 4 * sum(self.widths.values())
+        require(
+            views * (pixels + maps + vectors),
+            f"{views:,} pictures a call, each of {pixels:,} bytes of pixels, {maps:,} of {first}'s maps and "
+            f"{vectors:,} of embeddings",
+            f"the network with image_size={self.image_size} and batch={self.batch}",
+            "give a smaller image_size=, batch= or grid in layers=",
+        )
+
     def prepare(self) -> None:
-        """Build the network now, and not at the first :meth:`embed`."""
+        """Build the network now, and not at the first :meth:`embed`.
+
+        Raises
+        ------
+        UserError
+            As :meth:`check_memory` and :meth:`embed`.
+        """
+        self.check_memory()
         self.embed(np.zeros((self.batch, self.image_size, self.image_size, 3), np.uint8))
 
     @property

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from features.datasets import encoded
 from pipeline.__main__ import main
 from pipeline.options import PATHS
+from tests.conftest import Project
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -59,6 +61,28 @@ def test_a_folder_that_is_no_utf_8_is_no_place_for_results(
     assert line.isascii()
     assert r"/caf\udce9/out': expected UTF-8" in line
     assert not list(odd.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image-size", "100000", "the network with IMAGE_SIZE=100000 and BATCH=5 needs at least 2,"),
+        ("batch", "1000000000", "the network with IMAGE_SIZE=32 and BATCH=1000000000 needs at least 4"),
+        ("image-size", "9" * 4_000, f"IMAGE_SIZE={'9' * 60}...: expected a number of at most 9,223,372"),
+        ("limit", "-" + "9" * 30, f"LIMIT=-{'9' * 30}: expected a number of at most 9,223,372"),
+        ("layers", f"block5@{'9' * 5_000}", f"LAYERS=block5@{'9' * 53}...: expected some of block1"),
+        ("layers", "block5@999999", "LAYERS=block5@999999: a 999999 x 999999 grid, but at 32 px block5"),
+    ],
+    ids=["size", "batch", "digits", "negative", "grid of digits", "grid"],
+)
+def test_what_cannot_fit_is_refused_before_a_picture_is_read(
+    name: str, value: str, message: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "read_square", lambda *_: pytest.fail("a picture is read"))
+    code, _, err = project("features", "--layers", "block5", "--precision", "auto", f"--{name}", value)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("variable", ["HEADROOM_CACHE", "KERAS_HOME"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from features import budget
 from features.backbones import vgg16 as vgg16_weights
 from features.backbones.extractor import PRECISIONS, TOLERANCE, VGG16, parse_layers
 from features.errors import UserError
@@ -133,6 +134,32 @@ def test_progress_counts_every_image(network: VGG16) -> None:
     network.batch = 4
     network.embed(images(9), counted.append)
     assert counted == [4, 4, 1]
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            (
+                {"image_size": 100_000},
+                r"the network with image_size=100000 and batch=5 needs at least 2,200\.0 GB of memory "
+                r"\(5 pictures a call, each of 120,000,000,000 bytes of pixels, 320,000,000,000 of block1's "
+                r"maps and 2,048 of embeddings\), 10\.0 GB are available; give a smaller image_size=, batch=",
+            ),
+            ({"batch": 10**9}, r"batch=1000000000 needs at least 47,104\.0 GB"),
+            ({"layers": "block1@8000", "image_size": 16_000, "batch": 1}, "16,384,000,000 of embeddings"),
+        ],
+    )
+    def test_what_cannot_fit_is_refused_before_it_is_tried(
+        self, asked: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(budget, "available", lambda: 10**10)
+        with pytest.raises(UserError, match=message):
+            VGG16(**{"layers": "block5", **asked}).prepare()
+
+    def test_the_default_takes_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(budget, "available", lambda: 50_000_000)
+        VGG16().check_memory()
 
 
 class TestParameters:
