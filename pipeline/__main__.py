@@ -7,6 +7,7 @@ import inspect
 import os
 import shlex
 import sys
+import warnings
 from typing import Any
 
 from features.errors import UserError
@@ -78,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         options.check()
+        # Pillow's name no picture. What it cannot read is named; one with a corrupt EXIF is taken as it lies.
+        warnings.filterwarnings("ignore", module="PIL")
         return int(getattr(stages, stage)(options))
     except UserError as error:
         from pipeline.failures import in_users_words, trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -346,6 +347,22 @@ class TestBadInput:
         assert code == 2
         assert "test/dog/003.png" in err.strip().splitlines()[-1]
         assert not list((project.out / "embeddings").glob("*.h5"))
+
+    def test_warnings_that_name_no_picture_are_not_shown(
+        self, project: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a corrupt EXIF, and of many pixels; here a warning would be an error."""
+        path = project.images / "test" / "dog" / "003.png"
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 50)
+        with Image.open(path) as picture:
+            picture.save(path.with_suffix(".jpg"), exif=exif)
+        path.unlink()
+        with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path.with_suffix(".jpg")):
+            pass
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+        code, _, err = project("features")
+        assert code == 0, err
+        assert "Warning" not in err
 
     def test_embeddings_that_are_no_numbers_are_refused_and_never_cached(
         self, project: Project, monkeypatch: pytest.MonkeyPatch
