@@ -161,7 +161,8 @@ def _one_line(where: Path | str) -> Iterator[None]:
     except MemoryError:  # the machine's, not the picture's
         raise
     except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
-        reason = " ".join(STREAM.sub("it", str(error).replace(repr(str(where)), "it")).split())
+        text = (isinstance(error, OSError) and error.strerror) or str(error)
+        reason = " ".join(STREAM.sub("it", text).split())
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
             reason = f"{type(error).__name__} {reason}".rstrip()
         raise UserError(
