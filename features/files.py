@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from features.errors import UserError
-from features.words import short
+from features.words import is_utf8, short
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes: PATH_MAX without its end, and NAME_MAX, of Linux' limits.h
 
@@ -57,7 +57,7 @@ def given_path(name: str, value: str) -> Path:
 
 def given_text(name: str, value: str) -> None:
     """Refuse what is not UTF-8: it could neither be shown nor kept in a JSON."""
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not is_utf8(value):
         raise UserError(f"{name}={value!a}: expected UTF-8; rename it, or give another")
 
 

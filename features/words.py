@@ -20,3 +20,8 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 def short(value: str) -> str:
     """A value as a message repeats it: its beginning, where it is long."""
     return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files and JSON may hold what is none."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

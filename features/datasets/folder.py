@@ -11,6 +11,7 @@ from features.datasets.base import LEAST, SPLITS
 from features.datasets.images import SUFFIXES
 from features.datasets.picturefiles import PictureFiles
 from features.errors import UserError
+from features.words import is_utf8
 
 
 class Folder(PictureFiles):
@@ -61,7 +62,7 @@ class Folder(PictureFiles):
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if _is_file(entry)]
             for name in (folder.name, *names):
-                if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+                if not name.isprintable() and not is_utf8(name):
                     raise UserError(f"{str(folder / name)!a}: not a UTF-8 name; rename it")
             images = sorted(name for name in names if name.lower().endswith(SUFFIXES))
             self._other += len(names) - len(images)

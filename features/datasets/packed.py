@@ -17,6 +17,7 @@ from features.datasets.base import SPLITS, numbered
 from features.datasets.encoded import Encoded, Picture
 from features.errors import UserError
 from features.progress import progress
+from features.words import is_utf8
 
 PART = re.compile(r"(train|test)(?![a-z])", re.I)  # how the name of a shard begins
 VALIDATION = re.compile(r"(validation|valid|val)(?![a-z])", re.I)
@@ -195,8 +196,12 @@ def _by_split(folder: Path, suffix: str) -> tuple[dict[str, list[Path]], int]:
 
 def shards_in(folder: Path, suffix: str) -> Sequence[Path]:
     """The visible files of a folder with this suffix, by name."""
-    return sorted(
+    found = sorted(
         path
         for path in folder.iterdir()
         if path.suffix.lower() == suffix and not path.name.startswith(".") and path.is_file()
     )
+    for path in found:
+        if not is_utf8(path.name):
+            raise UserError(f"{str(path)!a}: not a UTF-8 name; rename it")
+    return found

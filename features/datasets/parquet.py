@@ -15,6 +15,7 @@ from features.datasets.filelist import COLUMNS, SPLIT, FileList, Listed
 from features.datasets.packed import Packed, Reader, Shard
 from features.errors import UserError
 from features.files import open_regular
+from features.words import is_utf8
 
 SUFFIX = ".parquet"
 PICTURES = ("image", "img")  # what Hugging Face's datasets call the column of pictures
@@ -145,9 +146,10 @@ def _class_names(schema: Any) -> tuple[str, ...] | None:
     """The class names in the metadata that Hugging Face's ``datasets`` writes (``ClassLabel.names``)."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(map(str, about["info"]["features"][LABEL]["names"]))
-    except (KeyError, TypeError, ValueError):
+        names = tuple(map(str, about["info"]["features"][LABEL]["names"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
+    return names if all(map(is_utf8, names)) else None
 
 
 def _opened(path: Path) -> Any:

@@ -11,6 +11,7 @@ from features.datasets.images import SUFFIXES
 from features.datasets.packed import Packed, Reader, Shard
 from features.errors import UserError
 from features.files import open_regular
+from features.words import is_utf8
 
 SUFFIX = ".tar"
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label; a larger one is none
@@ -44,6 +45,8 @@ class TarShard(Shard):
                     folder, slash, base = member.name.rpartition("/")
                     stem, _, suffix = base.partition(".")
                     key, kind = folder + slash + stem, suffix.lower()
+                    if not is_utf8(member.name):
+                        raise UserError(f"{path}, {member.name!a}: not a UTF-8 name; rename it")
                     if not member.isreg() or member.sparse is not None:
                         other += 1
                     elif f".{kind}" in SUFFIXES:
@@ -113,8 +116,8 @@ def _label(content: bytes, kind: str) -> str:
         if kind == "cls":
             return text.strip()
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     label = found.get("label") if isinstance(found, dict) else None
     known = isinstance(label, str | int) and not isinstance(label, bool)
-    return str(label).strip() if known else ""
+    return str(label).strip() if known and is_utf8(str(label)) else ""

@@ -133,6 +133,12 @@ class TestShards:
             open_dataset(str(shards)).images("train", 0, 36, 32)
         assert "0x" not in str(caught.value)
 
+    def test_a_shard_whose_name_is_no_utf_8_is_refused_in_ascii(self, shards: Path) -> None:
+        suffix = next(shards.iterdir()).suffix
+        (shards / f"train-\udce9{suffix}").write_bytes(b"x")
+        with pytest.raises(UserError, match=r"train-.udce9\.\w+': not a UTF-8 name; rename it"):
+            open_dataset(str(shards))
+
     def test_a_shard_cut_short_is_named(self, shards: Path) -> None:
         (path,) = (path for path in shards.iterdir() if path.stem == "train-000001")
         path.write_bytes(path.read_bytes()[:9000])
@@ -207,6 +213,13 @@ class TestParquet:
         dataset = open_dataset(str(write_parquet(root.with_name("x.parquet"), columns, about)))
         assert dataset.class_names == ("eel", "cat", "dog")
         assert np.bincount(dataset.labels("test")).tolist() == [2, 2, 2]
+
+    def test_class_names_that_are_none_are_passed_over(self, root: Path) -> None:
+        rows = rows_of(root / "train")
+        columns = {"image": [content for content, *_ in rows], "label": [label for _, label, _ in rows]}
+        about = {"info": {"features": {"label": {"names": ["cat", "\ud800", "eel"]}}}}
+        dataset = open_dataset(str(write_parquet(root.with_name("x.parquet"), columns, about)))
+        assert dataset.class_names == ("cat", "dog", "eel")
 
     @pytest.mark.parametrize("label", [-1, 3, None, True, 0.5])
     def test_a_label_that_is_no_class_is_named(self, root: Path, label: object) -> None:
@@ -328,6 +341,18 @@ class TestTar:
     def test_what_does_not_pair_up_is_named(self, root: Path, extra: tuple[str, bytes], message: str) -> None:
         path = write_members(root.with_name("x.tar"), [*self.members(root), extra])
         with pytest.raises(UserError, match=message):
+            open_dataset(str(path))
+
+    @pytest.mark.parametrize("label", [b"[" * 100_000, rb'{"label": "\ud800"}', b"\xff"])
+    def test_what_no_class_can_be_called_is_no_label(self, root: Path, label: bytes) -> None:
+        members = [*self.members(root), ("z.jpg", b"x"), ("z.json", label)]
+        path = write_members(root.with_name("x.tar"), members)
+        with pytest.raises(UserError, match=r"x\.tar, z: no label; expected key\.jpg"):
+            open_dataset(str(path))
+
+    def test_a_name_that_is_no_utf_8_is_refused_in_ascii(self, root: Path) -> None:
+        path = write_members(root.with_name("x.tar"), [*self.members(root), ("caf\udce9.jpg", b"x")])
+        with pytest.raises(UserError, match=r"x\.tar, 'caf.udce9\.jpg': not a UTF-8 name; rename it"):
             open_dataset(str(path))
 
     def test_links_are_no_pictures(self, root: Path) -> None:
