@@ -37,6 +37,7 @@ def evaluate_images(options: Options) -> int:
     """
     from features.executors.local import read_ahead
     from models.runs import looks
+    from models.runs.changes import changing
     from models.runs.identity import test_digest_of
     from models.runs.predictor import Predictor
     from pipeline.matching import the_run
@@ -100,15 +101,11 @@ def evaluate_images(options: Options) -> int:
         **evaluation(run, labels[known], proba[known], rows),
         "command": options.command("evaluate", "format"),
     }
-    try:
-        looks.record(options.runs, looked_at, run.id)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {options.runs}: {error.strerror}; make room or choose another OUT="
-        ) from None
-    path, document = evaluations.save(
-        options.runs, run, document | {"looks": looks.count(options.runs, looked_at)}
-    )
+    with changing(options.runs):
+        _, line = looks.following(options.runs, looked_at, run.id)
+        looks.append(options.runs, line)
+        count = looks.read(options.runs).counts[looked_at]
+    path, document = evaluations.save(options.runs, run, document | {"looks": count})
     if options.format == "json":
         print(json.dumps(document, ensure_ascii=False))
     else:

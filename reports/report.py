@@ -46,7 +46,8 @@ SCHEMA = 3  # of report.json; docs/report.schema.json describes it
 class Group:
     """Runs that answered the same test images, so that they may share a table; best first.
 
-    ``looks`` is the number of final predictions of these images so far, of runs now gone too.
+    ``looks`` is the number of final predictions of these images so far, of runs now gone too;
+    ``looks_doubt`` says why there may have been more, and is empty where all are noted.
     ``duplicates`` counts test images that all but stand in the training split (None where that cannot
     be told), and what the best run reaches without them. ``evaluations`` are the runs' scores on other
     labelled images, best run first.
@@ -60,6 +61,7 @@ class Group:
     class_names: tuple[str, ...]
     test_images: int
     looks: int
+    looks_doubt: str
     answer: str
     entries: tuple[Entry, ...]
     pairs: tuple[Pair, ...]
@@ -195,6 +197,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
         class_names=first.class_names,
         test_images=len(first.test_labels),
         looks=context.looks.get(digest, 0),
+        looks_doubt=context.looks_doubt,
         answer=answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
         entries=tuple(entries),
         pairs=pairs,

@@ -42,6 +42,7 @@ class Run:
     val_rows, val_labels, val_proba : (m,), (m,), (m, k); from the selection fit.
     test_labels, test_proba : (n,), (n, k); from the final fit.
     versions, processor, command : where the numbers came from.
+    look : the digest of its line in ``looks.jsonl``; empty in runs of earlier versions.
     estimator : the final fit itself; None where it was not asked for.
     """
 
@@ -76,6 +77,7 @@ class Run:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     processor: str = field(default_factory=processor)
     command: str = ""
+    look: str = ""
     estimator: Any = None
 
     def __post_init__(self) -> None:

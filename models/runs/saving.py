@@ -27,6 +27,7 @@ from models.runs.run import Run
 FORMAT = 5
 PREDICTIONS, SKOPS, JOBLIB = "predictions.npz", "head.skops", "head.joblib"
 ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
+IN_FILES = (*ARRAYS, "estimator")  # what of a run does not stand in run.json
 
 
 def save(run: Run, root: str | Path, trust: bool = False) -> Path:
@@ -60,21 +61,21 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
     >>> save(run, "out/runs").name == run.folder
     True
     """
-    simple = {
-        item.name: getattr(run, item.name) for item in fields(run) if item.name not in (*ARRAYS, "estimator")
-    }
     root = Path(root)
     target = root / run.folder
     temporary, old = root / f".{run.folder}.tmp", root / f".{run.folder}.old"
     with changing(root):
         temporary.mkdir()
         _write_npz(temporary / PREDICTIONS, {name: getattr(run, name) for name in ARRAYS})
-        document = {"format": FORMAT, **simple, "learned": _write_head(run, temporary, trust)}
+        learned = _write_head(run, temporary, trust)
+        run.look, line = looks.following(root, run.test_digest, run.id)
+        simple = {item.name: getattr(run, item.name) for item in fields(run) if item.name not in IN_FILES}
+        document = {"format": FORMAT, **simple, "learned": learned}
         digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         digests["run.json"] = _digest(document)
         content = json.dumps({**document, "sha256": digests}, indent=1) + "\n"
         write_whole(temporary / "run.json", content.encode())
-        looks.record(root, run.test_digest, run.id)
+        looks.append(root, line)
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)

@@ -27,6 +27,7 @@ class ReportContext:
     Attributes
     ----------
     looks : final predictions so far, by test digest.
+    looks_doubt : why there may have been more, in a phrase; empty where all are there.
     curves : learning curves, by folder of run.
     caches : open embeddings, by fingerprint.
     neighbours : nearest training images of each test image, by fingerprint.
@@ -36,6 +37,7 @@ class ReportContext:
     """
 
     looks: dict[str, int] = field(default_factory=dict)
+    looks_doubt: str = ""
     curves: dict[str, curve.Curve] = field(default_factory=dict)
     caches: dict[str, Embeddings] = field(default_factory=dict)
     neighbours: dict[str, Neighbours] = field(default_factory=dict)
@@ -121,9 +123,13 @@ def gather(
     """
     root, caches = Path(root), Path(caches)
     scored = evaluations.load_all(root, runs)
+    noted = looks.read(root)
+    doubt = noted.doubt([run.look for run in runs], {each["test_digest"]: each["looks"] for each in scored})
+    if doubt:
+        say(f"note: {doubt}: test splits may have been predicted more often than the report can count")
     digests = [run.test_digest for run in runs] + [each["test_digest"] for each in scored]
-    counts = {digest: looks.count(root, digest) for digest in dict.fromkeys(digests)}
-    found = ReportContext(looks=counts, evaluations=scored, archive=archive)
+    counts = {digest: noted.counts[digest] for digest in dict.fromkeys(digests)}
+    found = ReportContext(looks=counts, looks_doubt=doubt, evaluations=scored, archive=archive)
     for run in runs:
         try:
             points = curve.load(root, run)
@@ -151,7 +157,7 @@ def state_of(runs: Sequence[Run], context: ReportContext, form: str) -> str:
     state = [
         [(run.folder, run.seconds, run.command) for run in runs],
         form,
-        context.looks,
+        [context.looks, context.looks_doubt],
         [found["sha256"] for found in context.evaluations],
         {name: [found.points, sorted(found.rows)] for name, found in context.curves.items()},
         sorted((name, cache.provenance) for name, cache in context.caches.items()),

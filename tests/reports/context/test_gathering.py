@@ -12,10 +12,12 @@ import pytest
 
 from features.errors import UserError
 from models.curve import Curve
+from models.runs import looks
 from models.runs.run import Run
-from reports.context import embedding_map, gathering
-from reports.context.gathering import ReportContext, state_of
-from tests.small_group import DATASET, DIGEST, FINGERPRINT, POINTS, Cache, group_of, run
+from models.runs.saving import save
+from reports.context import embedding_map, evaluations, gathering
+from reports.context.gathering import ReportContext, gather, state_of
+from tests.small_group import DATASET, DIGEST, FINGERPRINT, POINTS, Cache, evaluated, group_of, run
 
 
 class TestLookingCloser:
@@ -72,6 +74,50 @@ class TestLookingCloser:
         assert context == ReportContext()
 
 
+class TestLooks:
+    """That lines are missing is said from what runs and scores keep of theirs."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        return tmp_path / "runs"
+
+    @pytest.fixture
+    def saved(self, root: Path) -> Run:
+        one = run("ridge", range(80))
+        save(one, root)
+        return one
+
+    def test_all_that_are_noted_are_counted(
+        self, root: Path, saved: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        found = gather([saved], root, root)
+        assert (found.looks, found.looks_doubt) == ({DIGEST: 1}, "")
+        assert capsys.readouterr().err == ""
+
+    def test_a_last_line_that_is_gone_is_told_by_its_run(
+        self, root: Path, saved: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (root / looks.FILE).write_bytes(b"")
+        assert gather([saved], root, root).looks_doubt == "looks.jsonl lacks lines that were there"
+        assert "may have been predicted more often" in capsys.readouterr().err
+
+    def test_one_of_an_evaluation_is_told_by_its_count(self, root: Path, saved: Run) -> None:
+        evaluations.save(root, saved, evaluated(saved))
+        assert gather([saved], root, root).looks_doubt == "looks.jsonl lacks lines that were there"
+
+    @pytest.mark.parametrize("damage", ["a folder", "not UTF-8"])
+    def test_nothing_in_the_place_of_the_file_stops_a_report(
+        self, root: Path, saved: Run, damage: str
+    ) -> None:
+        path = root / looks.FILE
+        if damage == "a folder":
+            path.unlink()
+            path.mkdir()
+        else:
+            path.write_bytes(b"\xff\xfe\n" + path.read_bytes())
+        assert gather([saved], root, root).looks_doubt
+
+
 def of(runs: Sequence[Run], form: str = "csv", **context: Any) -> str:
     """The state of a report of these runs in this context."""
     return state_of(runs, ReportContext(**context), form)
@@ -97,6 +143,7 @@ class TestState:
             of([one], looks={DIGEST: 1}),
             of([one], looks={DIGEST: 1}, form="spreadsheet"),
             of([one], looks={DIGEST: 2}),
+            of([one], looks={DIGEST: 2}, looks_doubt="a line is gone"),
             of([one, two], looks={DIGEST: 1}),
             of([again], looks={DIGEST: 1}),
             of([replace(one, command="make train")], looks={DIGEST: 1}),

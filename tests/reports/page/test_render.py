@@ -168,6 +168,15 @@ def test_entries_are_best_first_and_the_answer_names_the_first(report: Report) -
     assert group.looks == 7
 
 
+def test_where_looks_may_be_missing_page_and_markdown_say_so(tmp_path: Path) -> None:
+    text = "looks.jsonl is damaged or was changed at line 3"
+    context = ReportContext(looks={small_group.DIGEST: 7}, looks_doubt=text)
+    page = write(build([small_group.run("ridge", range(80))], context), tmp_path)
+    said = f"predicted 7 times so far, counting runs that are gone. There may have been more: {text}."
+    assert said in Page(page.read_text()).text
+    assert said in (tmp_path / "report.md").read_text().replace("\\", "")
+
+
 def test_what_cannot_be_told_apart_is_said(runs: list[Run]) -> None:
     """Two heads of which each has one image right that the other has not."""
     one, two = make("ridge"), make("lda")
