@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
+from models import arrays
+
 LIST = "object_types.txt"  # beside this file: a node a line, as node_name has it
 SCHEMA = "schema.json"
-LARGEST_SCHEMA = 2**28  # bytes; that of a forest of 500 trees has 1.5 MB
+LARGEST_SCHEMA = 2**26  # bytes; that of a forest of 500 trees has 1.5 MB
 DEEPEST = 200  # nodes within nodes; a classifier of scikit-learn's has 12
 
 
@@ -72,6 +74,11 @@ def nodes(path: Path) -> list[str]:
             for member in archive.infolist():
                 if member.compress_type != ZIP_STORED:  # so nothing grows as it is read
                     raise Untrusted(f"{member.filename} is compressed, which is not expected here")
+                if member.file_size != member.compress_size:
+                    raise Untrusted(f"{member.filename} is not as large as it says")
+                if member.filename.endswith(".npy"):
+                    with archive.open(member) as file:
+                        arrays.check(file, member.file_size)
             if archive.getinfo(SCHEMA).file_size > LARGEST_SCHEMA:
                 raise Untrusted(f"{SCHEMA} is larger than {LARGEST_SCHEMA:,} bytes")
             tree = json.loads(archive.read(SCHEMA))
@@ -79,7 +86,7 @@ def nodes(path: Path) -> list[str]:
     except (BadZipFile, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Untrusted(f"{path.name} is no file of skops ({error})") from None
     except ValueError as error:
-        raise error if isinstance(error, Untrusted) else Untrusted(f"{SCHEMA} is no JSON") from None
+        raise error if isinstance(error, Untrusted) else Untrusted(f"{path.name}: {error}") from None
 
 
 @cache

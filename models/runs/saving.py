@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from features.budget import require
 from features.cache.embeddings import canonical
 from features.errors import UserError
 from features.files import write_whole
 from features.progress import say
+from features.shapes import read as read_json
+from models import arrays
 from models.heads import objects, saved
 from models.heads.base import BaseHead
 from models.heads.estimator import EstimatorHead
@@ -23,11 +26,12 @@ from models.heads.registry import known, remade
 from models.runs import looks
 from models.runs.changes import changing
 from models.runs.run import Run
+from models.runs.shape import ARRAYS, check
 
 FORMAT = 5
-PREDICTIONS, SKOPS, JOBLIB = "predictions.npz", "head.skops", "head.joblib"
-ARRAYS = ("val_rows", "val_labels", "val_proba", "test_labels", "test_proba")
-IN_FILES = (*ARRAYS, "estimator")  # what of a run does not stand in run.json
+PREDICTIONS, NPZ, SKOPS, JOBLIB = "predictions.npz", "head.npz", "head.skops", "head.joblib"
+SAID = [item.name for item in fields(Run) if item.name not in (*ARRAYS, "estimator")]  # in run.json
+REMEDY = "remove the folder and train this head again"
 
 
 def save(run: Run, root: str | Path, trust: bool = False) -> Path:
@@ -69,7 +73,7 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
         _write_npz(temporary / PREDICTIONS, {name: getattr(run, name) for name in ARRAYS})
         learned = _write_head(run, temporary, trust)
         run.look, line = looks.following(root, run.test_digest, run.id)
-        simple = {item.name: getattr(run, item.name) for item in fields(run) if item.name not in IN_FILES}
+        simple = {name: getattr(run, name) for name in SAID}
         document = {"format": FORMAT, **simple, "learned": learned}
         digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         digests["run.json"] = _digest(document)
@@ -95,7 +99,7 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
     """
     broken = "is damaged; remove the folder and train this head again"
     try:
-        document = json.loads((folder / "run.json").read_text())
+        document = read_json(folder / "run.json")
         if document["format"] != FORMAT:
             raise UserError(
                 f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; "
@@ -104,21 +108,23 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
         digests = document.pop("sha256")
         if _digest(document) != digests["run.json"]:
             raise UserError(f"{folder / 'run.json'} {broken}")
-        heads = [name for name in digests if name.startswith("head.")] if with_head else []
+        heads = [name for name in (NPZ, SKOPS, JOBLIB) if name in digests] if with_head else []
         for name in (PREDICTIONS, *heads):
+            require((folder / name).stat().st_size, "the size of the file", str(folder / name), REMEDY)
             if _sha256(folder / name) != digests[name]:
                 raise UserError(f"{folder / name} {broken}")
-        values: dict[str, Any] = {
-            item.name: document[item.name] for item in fields(Run) if item.name in document
-        }
-        values |= {name: tuple(document[name]) for name in ("layers", "class_names")}
-        values |= _read_npz(folder / PREDICTIONS)
-        run = Run(**values)
+        said: dict[str, Any] = {name: document[name] for name in SAID if name in document}
+        predictions = arrays.read(folder / PREDICTIONS)
+        check(said, predictions)
+        said |= {name: tuple(said[name]) for name in ("layers", "class_names")}
+        run = Run(**(said | predictions))
+        known(run.head)  # a class of scikit-learn's that is no head is refused
         if with_head and not run.members:
             run.estimator = _read_head(run, folder, heads, document["learned"], trust)
+            _try_out(run)
     except UserError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder} is not a whole run ({error}); remove it and train this head again"
         ) from None
@@ -130,8 +136,8 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
     if run.estimator is None:
         return {}
     if not isinstance(run.estimator, EstimatorHead):
-        learned, arrays = saved.to_data(run.estimator)
-        _write_npz(folder / "head.npz", arrays)
+        learned, named = saved.to_data(run.estimator)
+        _write_npz(folder / NPZ, named)
         return learned
     if known(run.head) is not None:
         try:
@@ -166,24 +172,31 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
         import joblib
 
         return EstimatorHead.of_fitted(joblib.load(folder / JOBLIB), run.train_rows)
-    if "head.npz" not in files:
+    if NPZ not in files:
         raise UserError(
             f"{folder} keeps predictions without a fitted head; train it again with trust=1 and force=1"
         )
     head: BaseHead = saved.from_data(
-        remade(run.head, run.seed, run.parameters), learned, _read_npz(folder / "head.npz")
+        remade(run.head, run.seed, run.parameters), learned, arrays.read(folder / NPZ)
     )
     return head
 
 
-def _read_npz(path: Path) -> saved.Arrays:
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+def _try_out(run: Run) -> None:
+    """Refuse a head whose parts do not go together, before its first embeddings."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # ones are far from any embedding
+            warnings.simplefilter("ignore")
+            proba = np.asarray(run.estimator.predict_proba(np.ones((1, run.width), np.float32)))
+    except Exception as error:  # whatever arrays of wrong shapes make of it
+        raise ValueError(f"its head cannot predict: {error}") from None
+    if proba.shape != (1, len(run.class_names)):
+        raise ValueError("its head does not predict probabilities of its classes")
 
 
-def _write_npz(path: Path, arrays: saved.Arrays) -> None:
+def _write_npz(path: Path, named: saved.Arrays) -> None:
     """Write the arrays down to the disk, without a copy in memory."""
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, allow_pickle=False, **named)
     _sync(path)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from features.cache.embeddings import Embeddings, canonical
 from features.datasets.splits import stratified
+from models.arrays import Arrays
 from reports.context import kept
 
 POINTS = 2_000  # test images on the map: more cannot be told apart, and t-SNE takes 10 s for these
@@ -54,13 +55,24 @@ def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray
     short = hashlib.sha256(canonical(list(layers)).encode()).hexdigest()[:8]
     path = embeddings.path.with_name(f"{embeddings.path.stem}.map-{short}.npz")
     origin = {"fingerprint": embeddings.fingerprint, "layers": list(layers)}
-    arrays = kept.load(path, origin)
-    if arrays is None or not np.array_equal(arrays["rows"], rows):
+    arrays = kept.load(path, origin, lambda found: _is_map_of(found, rows))
+    if arrays is None:
         pca, tsne, explained = project(_vectors(embeddings, layers, rows))
         arrays = {"rows": rows, "pca": pca, "tsne": tsne, "explained": explained}
         kept.save(path, origin, arrays)
     first, second = map(float, arrays["explained"])
     return EmbeddingMap(arrays["rows"], arrays["pca"], arrays["tsne"], (first, second))
+
+
+def _is_map_of(found: Arrays, rows: NDArray[np.int64]) -> bool:
+    """Whether kept arrays are a map of these rows."""
+    most = float(np.finfo(np.float32).max)
+    return (
+        found.keys() == {"rows", "pca", "tsne", "explained"}
+        and np.array_equal(found["rows"], rows)
+        and all(kept.is_table(found[name], (len(rows), 2), "f", -most, most) for name in ("pca", "tsne"))
+        and kept.is_table(found["explained"], (2,), "f", 0, 1)
+    )
 
 
 def project(

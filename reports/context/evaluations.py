@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ from features.cache.embeddings import canonical, slug
 from features.errors import UserError
 from features.files import write_whole
 from features.progress import say
+from features.shapes import Shape, count, either, fits, none_or, number, read, sha256, text
 from models.runs.run import Run
 from reports.evaluation import predictions_digest
 
 FOLDER = "evaluations"  # beside the runs
 FORMAT = 2
 CLOSE = 1e-9  # what rounding may change
-
-Shape = dict[str, Any] | list[Any] | Callable[[Any], bool]
 
 
 def path_of(root: Path, document: dict[str, Any]) -> Path:
@@ -87,16 +86,16 @@ def load_all(root: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     """What an evaluation's file says, as it was written."""
     try:
-        document = json.loads(path.read_bytes())
+        document = read(path)
         if isinstance(document, dict) and document.get("format") != FORMAT:
             raise UserError(
                 f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; score it again"
             )
         rest = {name: value for name, value in document.items() if name != "sha256"}
-        whole = _fits(document, SHAPE) and document["sha256"] == _digest(rest)
+        whole = fits(document, SHAPE) and document["sha256"] == _digest(rest)
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise UserError(f"{path} is damaged; remove it, then score it again")
@@ -108,96 +107,59 @@ def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(document).encode()).hexdigest()
 
 
-def _fits(value: Any, shape: Shape) -> bool:
-    """Whether a JSON value has the keys of a shape, and each part its type and range."""
-    if isinstance(shape, dict):
-        return (
-            isinstance(value, dict)
-            and value.keys() == shape.keys()
-            and all(_fits(value[name], part) for name, part in shape.items())
-        )
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
-    return shape(value)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _count(least: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= least
-
-
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def _none_or(shape: Shape) -> Callable[[Any], bool]:
-    return lambda value: value is None or _fits(value, shape)
-
-
-def _either(*shapes: Shape) -> Callable[[Any], bool]:
-    return lambda value: any(_fits(value, shape) for shape in shapes)
-
-
 def _estimate(value: Any) -> bool:
     """A share within its interval."""
-    share = _number(0, 1)
+    share = number(0, 1)
     return (
-        _fits(value, {"value": share, "low": share, "high": share})
+        fits(value, {"value": share, "low": share, "high": share})
         and value["low"] - CLOSE <= value["value"] <= value["high"] + CLOSE
     )
 
 
 def _counts(value: Any) -> bool:
     """Images by the name of their class."""
-    return isinstance(value, dict) and all(_count(1)(images) for images in value.values())
+    return isinstance(value, dict) and all(count(1)(images) for images in value.values())
 
 
-CALIBRATION: Shape = {"ece": _estimate, "log_loss": _number(0, sys.float_info.max)}
-CHANGE: dict[str, Shape] = {"value": _number(-1, 1), "low": _number(-1, 1), "high": _number(-1, 1)}
+CALIBRATION: Shape = {"ece": _estimate, "log_loss": number(0, sys.float_info.max)}
+CHANGE: dict[str, Shape] = {"value": number(-1, 1), "low": number(-1, 1), "high": number(-1, 1)}
 SHAPE: Shape = {
-    "format": _count(FORMAT),
-    "run": _text,
-    "predictions": _sha256,
-    "dataset": {"name": _text, "source": _text, "digest": _text, "limit": _none_or(_count(1))},
-    "scored": _text,
-    "warnings": [_text],
-    "test_digest": _sha256,
+    "format": count(FORMAT),
+    "run": text,
+    "predictions": sha256,
+    "dataset": {"name": text, "source": text, "digest": text, "limit": none_or(count(1))},
+    "scored": text,
+    "warnings": [text],
+    "test_digest": sha256,
     "unknown_classes": _counts,
-    "absent_classes": [_text],
-    "images": _count(1),
+    "absent_classes": [text],
+    "images": count(1),
     "accuracy": _estimate,
     "balanced_accuracy": _estimate,
     "macro_f1": _estimate,
     "per_class": [
         {
-            "class": _text,
-            "recall": _none_or(_number(0, 1)),
-            "precision": _none_or(_number(0, 1)),
-            "support": _count(0),
+            "class": text,
+            "recall": none_or(number(0, 1)),
+            "precision": none_or(number(0, 1)),
+            "support": count(0),
         }
     ],
     "calibration": CALIBRATION,
-    "own_test": {"images": _count(1), "accuracy": _estimate, "calibration": CALIBRATION},
-    "difference": _either(
+    "own_test": {"images": count(1), "accuracy": _estimate, "calibration": CALIBRATION},
+    "difference": either(
         {**CHANGE, "method": lambda value: value == "independent"},
         {
             **CHANGE,
             "method": lambda value: value == "paired",
-            "p": _number(0, 1),
-            "here_only": _count(0),
-            "there_only": _count(0),
+            "p": number(0, 1),
+            "here_only": count(0),
+            "there_only": count(0),
         },
     ),
-    "command": _text,
-    "looks": _count(1),
-    "sha256": _sha256,
+    "command": text,
+    "looks": count(1),
+    "sha256": sha256,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,55 @@ from numpy.typing import NDArray
 from features.cache.embeddings import canonical
 from features.files import write_whole
 from features.progress import say
-
-Arrays = dict[str, NDArray[Any]]
+from features.shapes import parsed
+from models import arrays
+from models.arrays import Arrays
 
 FORMAT = 1  # of the file, and of what its arrays mean: another is computed again
 
 
-def load(path: Path, origin: dict[str, Any]) -> Arrays | None:
+def load(path: Path, origin: dict[str, Any], holds: Callable[[Arrays], bool]) -> Arrays | None:
     """The arrays kept in ``path``; None where there are none, or damaged, or of another origin.
 
     Parameters
     ----------
     path : an ``.npz`` file that :func:`save` wrote.
     origin : what the arrays must have been computed from, as JSON values: the cache's fingerprint.
+    holds : whether arrays have the shapes, dtypes and ranges that they must have.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = dict(archive)
-        about = json.loads(str(arrays.pop("about")))
-        whole = about["sha256"] == _digest(about["origin"], arrays)
-        return arrays if whole and about["origin"] == {**origin, "format": FORMAT} else None
-    except Exception:  # whatever a damaged archive makes NumPy and zipfile raise
+        found = arrays.read(path)
+        about = parsed(str(found.pop("about")))
+        whole = about["sha256"] == _digest(about["origin"], found)
+        asked = about["origin"] == {**origin, "format": FORMAT}
+        return found if whole and asked and holds(found) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def save(path: Path, origin: dict[str, Any], arrays: Arrays) -> None:
+def is_table(array: NDArray[Any], shape: tuple[int, ...], kind: str, low: float, high: float) -> bool:
+    """Whether an array has this shape and kind of dtype, and numbers from ``low`` to ``high`` alone."""
+    return bool(
+        array.shape == shape and array.dtype.kind == kind and ((array >= low) & (array <= high)).all()
+    )
+
+
+def save(path: Path, origin: dict[str, Any], found: Arrays) -> None:
     """Write the arrays, whole or not at all; a folder that cannot be written costs a line, no more."""
     origin = {**origin, "format": FORMAT}
-    about = canonical({"origin": origin, "sha256": _digest(origin, arrays)})
+    about = canonical({"origin": origin, "sha256": _digest(origin, found)})
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **found)
     try:
         write_whole(path, buffer.getvalue())
     except OSError as error:
         say(f"note: {path} cannot be written ({error.strerror}); it is computed again next time")
 
 
-def _digest(origin: dict[str, Any], arrays: Arrays) -> str:
+def _digest(origin: dict[str, Any], found: Arrays) -> str:
     """SHA-256 over the origin, and each array's name, dtype, shape and bytes."""
     proof = hashlib.sha256(canonical(origin).encode())
-    for name, array in sorted(arrays.items()):
+    for name, array in sorted(found.items()):
         proof.update(canonical([name, array.dtype.str, list(array.shape)]).encode())
         proof.update(array.tobytes())
     return proof.hexdigest()

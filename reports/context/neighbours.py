@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from features.cache.embeddings import Embeddings
 from features.progress import progress
+from models.arrays import Arrays
 from models.heads.knn import KnnHead
 from reports.context import kept
 
@@ -43,7 +44,16 @@ def neighbours(embeddings: Embeddings) -> Neighbours:
     layer = CALIBRATED if CALIBRATED in embeddings.layers else _widest(embeddings)
     path = embeddings.path.with_name(f"{embeddings.path.stem}.neighbours.npz")
     origin = {"fingerprint": embeddings.fingerprint, "layer": layer, "k": K}
-    arrays = kept.load(path, origin)
+
+    def holds(found: Arrays) -> bool:
+        shape = (embeddings.rows["test"], K)
+        return (
+            found.keys() == {"rows", "similarities"}
+            and kept.is_table(found["rows"], shape, "i", 0, embeddings.rows["train"] - 1)
+            and kept.is_table(found["similarities"], shape, "f", -1.01, 1.01)
+        )
+
+    arrays = kept.load(path, origin, holds)
     if arrays is None:
         head = KnnHead().fit(embeddings.matrix("train", [layer]), embeddings.labels())
         test = embeddings.matrix("test", [layer])

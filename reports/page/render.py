@@ -11,13 +11,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
 from features.files import write_whole
+from features.shapes import fits, mapping, read, sha256, text
 from features.words import counted, listed
 from reports.entry import Entry
 from reports.page.spreadsheet import CSV, ENCODING, cell
@@ -145,14 +146,24 @@ def write(
 def current(folder: Path, state: str) -> Path | None:
     """The page in ``folder`` if it follows from this state and every file is as it was written."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        whole = manifest["state"] == state and all(
-            hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-            for name, digest in manifest["sha256"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = read(folder / MANIFEST)
+    except (OSError, ValueError):
         return None
-    return folder / "index.html" if whole else None
+    if not fits(manifest, {"state": text, "sha256": mapping(sha256)}) or manifest["state"] != state:
+        return None
+    digests = manifest["sha256"]
+    if "index.html" not in digests or any(_leads_away(name) for name in digests):
+        return None
+    try:
+        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in digests}
+    except OSError:
+        return None
+    return folder / "index.html" if found == digests else None
+
+
+def _leads_away(name: str) -> bool:
+    """Whether a name leads out of the folder of a report."""
+    return PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name
 
 
 def draw(report: Report) -> dict[str, Figure]:

@@ -37,7 +37,15 @@ class Fake:
         "limit": None,
     }
     class_names = ("a", "b", "c")
-    spec: ClassVar[dict[str, Any]] = {"backbone": "vgg16", "weights": "imagenet"}
+    spec: ClassVar[dict[str, Any]] = {
+        "backbone": "vgg16",
+        "weights": "imagenet",
+        "weights_sha256": "w" * 64,
+        "image_size": 32,
+        "preprocess": "imagenet",
+        "precision": "float32",
+        "mirror": False,
+    }
     fingerprint = "f" * 64
 
     def __init__(self, X: NDArray[np.float32], y: NDArray[np.int64], train: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import warnings
@@ -13,6 +14,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pytest
 import skops.io
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
@@ -223,6 +225,22 @@ def test_a_tree_that_is_none_is_refused(schema: bytes, tmp_path: Path) -> None:
         archive.writestr(objects.SCHEMA, schema)
     with pytest.raises(objects.Untrusted):
         objects.read(tmp_path / "head.skops")
+
+
+def test_an_array_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "head.skops"
+    objects.write(LogisticRegression().fit(*blobs()), path)
+    with ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in parts if name.endswith(".npy"))
+    header = io.BytesIO()
+    write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**11,)})
+    parts[name] = header.getvalue()
+    with ZipFile(path, "w") as archive:
+        for member, content in parts.items():
+            archive.writestr(member, content)
+    with pytest.raises(objects.Untrusted, match="an array says it has 800,000,000,000 bytes"):
+        objects.read(path)
 
 
 def test_an_object_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:

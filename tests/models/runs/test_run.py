@@ -19,6 +19,7 @@ import pytest
 import skops.io
 from sklearn.base import BaseEstimator
 
+from features import budget
 from features.cache.embeddings import canonical
 from features.errors import UserError
 from models.runs import changes, looks
@@ -32,6 +33,7 @@ from tests.models.test_selection import Fake, train
 from tests.models.test_selection import fake as fake
 
 ROOT = Path(__file__).parents[3]
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,104 @@ def test_a_json_of_another_shape_is_passed_over(
     if change in ("a field less", "no digests"):
         assert load_all(tmp_path) == []
         assert "passed over" in capsys.readouterr().err
+
+
+def rewritten(folder: Path, arrays: dict[str, Any] | None = None, **said: Any) -> Path:
+    """The run in a folder says something else, and all its digests are right."""
+    document = json.loads((folder / "run.json").read_text())
+    digests = document.pop("sha256")
+    if arrays:
+        with np.load(folder / "predictions.npz") as archive:
+            np.savez(folder / "predictions.npz", **dict(archive) | arrays)
+        digests["predictions.npz"] = hashlib.sha256((folder / "predictions.npz").read_bytes()).hexdigest()
+    document |= said
+    digests["run.json"] = hashlib.sha256(canonical(document).encode()).hexdigest()
+    (folder / "run.json").write_text(json.dumps({**document, "sha256": digests}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ({"spec": None}, "spec"),
+        ({"spec": {"backbone": "vgg16"}}, "spec"),
+        ({"dataset": []}, "dataset"),
+        ({"head": 7}, "head"),
+        ({"head": "VotingClassifier"}, "VotingClassifier is no head"),
+        ({"seed": "0"}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"layers": "block5"}, "layers"),
+        ({"layers": []}, "layers"),
+        ({"class_names": [1, 2, 3]}, "class_names"),
+        ({"class_names": ["a", "b"]}, "val_labels"),
+        ({"width": 0}, "width"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": "1.0"}, "temperature"),
+        ({"train_accuracy": 1.5}, "train_accuracy"),
+        ({"seconds": {"select": 1.0}}, "seconds.refit"),
+        ({"seconds": {"select": -1.0, "refit": 1.0, "predict": 1.0}}, "seconds.select"),
+        ({"floors": {"prior": "low"}}, "floors"),
+        ({"warnings": "none"}, "warnings"),
+        ({"sweep": []}, "neither a sweep nor members"),
+        ({"sweep": [{"accuracy": 0.5}]}, r"sweep\[0\]"),
+        ({"sweep": [{"accuracy": 0.5, "loss": float("nan")}]}, r"sweep\[0\]"),
+        ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "value": 1}], "chosen": {}}, "chosen is empty"),
+        ({"sweep": [{"accuracy": 0.5, "loss": 1.0}] * 2}, "rows without a value"),
+        ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "train_accuracy": "x"}]}, "no number"),
+        ({"history": {"loss": [1.0]}}, "history"),
+        ({"history": {name: [0.5] for name in CURVES}, "kept_epoch": 2}, "kept_epoch"),
+        ({"history": {name: [0.5] * len(name) for name in CURVES}}, "several lengths"),
+        ({"members": {"../elsewhere": 1.0}}, "members"),
+        ({"members": ["a"]}, "members"),
+        ({"look": 1}, "look"),
+        ({"arrays": {"val_proba": np.full((15, 3), np.nan)}}, "val_proba"),
+        ({"arrays": {"test_proba": np.full((50, 3), 2.0)}}, "test_proba"),
+        ({"arrays": {"test_proba": np.full((50, 2), 0.5)}}, "test_proba"),
+        ({"arrays": {"test_proba": np.full((50, 3), "a")}}, "test_proba"),
+        ({"arrays": {"test_labels": np.full(50, 3)}}, "test_labels"),
+        ({"arrays": {"test_labels": np.zeros(0, np.int64)}}, "test_labels"),
+        ({"arrays": {"val_labels": np.zeros((15, 3))}}, "val_labels"),
+        ({"arrays": {"val_rows": np.arange(3)}}, "val_rows"),
+        ({"arrays": {"more": np.arange(3)}}, "expected the arrays"),
+    ],
+)
+def test_what_cannot_be_a_run_is_passed_over_in_words_though_its_digests_are_right(
+    run: Run, tmp_path: Path, said: dict[str, Any], place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=place):
+        load(rewritten(save(run, tmp_path), **said))
+    assert load_all(tmp_path) == []
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b"null", b'{"format": 5}', b" " * 2**27])
+def test_a_json_that_is_none_is_passed_over(
+    run: Run, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (save(run, tmp_path) / "run.json").write_bytes(content)
+    assert load_all(tmp_path) == []
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_a_head_whose_parts_do_not_go_together_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = save(run, tmp_path)
+    with np.load(folder / "head.npz") as archive:
+        np.savez(folder / "head.npz", **dict(archive) | {"coef_": np.zeros((3, 4))})
+    document = json.loads((folder / "run.json").read_text())
+    document["sha256"]["head.npz"] = hashlib.sha256((folder / "head.npz").read_bytes()).hexdigest()
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="its head cannot predict"):
+        load(folder, with_head=True)
+
+
+def test_a_file_larger_than_the_memory_is_not_even_hashed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, tmp_path)
+    monkeypatch.setattr(budget, "available", lambda: 1_000)
+    assert load_all(tmp_path) == []
+    assert "predictions.npz needs at least 0.0 GB of memory" in capsys.readouterr().err
 
 
 def test_a_kill_while_a_run_is_removed_leaves_no_half_of_it(

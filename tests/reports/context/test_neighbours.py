@@ -26,6 +26,7 @@ class Cache:
         self.path = folder / "pets-32px.h5"
         self.fingerprint = fingerprint
         self.layers = tuple(WIDTHS)
+        self.rows = {"train": 80, "test": 40}
         self._y = np.arange(80) % 3
         self._X = {layer: blobs(rows=120, width=width)[0] for layer, width in WIDTHS.items()}
         self.read: list[Any] = []
@@ -118,6 +119,29 @@ def test_a_damaged_file_is_computed_again_and_replaced(cache: Cache, damage: str
     assert not cache.read
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"rows": np.full((40, K), 80)},
+        {"rows": np.full((40, K), -1)},
+        {"rows": np.zeros((39, K), np.int64)},
+        {"rows": np.full((40, K), "a")},
+        {"similarities": np.full((40, K), np.nan, np.float32)},
+        {"similarities": np.zeros((40, K), np.int64)},
+        {"more": np.zeros(3)},
+    ],
+)
+def test_what_cannot_be_neighbours_is_computed_again_though_its_digest_is_right(
+    cache: Cache, lie: dict[str, NDArray[Any]]
+) -> None:
+    first = cache.find()
+    origin = {"fingerprint": cache.fingerprint, "layer": first.layer, "k": K}
+    kept.save(beside(cache), origin, {"rows": first.rows, "similarities": first.similarities} | lie)
+    again = cache.find()
+    assert np.array_equal(again.rows, first.rows)
+    assert np.array_equal(again.similarities, first.similarities)
+
+
 def test_a_file_of_another_fingerprint_is_not_trusted(cache: Cache, tmp_path: Path) -> None:
     cache.find()
     other = Cache(tmp_path, fingerprint="0" * 64)
@@ -127,7 +151,7 @@ def test_a_file_of_another_fingerprint_is_not_trusted(cache: Cache, tmp_path: Pa
 
 def test_no_pickle_is_ever_opened(cache: Cache) -> None:
     np.savez(beside(cache), about=np.array([{}], dtype=object))
-    assert kept.load(beside(cache), {"fingerprint": cache.fingerprint}) is None
+    assert kept.load(beside(cache), {"fingerprint": cache.fingerprint}, lambda _: True) is None
 
 
 def test_a_place_that_cannot_be_written_costs_a_line(

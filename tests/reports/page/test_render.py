@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
 import json
 import re
@@ -32,6 +33,7 @@ from tests.models.test_selection import Fake, train
 
 pytestmark = pytest.mark.slow
 
+EMPTY = hashlib.sha256(b"").hexdigest()
 ROOT = Path(__file__).parents[3]
 NASTY = ("<script>alert(1)</script>", "=cmd()|' /C calc'!A0", "a|b ```c``` *d* _e_ $x$")
 SPEC = {
@@ -469,3 +471,27 @@ def test_markdown_tables_have_as_many_cells_as_columns(folder: Path, tmp_path: P
             cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
             assert cells in (columns, 0) or columns == 0, line
             columns = cells
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "[" * 100_000,
+        "null",
+        '{"state": "s", "sha256": {}}',
+        '{"state": "s", "sha256": {"index.html": 1}}',
+        json.dumps({"state": "s", "sha256": {"index.html": EMPTY, "../other": EMPTY}}),
+        json.dumps({"state": "s", "sha256": {"index.html": EMPTY, "/dev/null": EMPTY}}),
+        json.dumps({"state": "s", "sha256": {"index.html": EMPTY, "\0": EMPTY}}),
+        json.dumps({"state": "t", "sha256": {"index.html": EMPTY}}),
+    ],
+)
+def test_a_manifest_that_is_none_or_leads_elsewhere_is_of_no_page(tmp_path: Path, manifest: str) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for path in (folder / "index.html", tmp_path / "other"):
+        path.write_bytes(b"")
+    (folder / "manifest.json").write_text(json.dumps({"state": "s", "sha256": {"index.html": EMPTY}}))
+    assert current(folder, "s") == folder / "index.html"
+    (folder / "manifest.json").write_text(manifest)
+    assert current(folder, "s") is None

@@ -1,0 +1,80 @@
+"""Arrays are read from a file only where it holds what it says."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
+import numpy as np
+import pytest
+from numpy.lib.format import write_array_header_1_0
+
+from models import arrays
+
+
+def header(shape: tuple[int, ...], kind: str = "<f8") -> bytes:
+    """Of an array that is not there."""
+    file = io.BytesIO()
+    write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def written(path: Path, *contents: bytes, name: str = "a.npy", compression: int = ZIP_STORED) -> Path:
+    with ZipFile(path, "w", compression) as archive:
+        for content in contents:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_what_numpy_writes_is_read(tmp_path: Path, save: object) -> None:
+    kept = {"numbers": np.arange(6.0).reshape(2, 3), "text": np.array("a"), "none": np.zeros((0, 3))}
+    save(tmp_path / "a.npz", **kept)  # type: ignore[operator]
+    found = arrays.read(tmp_path / "a.npz")
+    assert found.keys() == kept.keys()
+    assert all(np.array_equal(found[name], value) for name, value in kept.items())
+
+
+@pytest.mark.parametrize("compression", [ZIP_STORED, ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "content",
+    [
+        header((10**11,)),  # 745 GiB
+        header((-1, -3)) + b"\0" * 24,
+        header((2,)) + b"\0" * 15,
+        header((2,)) + b"\0" * 17,
+        header((10**12,), "<U0"),
+        header((1,), "|O") + b"\0" * 8,
+        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
+        b"",
+    ],
+)
+def test_one_that_says_what_it_does_not_hold_takes_no_memory(
+    tmp_path: Path, content: bytes, compression: int
+) -> None:
+    with pytest.raises(ValueError, match="no whole file of arrays"):
+        arrays.read(written(tmp_path / "a.npz", content, compression=compression))
+
+
+def test_what_grows_without_end_as_it_is_read_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "LARGEST", 10_000)
+    path = written(tmp_path / "a.npz", header((2_000,)) + b"\0" * 16_000, compression=ZIP_DEFLATED)
+    assert path.stat().st_size < 1_000
+    with pytest.raises(ValueError, match="more than 10,000 bytes are compressed in it"):
+        arrays.read(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two arrays have one name"):
+        arrays.read(written(tmp_path / "a.npz", header((0,)), header((0,))))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="no whole file of arrays"):
+        arrays.read(tmp_path / "a.npz")
