@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import sys
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from features.datasets.splits import pick
 from features.errors import UserError
 from features.files import write_whole
 from features.progress import say
+from features.shapes import anything, count, mapping, misfit, number, parsed, sha256, some, text
+from models import arrays
 from models.heads.refusal import refusing
 from models.heads.registry import remade
 from models.runs.run import Run
@@ -25,6 +27,12 @@ from models.selection import TrainSplit
 
 SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images per class; after them: all
 FOLDER = "curves"  # beside the runs
+SHAPE: dict[str, Any] = {  # of what a curve says
+    "run": text,
+    "parameters": mapping(anything),
+    "points": [{"shots": number(1, sys.float_info.max), "images": count(1), "accuracy": some(number(0, 1))}],
+    "sha256": mapping(sha256),
+}
 LEAST_STEPS = 500  # of a head with epochs: the epochs of a full run are next to nothing on few images
 
 
@@ -55,10 +63,9 @@ class Curve:
         path = path_of(root, self.run)
         buffer = io.BytesIO()
         digests = {name: _digest(rows) for name, rows in self.rows.items()}
-        about = canonical(
-            {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
-        )
-        np.savez_compressed(buffer, allow_pickle=False, about=np.array(about), **self.rows)
+        about = {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
+        said = canonical(about | {"whole": _digest_of(about)})
+        np.savez_compressed(buffer, allow_pickle=False, about=np.array(said), **self.rows)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, buffer.getvalue())
@@ -77,25 +84,48 @@ def path_of(root: Path, run: str) -> Path:
 def load(root: Path, run: Run) -> Curve | None:
     """The curve of a run, or None where there is none, or one of the run that this one replaced.
 
+    One of an earlier version has no digest of its numbers, and is held to their types and ranges alone.
+
     Raises
     ------
     UserError
-        The file is damaged.
+        The file is damaged, or of another run.
     """
     path = path_of(root, run.folder)
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            about = json.loads(str(archive["about"]))
-            rows = {name: archive[name] for name in about["sha256"]}
-        if any(_digest(rows[name]) != digest for name, digest in about["sha256"].items()):
-            raise ValueError("digests differ")
-    except Exception as error:
+        rows = arrays.read(path)
+        about = parsed(str(rows.pop("about")))
+        _check(about, rows)
+        if about["run"] != run.folder:
+            raise ValueError(f"it is of {about['run']}")
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and grow the curve again") from None
-    if canonical(about.get("parameters")) != canonical(run.parameters):
+    if canonical(about["parameters"]) != canonical(run.parameters):
         return None
     return Curve(run.folder, about["points"], rows, run.parameters)
+
+
+def _check(about: Any, rows: dict[str, NDArray[Any]]) -> None:
+    """Refuse, with ``ValueError``, what a curve's file cannot say, or what has not its digest."""
+    proved = isinstance(about, dict) and "whole" in about
+    if (place := misfit(about, SHAPE | {"whole": sha256} if proved else SHAPE)) is not None:
+        raise ValueError(f"{place} is not of the kind or range that it must be")
+    said = {name: value for name, value in about.items() if name != "whole"}
+    if proved and _digest_of(said) != about["whole"]:
+        raise ValueError("its numbers have another digest")
+    drawn = {
+        f"{point['shots']}.{draw}"
+        for point in about["points"]
+        if isinstance(point["shots"], int)  # of all images there is no draw
+        for draw in range(len(point["accuracy"]))
+    }
+    if not set(rows) == set(about["sha256"]) == drawn:
+        raise ValueError("its draws are not those of its points")
+    for name, drawn_rows in rows.items():
+        if drawn_rows.dtype != np.int64 or _digest(drawn_rows) != about["sha256"][name]:
+            raise ValueError(f"the draw {name} has another digest")
 
 
 def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
@@ -139,12 +169,21 @@ def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], mate
 def _estimator(run: Run, images: int) -> Any:
     """The run's head, unfitted, with its epochs stretched to ``LEAST_STEPS`` where images are few."""
     settings = dict(run.parameters)
+    try:
+        remade(run.head, run.seed, settings).check()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run.folder} has parameters that {run.head} does not take: {error}") from None
     if "epochs" in settings:
         kept = settings["stop_epoch"] or settings["epochs"]
         steps = kept * max(images // settings["batch_size"], 1)
         stretch = max(-(-LEAST_STEPS // steps), 1)
         settings |= {"epochs": stretch * settings["epochs"], "stop_epoch": stretch * kept}
     return remade(run.head, run.seed, settings)
+
+
+def _digest_of(about: dict[str, Any]) -> str:
+    """SHA-256 of what a curve says, the digests of its draws included."""
+    return hashlib.sha256(canonical(about).encode()).hexdigest()
 
 
 def _digest(rows: NDArray[np.int64]) -> str:
