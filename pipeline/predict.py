@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +58,18 @@ def _paths(image: str) -> Iterator[Path]:
     from features.datasets.images import SUFFIXES
 
     if image == "-":
-        return (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        listed = (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        first = next(listed, None)
+        if first is None:
+            raise UserError("IMAGE=-: nothing on standard input; send it a list of images, one a line")
+        return chain([first], listed)
     path = Path(image).expanduser()
     if path.is_dir():
         found = _walk(path, SUFFIXES)
         first = next(found, None)
         if first is None:
             raise UserError(f"IMAGE={image}: no JPEG or PNG in this folder; name one that holds some")
-        return (item for part in ([first], found) for item in part)
+        return chain([first], found)
     if not path.exists():
         raise UserError(f"IMAGE={image}: no such file or folder; name an image, a folder or -")
     return iter([path])

@@ -23,7 +23,7 @@ from models.runs.collection import load_all
 from models.runs.export import write
 from models.runs.run import Run
 from models.runs.saving import load
-from pipeline.predict import COLUMNS, _show, _walk
+from pipeline.predict import COLUMNS, _paths, _show, _walk
 from tests.conftest import Project
 from tests.models.heads.test_heads import blobs
 from tests.models.test_selection import Fake, train
@@ -262,3 +262,10 @@ class TestExport:
         code, _, err = trained("export", "--head", "logistic", *(["--to", to] if to else []))
         assert code == 2
         assert message in err
+
+
+@pytest.mark.parametrize("given", ["", "\n \n"])
+def test_an_empty_list_on_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    with pytest.raises(UserError, match="IMAGE=-: nothing on standard input; send it a list of images"):
+        _paths("-")
