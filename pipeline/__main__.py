@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import warnings
+from contextlib import redirect_stdout
 from typing import Any
 
 from features.errors import UserError
@@ -65,7 +66,27 @@ def main(argv: list[str] | None = None) -> int:
     130: interrupted; what was finished is kept. Any other exception is a defect of Headroom: it
     passes, and Python shows its traceback.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    output = _Output(sys.stdout)
+    try:
+        with redirect_stdout(output):
+            try:
+                return _run(sys.argv[1:] if argv is None else argv)
+            finally:
+                output.flush()  # what fails at the end of the process is reported by nobody
+    except _OutputError as error:
+        _let_go_of_output()
+        print(
+            f"error: cannot write standard output: {error.strerror}; make room, or send it elsewhere",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _let_go_of_output()
+        return 0
+
+
+def _run(argv: list[str]) -> int:
+    """What :func:`main` does, but for an output that cannot be written."""
     try:
         arguments = vars(parser(argv).parse_args(argv))
         stage = arguments.pop("stage")
@@ -90,12 +111,60 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {in_users_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = options.command(stage)
-        print(f"\ninterrupted; finished work is kept. To go on: {again}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _interrupted(options.command(stage))
+    except Exception as error:
+        from pipeline.failures import is_interrupt, memory, trace
+
+        if is_interrupt(error):
+            return _interrupted(options.command(stage))
+        if (line := memory(error, stage)) is None:
+            raise
+        if options.debug:
+            print(trace(error), end="", file=sys.stderr)
+        print(f"error: {line}; asked for: {options.command(stage)}", file=sys.stderr)
+        return 2
+
+
+def _interrupted(again: str) -> int:
+    print(f"\ninterrupted; finished work is kept. To go on: {again}", file=sys.stderr)
+    return 130
+
+
+class _OutputError(BrokenPipeError):
+    """Standard output cannot be written; it passes wherever one that nobody reads any more does."""
+
+
+class _Output:
+    """Standard output, whose failures are told from those of any file."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._failure: _OutputError | None = None  # argparse keeps it to itself
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> Any:
+        return self._try(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, do: Any, *given: str) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return do(*given)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._failure = _OutputError(error.errno, error.strerror)
+            raise self._failure from None
+
+
+def _let_go_of_output() -> None:
+    """Send what Python still holds nowhere, which it would try to write at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(argv: list[str]) -> argparse.ArgumentParser:

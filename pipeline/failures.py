@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 import traceback
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +25,17 @@ COMMANDS = {  # what the libraries advise, and what is typed for it
     "verify the cache": "run: make verify",
 }
 
+_NETWORK = "a smaller BATCH= or IMAGE_SIZE="
+_RUNS = "fewer runs (HEAD=, LAYERS=, DATASET=)"
+LESS = {  # what would need less memory, by stage
+    "features": _NETWORK,
+    "verify": _NETWORK,
+    "predict": _NETWORK,
+    "evaluate": _NETWORK,
+    "report": _RUNS,
+    "train": "fewer images (LIMIT=) or narrower layers (LAYERS=)",
+}
+
 
 def in_users_words(error: UserError | str) -> str:
     """What the libraries report, as the command line says it: ``image_size=16`` is ``IMAGE_SIZE=16``."""
@@ -38,12 +50,42 @@ def reason(error: Exception, options: Options, job: str) -> str:
 
     What nobody foresaw has the name of its kind before it, and the file of its traceback behind it.
     """
+    if is_interrupt(error):
+        raise KeyboardInterrupt from error
     if options.debug:
         say(trace(error))
+    if (line := memory(error)) is not None:
+        return line
     first = (str(error).splitlines() or [""])[0]
     if isinstance(error, UserError):
         return in_users_words(first)
     return f"{type(error).__name__}: {first}; traceback: {_kept(error, options.logs, job)}"
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is Ctrl-C, or what native code makes of it: ``SystemError``, with it as the cause."""
+    return any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
+
+
+def memory(error: BaseException, stage: str = "") -> str | None:
+    """That the memory ran out, and what would need less, in a line; None if that is not what happened.
+
+    NumPy's error is a ``MemoryError`` too; TensorFlow's is known by its name, without importing it.
+    """
+    for link in _chain(error):
+        if isinstance(link, MemoryError) or type(link).__name__ == "ResourceExhaustedError":
+            first = (str(link).splitlines() or [""])[0]
+            what = f"the memory ran out ({first})" if first else "the memory ran out"
+            return f"{what}; {LESS.get(stage, LESS['train'])} need less"
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and all that led to it."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def reported(failed: dict[str, str]) -> int:
@@ -55,10 +97,8 @@ def reported(failed: dict[str, str]) -> int:
 
 def trace(error: BaseException) -> str:
     """The whole traceback, with all that led to it: also what ``from None`` keeps from users."""
-    link: BaseException | None = error
-    while link is not None:
+    for link in _chain(error):
         link.__suppress_context__ = False
-        link = link.__cause__ or link.__context__
     return "".join(traceback.format_exception(error))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,74 @@ class TestUsersWords:
 def library() -> list[Path]:
     root = Path(__file__).parents[2]
     return [path for name in ("features", "models", "reports") for path in (root / name).rglob("*.py")]
+
+
+class ResourceExhaustedError(Exception):
+    """Named as TensorFlow's."""
+
+
+MEMORY = [
+    (MemoryError(), "the memory ran out; "),
+    (MemoryError("Unable to allocate 745. GiB"), "the memory ran out (Unable to allocate 745. GiB); "),
+    (ResourceExhaustedError("OOM when allocating\nmore"), "the memory ran out (OOM when allocating); "),
+]
+
+
+class TestWhatIsNoDefect:
+    """Without a traceback: a disk that is full, Ctrl-C in native code, and memory that runs out."""
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        def failing(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("pipeline.stages.report", failing)
+        monkeypatch.setattr(moments._MomentsHead, "_moments", failing)
+
+    @pytest.mark.parametrize("stage", ["--help", "features", "train", "report"])
+    def test_a_full_disk_behind_standard_output(self, trained: Project, stage: str) -> None:
+        trained("train", "--head", "ridge")
+        command = [sys.executable, "-m", "pipeline", stage, "--out", str(trained.out)]
+        command += [] if stage in ("report", "--help") else [*trained.common, "--weights", trained.weights]
+        command += ["--head", "ridge"] if stage == "train" else []
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == (
+            "error: cannot write standard output: No space left on device; make room, or send it elsewhere"
+        )
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+    def test_ctrl_c_that_native_code_returns_as_its_own_error(
+        self, trained: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        error = SystemError("<built-in method IsNested> returned a result with an exception set")
+        error.__cause__ = KeyboardInterrupt()
+        self.fail(monkeypatch, error)
+        for given in (("report",), ("train", "--head", "ridge"), ("train", "--head", "all")):
+            code, _, err = trained(*given)
+            assert code == 130
+            assert "interrupted; finished work is kept. To go on: make" in err
+            assert "failed" not in err
+
+    @pytest.mark.parametrize(("error", "line"), MEMORY)
+    def test_memory_that_runs_out(
+        self, trained: Project, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+    ) -> None:
+        self.fail(monkeypatch, error)
+        code, _, err = trained("train", "--head", "ridge")
+        assert code == 2
+        last = err.splitlines()[-1]
+        assert last.startswith(f"error: {line}fewer images (LIMIT=) or narrower layers (LAYERS=) need less;")
+        assert "asked for: make train" in last
+        code, _, err = trained("train", "--head", "all")
+        assert code == 1
+        assert f"failed: ridge with seed 0: {line}" in err
+        assert not (trained.out / "logs").exists()
+
+    def test_any_other_error_of_the_interpreter_is_a_defect(
+        self, trained: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fail(monkeypatch, SystemError("no cause"))
+        with pytest.raises(SystemError, match="no cause"):
+            trained("report")
