@@ -14,9 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from models.heads.base import Candidate, OnEpoch, Watched
 from models.heads.linear import LinearHead, class_weights, sample
-from models.heads.parameters import CLASS_WEIGHT, FLAG, check, positive, whole
+from models.heads.parameters import CLASS_WEIGHT, FLAG, check, number, positive, whole
 from models.heads.rowspace import RowSpace
 
+STRENGTH = (1e-30, 1e30)  # of C: beyond it the penalty, 1 / C, is no number in float32, or nothing
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
 FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
 BLOCK = 1_024  # rows converted to float64 at a time
@@ -236,7 +237,7 @@ class _IterativeHead(LinearHead, ABC):
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
         check(
             self,
-            C=positive(),
+            C=number(*STRENGTH),
             tol=positive(),
             max_iter=whole(1),
             warm_start=FLAG,

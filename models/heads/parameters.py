@@ -170,9 +170,10 @@ def _parts(text: str) -> list[str]:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+    return text if value in (math.inf, -math.inf) else value  # too large for a float: refused as it was typed
 
 
 def _is(value: Any, kind: type) -> bool:
