@@ -495,3 +495,10 @@ def test_a_manifest_that_is_none_or_leads_elsewhere_is_of_no_page(tmp_path: Path
     assert current(folder, "s") == folder / "index.html"
     (folder / "manifest.json").write_text(manifest)
     assert current(folder, "s") is None
+
+
+def test_a_class_whose_name_no_font_has_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    """pytest makes an error of Matplotlib's warning, which names neither the class nor the figure."""
+    names = ("ant", "bee", "\u4f8b\u5b50", "dog")
+    page = write(build([small_group.run("ridge", range(80), class_names=names)]), tmp_path)
+    assert names[2] in page.read_text(encoding="utf-8")
