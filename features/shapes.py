@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from features.files import open_regular
+
 DEEPEST = 100  # lists and objects within each other
 LARGEST = 2**26  # bytes of a file; 100 KB are many
 _Check = Callable[[Any], bool]
@@ -23,7 +25,7 @@ def read(path: Path) -> Any:
     ValueError
         It is no JSON, no UTF-8, nested without end, or larger than ``LARGEST``.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(f"larger than {LARGEST:,} bytes")

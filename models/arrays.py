@@ -10,6 +10,8 @@ from zipfile import ZIP_STORED, ZipFile
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from features.files import open_regular
+
 Arrays = dict[str, NDArray[Any]]
 
 LARGEST = 2**30  # bytes of all compressed arrays together: those of a million images have 100 MB
@@ -29,7 +31,8 @@ def read(source: Path | IO[bytes]) -> Arrays:
         It is no such file, is damaged, or says what it does not hold.
     """
     try:
-        with ZipFile(source) as archive:
+        opened = open_regular(source) if isinstance(source, Path) else source
+        with opened as whole, ZipFile(whole) as archive:
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise ValueError("two arrays have one name")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
+from features.files import open_regular
 
 FILE = "looks.jsonl"
 LONGEST = 1_000  # bytes of a line; one has 250
@@ -57,7 +58,7 @@ def read(root: Path) -> Looks:
     """What is noted below ``root``; what is damaged is told, and never stops the reader."""
     found = Looks()
     try:
-        with open(root / FILE, "rb") as file:
+        with open_regular(root / FILE) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
                 if not _add(found, line):
                     found.damage = found.damage or f"{FILE} is damaged or was changed at line {number}"

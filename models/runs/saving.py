@@ -15,7 +15,7 @@ import numpy as np
 from features.budget import require
 from features.cache.embeddings import canonical
 from features.errors import UserError
-from features.files import write_whole
+from features.files import open_regular, write_whole
 from features.progress import say
 from features.shapes import read as read_json
 from models import arrays
@@ -201,7 +201,7 @@ def _write_npz(path: Path, named: saved.Arrays) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -443,3 +444,33 @@ class TestForeignHeads:
 
 class Stranger(BaseEstimator):
     """A class that no list names."""
+
+
+class TestNamedPipes:
+    """A pipe that nobody writes to would be waited for without end."""
+
+    @pytest.fixture(autouse=True)
+    def limit(self) -> Iterator[None]:
+        def late(*_: object) -> None:
+            raise TimeoutError("it waits for a pipe")
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(20)
+        yield
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+    @pytest.mark.parametrize("name", ["run.json", "predictions.npz", "head.npz"])
+    def test_in_the_place_of_a_runs_file_it_is_refused(self, run: Run, tmp_path: Path, name: str) -> None:
+        folder = save(run, tmp_path)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(UserError, match="ot a regular file"):
+            load(folder, with_head=True)
+        assert len(load_all(tmp_path)) == (name == "head.npz")
+
+    def test_in_the_place_of_the_looks_it_is_told(self, run: Run, tmp_path: Path) -> None:
+        save(run, tmp_path)
+        (tmp_path / looks.FILE).unlink()
+        os.mkfifo(tmp_path / looks.FILE)
+        assert "ot a regular file" in looks.read(tmp_path).damage
