@@ -36,6 +36,7 @@ def writing(path: Path) -> Iterator[None]:
             parts.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             since = time.strftime("%Y-%m-%d %H:%M:%S")
+            (parts / "owner").unlink(missing_ok=True)  # a pipe in its place would wait for a reader
             (parts / "owner").write_text(f"process {os.getpid()} since {since}")
             for left in (path.with_suffix(".tmp"), *parts.glob("*.tmp")):
                 left.unlink(missing_ok=True)

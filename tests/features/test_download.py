@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,12 @@ def test_what_arrived_before_is_continued_or_started_over(
     fetch(host + path, tmp_path / "file", DIGEST)
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert Host.asked == [asked]
+
+
+def test_a_pipe_in_the_place_of_what_arrived_is_not_waited_for(host: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "file.part")
+    fetch(f"{host}/ranges", tmp_path / "file", DIGEST)
+    assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_an_interrupted_download_goes_on_at_another_host(host: str, tmp_path: Path) -> None:

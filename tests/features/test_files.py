@@ -14,7 +14,7 @@ import pytest
 from features.backbones import vgg16 as vgg16_weights
 from features.backbones.registry import BACKBONES
 from features.cache.embeddings import Embeddings
-from features.cache.lock import owner_of
+from features.cache.lock import owner_of, parts_of, writing
 from features.datasets.cifar import find_archive, read_archive
 from features.datasets.filelist import csv_list
 from features.datasets.images import read_square, stored
@@ -138,6 +138,11 @@ def test_what_others_may_have_made_is_opened_only_where_it_is_a_regular_file(
 def test_a_pipe_for_the_owner_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "owner")
     assert owner_of(tmp_path) == "another process"
+    cache = tmp_path / "pets.h5"
+    parts_of(cache).mkdir()
+    os.mkfifo(parts_of(cache) / "owner")
+    with writing(cache):
+        assert owner_of(parts_of(cache)).startswith("process ")
 
 
 def test_features_are_read_from_no_file_in_another_way() -> None:
