@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.datasets.images import Stored
 from features.datasets.splits import pick, stratified
 from features.errors import UserError
+from features.words import counted
 
 SPLITS = ("train", "test")
 MIN_TRAIN = 5  # images per class needs in the train split: some to fit, one to validate
@@ -199,8 +200,8 @@ class Dataset(ABC):
         if counts.min() < least:
             few = self.class_names[int(counts.argmin())]
             raise UserError(
-                f"{self.name}: class {few!r} has {counts.min()} images in {split}, expected at "
-                f"least {least}; {remedy}"
+                f"{self.name}: class {few!r} has {counted(int(counts.min()), 'image')} in {split}, expected "
+                f"at least {least}; {remedy}"
             )
 
 

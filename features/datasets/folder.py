@@ -11,7 +11,7 @@ from features.datasets.base import LEAST, SPLITS
 from features.datasets.images import SUFFIXES
 from features.datasets.picturefiles import PictureFiles
 from features.errors import UserError
-from features.words import is_utf8
+from features.words import counted, is_utf8
 
 
 class Folder(PictureFiles):
@@ -92,7 +92,7 @@ class Folder(PictureFiles):
             for name, files in classes.items():
                 if len(files) < least[split]:
                     raise UserError(
-                        f"{self._root}: class {name!r} has {len(files)} images in {split}, "
+                        f"{self._root}: class {name!r} has {counted(len(files), 'image')} in {split}, "
                         f"expected at least {least[split]}; add images or remove the class"
                     )
 
