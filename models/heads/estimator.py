@@ -178,5 +178,5 @@ KERNELS = {"GaussianProcessClassifier": 2, "LabelPropagation": 1, "LabelSpreadin
 
 
 def _one_line(text: str) -> str:
-    """A message of several lines as one, without the links at its end."""
-    return " ".join(text.split())[:300]
+    """The first paragraph of a message as one line; what follows is advice on other code than this."""
+    return " ".join(text.split("\n\n")[0].split())
