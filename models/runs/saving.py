@@ -22,6 +22,7 @@ from models import arrays
 from models.heads import objects, saved
 from models.heads.base import BaseHead
 from models.heads.estimator import EstimatorHead
+from models.heads.refusal import Refused
 from models.heads.registry import known, remade
 from models.runs import looks
 from models.runs.changes import changing
@@ -182,6 +183,16 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
     return head
 
 
+def _goes_together(run: Run) -> bool:
+    """Whether a classifier of another package says that it was fitted on such embeddings and classes."""
+    head = run.estimator
+    return (
+        isinstance(head, EstimatorHead)
+        and getattr(head.fitted_, "n_features_in_", None) == run.width
+        and np.array_equal(head.classes_, np.arange(len(run.class_names)))
+    )
+
+
 def _try_out(run: Run) -> None:
     """Refuse a head whose parts do not go together, before its first embeddings."""
     try:
@@ -189,6 +200,8 @@ def _try_out(run: Run) -> None:
             warnings.simplefilter("ignore")
             proba = np.asarray(run.estimator.predict_proba(np.ones((1, run.width), np.float32)))
     except Exception as error:  # whatever arrays of wrong shapes make of it
+        if isinstance(error, Refused) and _goes_together(run):
+            return  # ones are no embedding: a classifier may have no neighbour or no probability for them
         raise ValueError(f"its head cannot predict: {error}") from None
     if proba.shape != (1, len(run.class_names)):
         raise ValueError("its head does not predict probabilities of its classes")

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator
+from sklearn.naive_bayes import GaussianNB
 
 from features import budget
 from features.cache.embeddings import canonical
 from features.errors import UserError
+from models.heads.estimator import EstimatorHead
 from models.runs import changes, looks
 from models.runs.changes import LOCK, remove
 from models.runs.collection import find, load_all
@@ -433,6 +435,25 @@ class TestForeignHeads:
             load(folder, with_head=True)
         again = load(folder, with_head=True, trust=True)
         assert np.array_equal(again.estimator.predict_proba(fake.matrix("test", ())), run.test_proba)
+
+    @pytest.mark.parametrize("head", ["GaussianNB", "RadiusNeighborsClassifier"])
+    def test_one_that_has_no_answer_far_from_its_rows_is_read_all_the_same(
+        self, fake: Fake, tmp_path: Path, head: str
+    ) -> None:
+        for split in ("train", "test"):
+            fake._X[split] = fake._X[split] * 1e-3 + 50  # far from the ones that a head is tried out on
+        run = train(fake, head)
+        again = load(save(run, tmp_path), with_head=True)
+        assert np.array_equal(again.estimator.predict_proba(fake.matrix("test", ())), run.test_proba)
+
+    def test_one_of_another_width_or_other_classes_is_refused(self, fake: Fake, tmp_path: Path) -> None:
+        run = train(fake, "GaussianNB")
+        narrow = GaussianNB().fit(fake.matrix("train", ())[:, :5], fake.labels())
+        fewer = GaussianNB().fit(fake.matrix("train", ()), fake.labels() // 2)
+        for fitted in (narrow, fewer):
+            run.estimator = EstimatorHead.of_fitted(fitted, 300)
+            with pytest.raises(UserError, match="is not a whole run"):
+                load(save(run, tmp_path), with_head=True)
 
     def test_reading_runs_imports_no_strangers_code(self, fake: Fake, tmp_path: Path) -> None:
         run = train(fake, "RidgeClassifier")
