@@ -163,11 +163,13 @@ class EstimatorHead(BaseHead):
             raise Refused(_one_line(f"{type(self.estimator).__name__}: {error}")) from error
 
 
-# What a fit holds at once, by class, in matrices of float64: as large as the embeddings, and of all pairs of
-# images. Measured with scikit-learn 1.9.1 as the growth of resident memory (benchmarks/classifiers.py); a
-# class that is not named was measured at less than half of one, or not at all.
+# What a fit holds at once, at least, by class: in matrices of float64 as large as the embeddings, and of all
+# pairs of images. Growth of resident memory with scikit-learn 1.9.1, by hand at 4,000 x 1,000 values;
+# LinearDiscriminantAnalysis and RidgeClassifier at 50,000 x 2,816 too (docs/results.md). That of
+# GaussianProcessClassifier is reckoned: a kernel and its Cholesky factor. A class that is not named counts
+# nothing: it held less than half of a matrix, or was not measured.
 COPIES: dict[str, float] = {
-    "LinearDiscriminantAnalysis": 2,
+    "LinearDiscriminantAnalysis": 1.6,
     "LinearSVC": 3,
     "NuSVC": 2,
     "RidgeClassifier": 0.6,
