@@ -39,7 +39,7 @@ help: ## print this help
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables, by name: make train HEAD=logistic LAYERS=block5"
+	@echo "Variables, by name: make train HEAD=dense SEEDS=5"
 	@echo "  $(VARIABLES)"
 	@echo "What each means, with its default: README.md, or $(BIN)/python -m pipeline train --help"
 

@@ -46,8 +46,8 @@ NARROWED = (
     " The runs are all those under OUT, or of them those that have what is given: --head, --layers and so on."
 )
 EXAMPLES = {
-    "features": "python -m pipeline features --dataset digits --layers block4,block5",
-    "train": "python -m pipeline train --head logistic --layers block5",
+    "features": "python -m pipeline features --dataset digits --image-size 64",
+    "train": "python -m pipeline train --head dense --seeds 5",
     "ladder": "python -m pipeline ladder --dataset path/to/folder",
     "curve": "python -m pipeline curve --head all",
     "report": "python -m pipeline report --out out",
@@ -174,7 +174,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
         description="Headroom: how far does a frozen network take you on these images, and which "
         "classifier on top is really better?",
         epilog="Each stage explains itself: python -m pipeline train --help. The same as make "
-        "targets, with variables for options: make train HEAD=logistic LAYERS=block5",
+        "targets, with variables for options: make train HEAD=dense SEEDS=5",
     )
     stages = top.add_subparsers(dest="stage", required=True, metavar="stage")
     for stage, about in STAGES.items():
