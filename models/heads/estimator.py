@@ -156,7 +156,7 @@ class EstimatorHead(BaseHead):
         return head
 
     def _guarded(self, call: Callable[..., Any], *given: Any) -> Any:
-        """The call; what the classifier refuses is the user's to put right, and told in one line."""
+        """The call; what the classifier refuses is the user's to put right, and reported in one line."""
         try:
             return call(*given)
         except ValueError as error:

@@ -55,7 +55,7 @@ class Looks:
 
 
 def read(root: Path) -> Looks:
-    """What is noted below ``root``; what is damaged is told, and never stops the reader."""
+    """What is noted below ``root``; what is damaged is reported, and never stops the reader."""
     found = Looks()
     try:
         with open_regular(root / FILE) as file:
@@ -114,7 +114,7 @@ def _add(found: Looks, line: bytes) -> bool:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
     follows = kept == proof if kept is not None else not found.proofs  # of earlier versions: the first ones
-    found.last = kept if isinstance(kept, str) else proof  # one damaged line is told once
+    found.last = kept if isinstance(kept, str) else proof  # one damaged line is reported once
     if kept is not None:
         found.proofs.add(found.last)
     return bool(follows and line.endswith(b"\n"))
