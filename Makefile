@@ -34,90 +34,101 @@ PIPELINE := $(BIN)/python -m pipeline
 .PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray browser torture bench lint clean
 .DEFAULT_GOAL := help
 
+##@ Start here
+
 help: ## print this help
-	@echo "Headroom: how far does a frozen network take you, and which head on top is better?"
-	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Headroom: how far does a frozen network take you, and which head is better?"
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
+	  $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables, by name: make train HEAD=dense SEEDS=5"
-	@echo "  $(VARIABLES)"
-	@echo "What each means, with its default: README.md, or $(BIN)/python -m pipeline train --help"
+	@echo "$(VARIABLES)" | fold -s -w 76 | sed 's/^/  /'
+	@echo "Meanings and defaults: docs/options.md, or"
+	@echo "  $(BIN)/python -m pipeline train --help"
 
-setup: $(BIN)/.ready ## bring up .venv from requirements.txt (every other target does it first, once)
-
-features: setup ## run the network over DATASET once and cache the embeddings
-	@$(PIPELINE) features $(OPTIONS)
-
-train: setup ## train HEAD (or all, or a vote) on the cached embeddings
-	@$(PIPELINE) train $(OPTIONS)
-
-ladder: setup ## train what says where the gain over the baseline comes from, step by step
-	@$(PIPELINE) ladder $(OPTIONS)
-
-curve: setup ## accuracy of trained heads against the number of training images
-	@$(PIPELINE) curve $(OPTIONS)
-
-report: setup ## compare all trained heads: OUT/report/index.html
-	@$(PIPELINE) report $(OPTIONS)
-
-verify: setup ## check every digest of a cache, and embed a sample of its images again
-	@$(PIPELINE) verify $(OPTIONS)
-
-predict: setup ## what a trained head sees in new images: IMAGE=file, folder or -
-	@$(PIPELINE) predict $(OPTIONS)
-
-evaluate: setup ## score a trained head on other labelled images: DATASET=folder
-	@$(PIPELINE) evaluate $(OPTIONS)
-
-export: setup ## a trained head as a plain scikit-learn or Keras object: TO=head.joblib
-	@$(PIPELINE) export $(OPTIONS)
+setup: $(BIN)/.ready ## install the pinned packages into .venv; others do it first
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
 DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT EXECUTOR ADDRESS DEBUG)
-demo: setup ## the whole job on 1,797 handwritten digits, in about a minute: needs no data
+demo: setup ## the whole job on 1,797 handwritten digits; needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
 	@$(PIPELINE) train $(DEMO) --head logistic $(call said,SEED FORCE)
 	@$(PIPELINE) train $(DEMO) --head dense $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report --out $(DEMO_OUT) $(call said,DEBUG)
 
+##@ Stage one: images to embeddings
+
+features: setup ## embed the images of DATASET, once
+	@$(PIPELINE) features $(OPTIONS)
+
+verify: setup ## check every digest; embed a sample of images again
+	@$(PIPELINE) verify $(OPTIONS)
+
+##@ Stage two: embeddings to heads
+
+train: setup ## train HEAD on the embeddings: a head, all, or vote
+	@$(PIPELINE) train $(OPTIONS)
+
+curve: setup ## validation accuracy by number of training images
+	@$(PIPELINE) curve $(OPTIONS)
+
+ladder: setup ## train the steps from the baseline to the best, one by one
+	@$(PIPELINE) ladder $(OPTIONS)
+
 BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT SKIP_UNREADABLE EXECUTOR ADDRESS OUT DEBUG) --layers block5 --preprocess unit
-baseline: setup ## what the assignment did, on the same images: block5, pixels / 255, plain SGD
+baseline: setup ## the original assignment: block5, pixels / 255, plain SGD
 	$(call fixed,BACKBONE LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT DEBUG)
+
+##@ What came of it
+
+report: setup ## compare the trained heads: OUT/report/index.html
+	@$(PIPELINE) report $(OPTIONS)
+
+predict: setup ## classify new images: IMAGE=file, folder or -
+	@$(PIPELINE) predict $(OPTIONS)
+
+evaluate: setup ## score a trained head on other labelled images: DATASET=
+	@$(PIPELINE) evaluate $(OPTIONS)
+
+export: setup ## a trained head for scikit-learn or Keras: TO=head.joblib
+	@$(PIPELINE) export $(OPTIONS)
+
+##@ Development
 
 # A thread for each test process, as every core has a process already.
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto
 
-kernels: $(BIN)/.ready-dev ## the numerical tests under every OpenBLAS kernel that this processor has
-	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
-
-pythons: $(BIN)/.ready ## the fast tests under each other Python that is installed, each in a venv of its own
-	@$(ONE_THREAD) .ci/pythons
-
-ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
-	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
-
-browser: $(BIN)/.ready-dev ## the report page in a real browser (needs Chromium; PAGE= a page that is there)
-	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
-
-torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments (HEADROOM_ROUNDS sets how many)
-	@$(BIN)/python -m pytest tests/torture.py
-
-PEER = $(if $(call GIVES,PEERS),$(PEERS))
-bench: setup ## images per second against the bare network (PEERS=1: against OpenVINO too)
-	$(call only,DATASET WEIGHTS PEERS)$(if $(filter-out 0 1,$(PEER)),$(error PEERS=$(PEERS): expected 0 or 1))
-	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(filter 1,$(PEER)),--peers)
-
 lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+kernels: $(BIN)/.ready-dev ## the numerical tests under each OpenBLAS kernel
+	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
+
+pythons: $(BIN)/.ready ## the fast tests under each other Python that is there
+	@$(ONE_THREAD) .ci/pythons
+
+browser: $(BIN)/.ready-dev ## the report page in Chromium (PAGE=: one that is there)
+	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
+
+torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
+	@$(BIN)/python -m pytest tests/torture.py
+
+ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
+	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
+
+PEER = $(if $(call GIVES,PEERS),$(PEERS))
+bench: setup ## images per second against Keras' predict (PEERS=1: OpenVINO)
+	$(call only,DATASET WEIGHTS PEERS)$(if $(filter-out 0 1,$(PEER)),$(error PEERS=$(PEERS): expected 0 or 1))
+	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(filter 1,$(PEER)),--peers)
 
 clean: ## remove the caches of tools, never OUT
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

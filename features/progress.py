@@ -42,6 +42,7 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
         "unit": unit,
         "unit_scale": scale,
         "delay": delay,
+        "disable": total == 1,  # one step says nothing before it is over
     }
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **common)

@@ -11,12 +11,14 @@ from features.words import counted
 from pipeline.caching import finished_cache
 from pipeline.failures import in_users_words, reason, reported
 from pipeline.options import ALL, Options
+from pipeline.summary import Row, following, report_runs
 from pipeline.training import TrainSplitCache, check_seeds, take_vote, train_heads
 
 
 def features(options: Options) -> int:
     """Stage one: the finished cache for these options, computed if there is none; prints its path."""
-    print(finished_cache(options))
+    print(finished_cache(options), flush=True)
+    say(f"next: {following(options, 'train')} HEAD=logistic")
     return 0
 
 
@@ -38,7 +40,9 @@ def train(options: Options) -> int:
     if options.head == VOTE:
         return take_vote(options, embeddings)
     say(f"{options.head} on {describe(embeddings)}")
-    return reported(train_heads(options, embeddings, layers, TrainSplitCache()))
+    rows, failed = train_heads(options, embeddings, layers, TrainSplitCache())
+    report_runs(rows, options)
+    return reported(failed)
 
 
 def ladder(options: Options) -> int:
@@ -57,7 +61,8 @@ def ladder(options: Options) -> int:
                 f"{name.upper()}={getattr(options, name)}: the ladder sets it itself; leave it out"
             )
     check_seeds(options)
-    rows, caches, failed = TrainSplitCache(), dict[str, Embeddings](), {}
+    split, caches, failed = TrainSplitCache(), dict[str, Embeddings](), {}
+    rows: list[Row] = []
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
         asked = options.replace(**rung.features, head=rung.head)
@@ -69,14 +74,16 @@ def ladder(options: Options) -> int:
             if key not in caches:
                 caches[key] = Embeddings(finished_cache(through))
             layers = asked.extractor("weights").layers
-            for job, why in train_heads(asked, caches[key], layers, rows).items():
-                failed[f"{rung.title}: {job}"] = why
+            there, not_there = train_heads(asked, caches[key], layers, split)
+            rows += there
+            failed |= {f"{rung.title}: {job}": why for job, why in not_there.items()}
         except BrokenPipeError:
             raise
         except Exception as error:
             if not caches:  # without the first pass there is nothing to go on with
                 raise
             failed[rung.title] = reason(error, options, rung.title)
+    report_runs(rows, options)
     return reported(failed)
 
 

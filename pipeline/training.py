@@ -10,6 +10,7 @@ from features.errors import UserError
 from features.progress import progress, say
 from pipeline.failures import reason
 from pipeline.options import ALL, Options
+from pipeline.summary import Row, report_runs, row
 
 if TYPE_CHECKING:
     from features.cache.embeddings import Embeddings
@@ -38,9 +39,13 @@ class TrainSplitCache:
 
 def train_heads(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], rows: TrainSplitCache
-) -> dict[str, str]:
-    """Train what ``HEAD`` and ``SEEDS`` name and print the folders; which of several failed, and why."""
+) -> tuple[list[Row], dict[str, str]]:
+    """Train what ``HEAD`` and ``SEEDS`` name and print the folders.
+
+    Returns the rows of the runs for the table at the end, and which of several failed, and why.
+    """
     from models.heads.registry import HEADS, head
+    from models.runs.saving import load
 
     names = list(HEADS) if options.head == ALL else [options.head]
     entries = {name: head(name, options.settings, options.swept) for name in names}
@@ -51,6 +56,7 @@ def train_heads(
     ]
     if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
         say(f"{options.head} does not depend on the seed: one run says all that {options.seeds} would")
+    there: list[Row] = []
     failed = {}
     with progress(len(jobs), "train", "run") as bar:
         for name, seed in jobs:
@@ -59,6 +65,7 @@ def train_heads(
                 if folder is None:
                     folder = _train_one(options, rows.get(embeddings, layers), name, seed)
                 print(folder, flush=True)
+                there.append(row(load(folder)))
             except BrokenPipeError:  # the run is saved; whoever read the output has seen enough
                 raise
             except Exception as error:
@@ -67,7 +74,7 @@ def train_heads(
                 job = f"{name} with seed {seed}"
                 failed[job] = reason(error, options, job)
             bar.update()
-    return failed
+    return there, failed
 
 
 def _trained(
@@ -112,6 +119,7 @@ def take_vote(options: Options, embeddings: Embeddings) -> int:
     else:
         print(_saved(options, run))
     drop_others(options.runs, run)
+    report_runs([row(run)], options)
     return 0
 
 
@@ -126,7 +134,4 @@ def check_seeds(options: Options) -> None:
 def _saved(options: Options, run: Run) -> Path:
     from models.runs.saving import save
 
-    folder = save(run, options.runs, trust=bool(options.trust))
-    accuracy = float((run.test_proba.argmax(axis=1) == run.test_labels).mean())
-    say(f"{run.head}: test accuracy {accuracy:.4f}, {sum(run.seconds.values()):.1f} s")
-    return folder
+    return save(run, options.runs, trust=bool(options.trust))

@@ -53,10 +53,10 @@ def choose(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[Extractor, 
             reasons.append(f"{precision} disagrees with float32 (cosine {agreement:.5f})")
             continue
         speeds = [_images_per_second(network, images) for network in (exact, rough)]
-        measured = f"{speeds[1]:,.0f} img/s against {speeds[0]:,.0f} in float32, cosine at least {agreement:.5f}"
+        rates = f"{speeds[1]:,.0f} img/s against {speeds[0]:,.0f} in float32, cosine at least {agreement:.5f}"
         if speeds[1] >= GAIN * speeds[0]:
-            return rough, f"{precision}: {measured}"
-        reasons.append(f"{precision} is not faster: {measured}")
+            return rough, f"{precision}: {rates}"
+        reasons.append(f"{precision} is not faster: {rates}")
     return exact, f"float32: {'; '.join(reasons)}"
 
 
