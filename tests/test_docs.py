@@ -8,6 +8,7 @@ import inspect
 import re
 import shutil
 import subprocess
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from tests.stand_in import embed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+OPTIONS = (ROOT / "docs" / "options.md").read_text()
+DEPENDENCIES = (ROOT / "docs" / "dependencies.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 FIELDS = [field.name for field in dataclasses.fields(Options) if field.name != "said"]
 
@@ -36,11 +39,16 @@ def test_makefile_passes_every_option_by_name() -> None:
     assert line.split() == [name.upper() for name in FIELDS]
 
 
-def test_readme_explains_every_variable_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", README, re.M))
-    assert list(rows) == [name.upper() for name in FIELDS]
+def test_readme_is_read_in_three_minutes() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_every_variable_is_explained_once_with_its_default() -> None:
+    found = re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", OPTIONS, re.M)
+    assert [name for name, _ in found] == [name.upper() for name in FIELDS]
+    rows = dict(found)
     assert rows["LAYERS"] == f"`{BACKBONES[DEFAULT].layers}`"
-    assert all(f"`{name}`" in README for name in BACKBONES)
+    assert all(f"`{name}`" in OPTIONS for name in BACKBONES)
     constructors = [inspect.signature(Options).parameters, inspect.signature(VGG16).parameters]
     for name in FIELDS:
         defaults = [known[name].default for known in constructors if name in known]
@@ -49,21 +57,32 @@ def test_readme_explains_every_variable_with_its_default() -> None:
             assert rows[name.upper()] == f"`{int(default) if isinstance(default, bool) else default}`"
 
 
-def test_readme_lists_every_head_and_dependency() -> None:
+def test_every_head_is_listed() -> None:
     for name in HEADS:
         assert f"`{name}`" in README
-    for file in (
-        "requirements.txt",
-        "requirements-dev.txt",
-        "requirements-parquet.txt",
-        "requirements-peers.txt",
-        "requirements-ray.txt",
-    ):
-        for line in (ROOT / file).read_text().splitlines():
+        assert len(re.findall(rf"^\| `{name}` \|", OPTIONS, re.M)) == 1
+
+
+def test_every_dependency_has_its_reason() -> None:
+    for file in sorted(ROOT.glob("requirements*.txt")):
+        for line in file.read_text().splitlines():
             if line and not line.startswith("#"):
                 name, _, pinned = line.partition("==")
                 assert pinned, f"{line} is not pinned"
-                assert re.search(rf"^\| [^|]*\b{re.escape(name)}\b", README, re.M), name
+                assert re.search(rf"^\| [^|]*\b{re.escape(name)}\b", DEPENDENCIES, re.M), name
+
+
+def test_readme_repeats_figures_of_the_results() -> None:
+    score = r"(0\.\d{3,4}) \((0\.\d{3,4})–(0\.\d{3,4})\)"
+    results = (ROOT / "docs" / "results.md").read_text()
+    known = {
+        tuple(str(Decimal(number).quantize(Decimal("0.001"), ROUND_HALF_UP)) for number in found)
+        for found in re.findall(score, results)
+    }
+    table = README.split("| images | embedding |")[1].split("\n\n")[0]
+    shown = re.findall(score, table)
+    assert len(shown) > 8
+    assert set(shown) <= known
 
 
 def test_design_names_every_file() -> None:
