@@ -32,7 +32,7 @@ def home(tmp_path: Path) -> Path:
     shutil.copy(SCRIPT, tmp_path / ".ci")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-parquet.txt"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
     for version in versions():
@@ -80,7 +80,10 @@ def test_one_on_the_path_or_in_pyenv_is_tested_and_installed_once(home: Path, pl
     printed, calls = run(home)
     assert f"Python {found}: the fast tests" in printed
     assert f"Python {missing}: skipped" in printed
-    assert "pip install" in calls and "-r requirements.txt -r requirements-dev.txt" in calls
+    assert (
+        "pip install" in calls
+        and "-rrequirements.txt -rrequirements-dev.txt -rrequirements-parquet.txt" in calls
+    )
     assert calls.splitlines()[-1] == "-m pytest --numprocesses auto -m not slow"
     _, calls = run(home)
     assert "pip install" not in calls and "pytest" in calls
