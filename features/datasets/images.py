@@ -23,9 +23,11 @@ RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short s
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
 
-# Pixels that the scans of a progressive JPEG go over, all together: seconds of decoding at most. An empty
-# scan costs some bytes and a pass over the whole picture; encoders make about ten.
+# Pixels that the scans of a JPEG go over, all together: seconds of decoding at most, half a minute if its
+# coding is arithmetic. An empty scan costs some bytes and a pass over the whole picture, progressive or not;
+# encoders make about ten.
 SCANNED = 1 << 32
+SCAN = re.compile(b"\xff\xda")  # "start of scan": ITU-T T.81, table B.1; re counts it faster than bytes do
 BLOCK = 1 << 20  # bytes read together
 
 STREAM = re.compile(r"<_io\.\w+ (object at|name=)[^>]*>")  # what Pillow calls a file that is open already
@@ -135,7 +137,7 @@ def _opened(where: Path | str, content: bytes | None) -> Iterator[Image.Image]:
         if content == b"":
             raise ValueError("no bytes")
         with Image.open(stream, formats=("JPEG", "PNG")) as image:
-            if "progressive" in image.info:
+            if image.format != "PNG":
                 scans = _scans(stream)
                 if scans * image.width * image.height > SCANNED:
                     raise ValueError(f"{scans:,} scans of {image.width} x {image.height} pixels")
@@ -143,11 +145,11 @@ def _opened(where: Path | str, content: bytes | None) -> Iterator[Image.Image]:
 
 
 def _scans(stream: BinaryIO) -> int:
-    """How often a JPEG says "start of scan" (ITU-T T.81, B.1.1.3); the stream is left where it was."""
+    """How often a JPEG says "start of scan"; the stream is left where it was."""
     place, found, last = stream.tell(), 0, b""
     stream.seek(0)
     while block := stream.read(BLOCK):
-        found += (last + block).count(b"\xff\xda")
+        found += len(SCAN.findall(last + block))
         last = block[-1:]
     stream.seek(place)
     return found

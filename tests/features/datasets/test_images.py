@@ -148,11 +148,29 @@ def test_what_is_not_the_picture_s_fault_is_not_put_on_it(
         read_square(tmp_path / "good.png", 32)
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    """A part of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def empty_scans(side: int, scans: int, kind: int) -> bytes:
+    """A JPEG that is not progressive, with scans of its three components in turn that hold nothing."""
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, b"\0" + bytes([1] * 64)),
+            segment(kind, struct.pack(">BHHB", 8, side, side, 3) + components),
+            segment(0xC4, b"\x00\x01" + bytes(15) + b"\x00"),
+            segment(0xC4, b"\x10\x01" + bytes(15) + b"\x00"),
+            *(segment(0xDA, bytes([1, 1 + number % 3, 0, 0, 63, 0])) for number in range(scans)),
+            b"\xff\xd9",
+        ]
+    )
+
+
 def many_scans(side: int, scans: int) -> bytes:
     """A grey progressive JPEG whose scans but the first say, in some bytes, that nothing changes."""
-
-    def segment(marker: int, content: bytes) -> bytes:
-        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
     def scan(first: int, last: int, bits: str) -> bytes:
         bits += "1" * (-len(bits) % 8)
@@ -188,6 +206,14 @@ def test_scans_of_a_jpeg_that_would_take_minutes_are_refused(tmp_path: Path, in_
     with pytest.raises(UserError, match=r"bad\.jpg: .* came: 2,000 scans of 9000 x 9000 pixels; replace"):
         read_square(path, 32, None if in_file else content)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", [0xC0, 0xC1, 0xC9], ids=["baseline", "extended", "arithmetic"])
+def test_scans_count_in_a_jpeg_that_is_not_progressive(kind: int) -> None:
+    """3 kB, which libjpeg decodes for seconds; a hundred times as many bytes, for as many minutes."""
+    with pytest.raises(UserError, match=r"bad\.jpg: .* came: 300 scans of 4000 x 4000 pixels; replace"):
+        read_square("bad.jpg", 32, empty_scans(4_000, 300, kind))
+    assert read_square("good.jpg", 32, empty_scans(400, 300, kind)).shape == (32, 32, 3)
 
 
 def test_a_progressive_jpeg_as_encoders_make_it_is_read(tmp_path: Path) -> None:
