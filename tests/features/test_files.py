@@ -21,7 +21,7 @@ from features.datasets.images import read_square, stored
 from features.datasets.parquet import ParquetShard
 from features.datasets.webdataset import TarShard
 from features.errors import UserError
-from features.files import NotRegular, open_regular, replacing, write_whole
+from features.files import NotRegular, given_file, open_regular, replacing, write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +108,33 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
                 open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nothing")
+
+
+def test_what_is_no_file_where_one_was_given_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert given_file("weights", str(tmp_path / "file"), "numbers") == tmp_path / "file"
+    for name, what in (("pipe", "Not a regular file"), ("", "Is a directory"), ("x", "no such file")):
+        path = str(tmp_path / name)
+        with pytest.raises(UserError, match=rf"^weights={path}: {what}; expected numbers$"):
+            given_file("weights", path, "numbers")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda path: BACKBONES["vgg16"].load(path),
+        lambda path: BACKBONES["mobilenetv2"].load(path),
+        find_archive,
+    ],
+    ids=["vgg16", "mobilenetv2", "archive"],
+)
+def test_a_pipe_that_was_given_is_not_said_to_be_no_file(
+    tmp_path: Path, given: Callable[[str], object]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"=.*/pipe: Not a regular file; expected "):
+        given(str(tmp_path / "pipe"))
 
 
 def pipes(folder: Path) -> dict[str, Callable[[Path], object]]:
