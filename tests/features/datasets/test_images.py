@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,26 @@ def test_damaged_metadata_is_named_in_a_line(
     gradient(64, 64).save(path, exif=exif)
     with pytest.raises(UserError, match=rf"^cannot read the image .*bad\.{suffix}: .* came: {kind} .+$"):
         read_square(path, 32)
+
+
+@pytest.mark.parametrize("cause", ["corrupt EXIF", "many pixels"])
+def test_a_warning_of_pillow_s_that_is_made_an_error_names_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """Caught it cannot be: that is for a whole process, and pictures are decoded in several threads."""
+    path = tmp_path / "odd.jpg"
+    if cause == "corrupt EXIF":
+        gradient(64, 64).save(path, exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 50))
+    else:
+        gradient(64, 64).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_square(path, 32).shape == (32, 32, 3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="PIL")
+        with pytest.raises(UserError, match=r"cannot read the image .*odd\.jpg: .* came: \w+Warning "):
+            read_square(path, 32)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, MemoryError])
