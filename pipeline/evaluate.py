@@ -35,7 +35,7 @@ def evaluate_images(options: Options) -> int:
     UserError
         No dataset was named, it has no class of the run, or what :func:`pipeline.matching.the_run` raises.
     """
-    from features.executors.local import read_ahead
+    from features.ahead import read_ahead
     from models.runs import looks
     from models.runs.changes import changing
     from models.runs.identity import test_digest_of

@@ -121,8 +121,8 @@ def _predictions(
     paths: Iterator[Path], extractor: Extractor, predictor: Any, names: tuple[str, ...]
 ) -> Iterator[tuple[Any, ...] | str]:
     """A row of :data:`COLUMNS` for each image, or the reason it could not be read."""
+    from features.ahead import read_ahead
     from features.datasets.images import read_square
-    from features.executors.local import read_ahead
 
     def read(path: Path) -> Any:
         try:

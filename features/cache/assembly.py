@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from features.cache.embeddings import arrays, header_digest
+from features.cache.part import arrays, header_digest
 from features.cache.shards import Shard, Vectors
 from features.datasets.base import SPLITS, Dataset
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.ahead import read_ahead
 from features.backbones.extractor import Extractor
 from features.cache.shards import Shard, ShardFolder
 from features.datasets.base import Dataset
 from features.executors.base import STAGES, Advance, Worker
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class Local:
@@ -47,14 +42,3 @@ class Local:
             finally:
                 worker.stop()
                 pool.shutdown(cancel_futures=True)
-
-
-def read_ahead(pool: Pool, read: Callable[[S], T], parts: Iterable[S], at_once: int = 2) -> Iterator[T]:
-    """``read(part)`` for each part in turn, with the next ones under way in ``pool`` meanwhile."""
-    waiting: deque[Future[T]] = deque()
-    for part in parts:
-        waiting.append(pool.submit(read, part))
-        if len(waiting) == at_once:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

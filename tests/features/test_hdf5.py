@@ -13,7 +13,8 @@ import pytest
 
 from features.backbones import vgg16 as vgg16_weights
 from features.backbones.registry import BACKBONES
-from features.cache.embeddings import Damaged, Embeddings, arrays, header_digest
+from features.cache.embeddings import Damaged, Embeddings
+from features.cache.part import arrays, header_digest
 from features.errors import UserError
 from features.hdf5 import DEEPEST, open_hdf5, plain_datasets
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from features import extraction
 from features.backbones.extractor import VGG16
-from features.cache.embeddings import arrays, canonical, header_digest
+from features.cache.part import arrays, canonical, header_digest
 from pipeline.__main__ import AMONG, SHOWN, STAGES, main, parser
 from tests.conftest import Project
 
