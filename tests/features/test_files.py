@@ -20,6 +20,7 @@ from features.datasets.filelist import csv_list
 from features.datasets.images import read_square, stored
 from features.datasets.parquet import ParquetShard
 from features.datasets.webdataset import TarShard
+from features.download import file_digest
 from features.errors import UserError
 from features.files import NotRegular, given_file, open_regular, replacing, write_whole
 
@@ -160,6 +161,12 @@ def test_what_others_may_have_made_is_opened_only_where_it_is_a_regular_file(
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=re.escape(name)):
         pipes(tmp_path)[name](tmp_path / name)
+
+
+def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NotRegular):
+        file_digest(tmp_path / "pipe")
 
 
 def test_a_pipe_for_the_owner_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:

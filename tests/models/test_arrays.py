@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.lib.format import write_array_header_1_0
 
+from features.files import NotRegular
 from models import arrays
 
 
@@ -71,6 +74,23 @@ def test_what_grows_without_end_as_it_is_read_is_not_read(
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two arrays have one name"):
         arrays.read(written(tmp_path / "a.npz", header((0,)), header((0,))))
+
+
+def test_a_part_of_the_archive_is_as_large_as_it_says(tmp_path: Path) -> None:
+    """Its size stands in the archive's directory, too, where it can be as false as in the array's header."""
+    begun = header((2**28,))  # 2 GiB
+    path = written(tmp_path / "a.npz", begun)
+    content = path.read_bytes()
+    place = content.rindex(b"PK\x01\x02") + 24  # the uncompressed size: APPNOTE.TXT, 4.3.12
+    path.write_bytes(content[:place] + struct.pack("<I", len(begun) + 2**31) + content[place + 4 :])
+    with pytest.raises(ValueError, match=r"a\.npy is not as large as it says"):
+        arrays.read(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(NotRegular):
+        arrays.read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK"])

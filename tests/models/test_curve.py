@@ -78,8 +78,9 @@ def test_a_changed_number_is_noticed(root: Path, change: Change) -> None:
     assert "its numbers have another digest" in refused(root)
 
 
-def test_changed_draws_are_noticed(root: Path) -> None:
-    rewrite(root, lambda about: None, prove=True, rows={"1.0": np.arange(1, 5)})
+@pytest.mark.parametrize("rows", [np.arange(1, 5), np.arange(4.0)], ids=["others", "of another type"])
+def test_changed_draws_are_noticed(root: Path, rows: Any) -> None:
+    rewrite(root, lambda about: None, prove=True, rows={"1.0": rows})
     assert "the draw 1.0 has another digest" in refused(root)
 
 

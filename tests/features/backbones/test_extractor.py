@@ -122,6 +122,16 @@ def test_an_overflow_that_a_relu_swallows_is_noticed(weights_path: str, tmp_path
         narrow.embed(images(2))
 
 
+def test_vectors_that_are_no_numbers_are_refused_at_any_precision(weights_path: str, tmp_path: Path) -> None:
+    """Of weights that are finite each; whoever embeds a picture, ``predict`` too, is told."""
+    path = tmp_path / "large.h5"
+    tensors = vgg16_weights.read(Path(weights_path))
+    vgg16_weights.save({name: tensor * np.float32(1e5) for name, tensor in tensors.items()}, path)
+    network = VGG16("block5", precision="float32", weights=str(path))
+    with pytest.raises(UserError, match=r"beyond the range of float32 for these images; give other weights="):
+        network.embed(images(2))
+
+
 def test_input_pixels_are_left_alone(network: VGG16) -> None:
     batch = images(2)
     before = batch.copy()

@@ -10,6 +10,7 @@ import pytest
 from features.backbones import precision
 from features.backbones.extractor import VGG16
 from features.backbones.precision import choose
+from features.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,20 @@ def test_one_row_that_disagrees_is_enough(monkeypatch: pytest.MonkeyPatch, error
     chosen, reason = decide(monkeypatch, convolution=3, network=2, error=error)
     assert chosen == "float32"
     assert "disagrees" in reason
+
+
+def test_numbers_beyond_the_range_of_a_precision_are_a_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = Network.embed
+
+    def overflow(self: Network, images: Any) -> dict[str, Any]:
+        if self.precision != "float32":
+            raise UserError(f"the network gives numbers beyond the range of {self.precision}")
+        return embed(self, images)
+
+    monkeypatch.setattr(Network, "embed", overflow)
+    chosen, reason = decide(monkeypatch, convolution=3, network=2)
+    assert chosen == "float32"
+    assert "bfloat16 disagrees with float32 (cosine nan)" in reason
 
 
 def test_the_real_network_decides_and_embeds(weights_path: str) -> None:

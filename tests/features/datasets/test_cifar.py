@@ -6,13 +6,14 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.datasets import cifar
-from features.datasets.cifar import CIFAR100, Cifar10, Cifar100, find_archive, read_archive
+from features.datasets.cifar import CIFAR10, CIFAR100, Cifar10, Cifar100, find_archive, read_archive
 from features.download import cache_dir, file_digest, keras_dir
 from features.errors import UserError
 
@@ -88,6 +89,11 @@ def test_labels_out_of_range_are_refused(make_archive: Make) -> None:
     batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}
     with pytest.raises(UserError, match="labels run from 10 to 10"):
         read_archive(make_archive(poison=pickle.dumps(batch, protocol=2)))
+
+
+def test_a_batch_that_is_larger_than_any_is_not_read(make_archive: Make) -> None:
+    with pytest.raises(UserError, match="lacks data_batch_1"):
+        read_archive(make_archive(), replace(CIFAR10, max_member=10_000))
 
 
 def test_a_missing_batch_is_named(make_archive: Make) -> None:

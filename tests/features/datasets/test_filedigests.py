@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -78,6 +79,16 @@ def test_a_damaged_store_is_begun_again(root: Path, damage: str, capsys: pytest.
     assert (found, len(read)) == (digests, 24)
     assert "is damaged; it is begun again" in capsys.readouterr().err
     assert hashed(root) == (digests, [])
+
+
+def test_a_pipe_in_the_place_of_the_store_is_left_alone(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store().parent.mkdir()
+    os.mkfifo(store())
+    assert len(hashed(root)[1]) == 24
+    assert "cannot be remembered" in capsys.readouterr().err
+    assert store().is_fifo()
 
 
 def test_no_flipped_bit_gives_another_digest(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.datasets import parquet
+from features.datasets import parquet, webdataset
 from features.datasets.base import SPLITS
 from features.datasets.folder import Folder
 from features.datasets.packed import Packed
@@ -355,15 +357,38 @@ class TestTar:
         with pytest.raises(UserError, match=r"x\.tar, 'caf.udce9\.jpg': not a UTF-8 name; rename it"):
             open_dataset(str(path))
 
-    def test_links_are_no_pictures(self, root: Path) -> None:
-        import tarfile
-
+    @pytest.mark.parametrize("kind", ["a link", "a sparse file"])
+    def test_links_and_sparse_files_are_no_pictures(self, root: Path, kind: str) -> None:
         path = write_members(root.with_name("x.tar"), self.members(root))
         with tarfile.open(path, "a") as archive:
-            link = tarfile.TarInfo("z.jpg")
-            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(link)
+            member = tarfile.TarInfo("z.jpg")
+            if kind == "a link":
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            else:  # GNU tar's format 0.1, which says that there are many bytes before the first
+                member.pax_headers = {"GNU.sparse.map": f"{1 << 40},0", "GNU.sparse.size": str(1 << 40)}
+            archive.addfile(member)
         assert open_dataset(str(path)).note.endswith("1 other files in the shards left out")
+
+    def test_a_label_that_is_larger_than_any_is_none(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(webdataset, "MAX_LABEL", 2)
+        path = write_members(root.with_name("x.tar"), self.members(root))
+        with pytest.raises(UserError, match=r"x\.tar, some/folder\.d/\d+: no label"):
+            open_dataset(str(path))
+
+    def test_no_more_is_read_than_there_is(self, root: Path) -> None:
+        """Where the shard has become shorter since it was indexed."""
+        path = write_members(root.with_name("x.tar"), self.members(root))
+        assert webdataset._Pictures(path, [(0, 1 << 60)]).read(0) == path.read_bytes()
+
+    def test_a_pipe_in_the_place_of_an_indexed_shard_is_not_waited_for(self, root: Path) -> None:
+        path = write_members(root.with_name("x.tar"), self.members(root))
+        reader = webdataset.TarShard(path).open()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(UserError, match=r"cannot read .*x\.tar: Not a regular file"):
+            reader.read(0)
 
     def test_a_damaged_header_is_not_taken_for_the_end(self, root: Path) -> None:
         path = write_members(root.with_name("x.tar"), self.members(root))

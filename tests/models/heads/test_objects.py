@@ -227,6 +227,30 @@ def test_a_tree_that_is_none_is_refused(schema: bytes, tmp_path: Path) -> None:
         objects.read(tmp_path / "head.skops")
 
 
+def test_a_tree_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    def put(tree: dict[str, Any]) -> None:
+        for _ in range(objects.DEEPEST):
+            tree["content"] = {"content": tree["content"]}
+
+    with pytest.raises(objects.Untrusted, match=r"schema\.json is nested more than 200 deep"):
+        objects.read(file_with(put, tmp_path / "head.skops"))
+
+
+def test_a_tree_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "LARGEST_SCHEMA", 100)
+    with pytest.raises(objects.Untrusted, match=r"schema\.json is larger than 100 bytes"):
+        objects.read(file_with(lambda tree: None, tmp_path / "head.skops"))
+
+
+def test_a_part_of_the_file_is_as_large_as_it_says(tmp_path: Path) -> None:
+    path = file_with(lambda tree: None, tmp_path / "head.skops")
+    content = path.read_bytes()
+    place = content.index(b"PK\x01\x02") + 24  # the uncompressed size: APPNOTE.TXT, 4.3.12
+    path.write_bytes(content[:place] + b"\xff\xff\xff\x7f" + content[place + 4 :])
+    with pytest.raises(objects.Untrusted, match="is not as large as it says"):
+        objects.read(path)
+
+
 def test_an_array_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "head.skops"
     objects.write(LogisticRegression().fit(*blobs()), path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_a_last_line_that_is_gone_is_known_by_who_has_its_digest_or_count(
     assert found.doubt(proofs, {}) == found.doubt([], {ONE: 3}) == f"{FILE} lacks lines that were there"
 
 
+def test_a_line_without_its_end_is_told(tmp_path: Path, proofs: list[str]) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read(tmp_path).doubt(proofs, {}) == f"{FILE} is damaged or was changed at line 4"
+
+
 def test_those_of_earlier_versions_are_counted_and_vouched_for_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_text("".join(json.dumps({"test": digest, "run": "r"}) + "\n" for digest in (ONE, OTHER)))
@@ -110,7 +117,15 @@ def test_after_damage_the_chain_goes_on(tmp_path: Path, proofs: list[str]) -> No
     assert read(tmp_path).damage == f"{FILE} is damaged or was changed at line 4"
 
 
-def test_many_at_once_stand_one_after_the_other(tmp_path: Path) -> None:
+def test_many_at_once_stand_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each takes its time between what it follows and its own line."""
+
+    def slowly(root: Path) -> looks.Looks:
+        found = read(root)
+        time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(looks, "read", slowly)
     with ThreadPoolExecutor(4) as pool:
         proofs = list(pool.map(lambda _: look(tmp_path), range(20)))
     assert read(tmp_path).counts == {ONE: 20}

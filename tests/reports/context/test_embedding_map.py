@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from features.cache.embeddings import Embeddings
 from reports.context import embedding_map as module
+from reports.context import kept
 from reports.context.embedding_map import EmbeddingMap, embedding_map, project
 from tests.models.heads.test_heads import blobs
 
@@ -101,6 +102,32 @@ def test_a_damaged_file_or_one_of_others_is_computed_again(cache: Cache, tmp_pat
     assert other.read
     cache.labels = cache.labels[:60]
     assert len(cache.draw("block5").rows) == 60
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"rows": np.arange(1, 91)},
+        {"pca": np.zeros((89, 2), np.float32)},
+        {"pca": np.full((90, 2), "a")},
+        {"tsne": np.full((90, 2), np.inf, np.float32)},
+        {"explained": np.array([0.5, np.nan])},
+        {"explained": np.array([0.5, 1.5])},
+        {"more": np.zeros(3)},
+    ],
+)
+def test_what_cannot_be_a_map_is_computed_again_though_its_digest_is_right(
+    cache: Cache, lie: dict[str, NDArray[Any]]
+) -> None:
+    first = cache.draw("block5")
+    (path,) = cache.path.parent.iterdir()
+    names = ("rows", "pca", "tsne", "explained")
+    arrays = {name: np.asarray(getattr(first, name)) for name in names} | lie
+    kept.save(path, {"fingerprint": cache.fingerprint, "layers": ["block5"]}, arrays)
+    cache.read.clear()
+    again = cache.draw("block5")
+    assert cache.read
+    assert all(np.array_equal(getattr(again, name), getattr(first, name)) for name in names)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (9, 1), (30, 1), (12, 2), (3, 80)])

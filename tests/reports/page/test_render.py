@@ -6,6 +6,7 @@ import csv
 import hashlib
 import html
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -471,6 +472,12 @@ def test_markdown_tables_have_as_many_cells_as_columns(folder: Path, tmp_path: P
             cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
             assert cells in (columns, 0) or columns == 0, line
             columns = cells
+
+
+def test_a_pipe_in_the_place_of_a_page_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"state": "s", "sha256": {"index.html": EMPTY}}))
+    os.mkfifo(tmp_path / "index.html")
+    assert current(tmp_path, "s") is None
 
 
 @pytest.mark.parametrize(
