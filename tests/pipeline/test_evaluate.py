@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from features.cache.embeddings import Embeddings
 from features.datasets.folder import Folder
+from models.runs import looks
+from models.runs.changes import LOCK
 from models.runs.collection import load_all
 from reports.evaluation import evaluation, newcombe
 from tests.conftest import Make, Project, picture
@@ -43,6 +46,20 @@ def test_its_own_test_split_gives_its_own_numbers_and_is_one_more_look(trained: 
     (path,) = (trained.out / "evaluations").iterdir()
     assert json.loads(path.read_text()) == found
     assert path.name == f"{own.folder}--pets-{own.test_digest[:12]}.json"
+
+
+def test_its_look_is_noted_under_the_lock_of_the_runs(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = looks.append
+
+    def noted(root: Path, line: bytes) -> None:
+        with pytest.raises(Timeout), FileLock(root / LOCK, timeout=0):
+            pass
+        append(root, line)
+
+    monkeypatch.setattr(looks, "append", noted)
+    assert scored(trained, trained.images)["looks"] == 2
 
 
 def test_a_folder_of_classes_alone_is_scored_whole_and_classes_are_matched_by_name(

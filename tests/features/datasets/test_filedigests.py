@@ -50,6 +50,7 @@ def test_files_are_read_once(root: Path) -> None:
         "size = size + 1",
         "sha256 = null",
         "sha256 = x'80'",
+        "sha256 = cast(x'80' as text)",
         "proof = ''",
         "path = 'cat/001.jpg', sha256 = 'f'",
     ],
@@ -62,6 +63,19 @@ def test_a_row_that_fails_its_own_check_is_forgotten(root: Path, change: str) ->
     db.close()
     assert hashed(root) == (digests, ["cat/000.png", "cat/001.jpg"])
     assert hashed(root) == (digests, [])
+
+
+def test_a_row_of_another_file_is_forgotten_though_size_and_time_are_the_same(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / "root" / f"{name}.png").write_text(name)
+        os.utime(tmp_path / "root" / f"{name}.png", (0, 0))
+    digests, _ = hashed(tmp_path / "root")
+    with sqlite3.connect(store()) as db:
+        db.execute("delete from file where path = 'b.png'")
+        db.execute("update file set path = 'b.png'")
+    db.close()
+    assert hashed(tmp_path / "root")[0] == digests
 
 
 @pytest.mark.parametrize("damage", ["no database", "zeros", "cut short"])
@@ -79,6 +93,17 @@ def test_a_damaged_store_is_begun_again(root: Path, damage: str, capsys: pytest.
     assert (found, len(read)) == (digests, 24)
     assert "is damaged; it is begun again" in capsys.readouterr().err
     assert hashed(root) == (digests, [])
+
+
+def test_a_store_that_lets_nothing_be_written_is_begun_again(root: Path) -> None:
+    with FileDigests(root):
+        pass
+    with sqlite3.connect(store()) as db:
+        db.execute("create trigger no before insert on file begin select raise(abort, 'no'); end")
+    db.close()
+    digests, read = hashed(root)
+    assert len(read) == 24
+    assert hashed(root)[0] == digests
 
 
 def test_a_pipe_in_the_place_of_the_store_is_left_alone(

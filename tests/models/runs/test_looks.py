@@ -97,6 +97,12 @@ def test_a_line_without_its_end_is_told(tmp_path: Path, proofs: list[str]) -> No
     assert read(tmp_path).doubt(proofs, {}) == f"{FILE} is damaged or was changed at line 4"
 
 
+def test_a_line_longer_than_any_is_not_read_to_its_end(tmp_path: Path) -> None:
+    look(tmp_path)
+    look(tmp_path, run_id="0" * looks.LONGEST)
+    assert read(tmp_path).damage == f"{FILE} is damaged or was changed at line 2"
+
+
 def test_those_of_earlier_versions_are_counted_and_vouched_for_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_text("".join(json.dumps({"test": digest, "run": "r"}) + "\n" for digest in (ONE, OTHER)))
