@@ -15,14 +15,16 @@ from features.cache.assembly import Assembly
 from features.cache.catalogue import damaged, exact, find
 from features.cache.embeddings import Damaged, Embeddings
 from features.cache.lock import clear, set_aside, writing
+from features.cache.parts import PartAssembly
 from features.cache.shards import Shard
-from features.cache.store import EmbeddingStore
+from features.cache.store import MAX_FILE, EmbeddingStore
 from features.datasets.base import Dataset
 from features.environment import processor, versions
 from features.errors import UserError
 from features.executors.base import Executor
 from features.executors.local import Local
 from features.progress import progress, say
+from features.words import size
 
 
 def extract(
@@ -32,6 +34,7 @@ def extract(
     command: str = "",
     before: Callable[[], None] | None = None,
     executor: Executor | None = None,
+    max_file: int | str = MAX_FILE,
 ) -> Embeddings:
     """Embed every image of a dataset once, and keep the embeddings.
 
@@ -43,20 +46,23 @@ def extract(
     ----------
     dataset : as :func:`features.open_dataset` opens it.
     extractor : the frozen network; its precision ``auto`` is decided here.
-    folder : where caches are, one file each; made if it is not there.
+    folder : where caches are, one file each, or a folder of several; made if it is not there.
     command : what repeats this, kept as provenance.
     before : called before the network is built, where there is anything left to embed.
     executor : who embeds the shards; left out, this process.
+    max_file : bytes of vectors in one file, as a number or as in ``50GB``: above it a cache is a folder of
+        HDF5 files with an index.
 
     Returns
     -------
     Embeddings
-        Open for reading; ``embeddings.path`` is the HDF5 file.
+        Open for reading; ``embeddings.path`` is the HDF5 file, or the folder.
 
     Raises
     ------
     UserError
-        An image or the weights cannot be read, the disk is full, or another process writes this cache.
+        ``max_file`` is no size, an image or the weights cannot be read, the disk is full, or another
+        process writes this cache.
 
     Examples
     --------
@@ -67,7 +73,7 @@ def extract(
     (1442, 512)
     """
     root = Path(folder)
-    started = time.perf_counter()
+    started, most = time.perf_counter(), size("max_file", max_file)
     for path, _ in damaged(root):
         _set_aside(path)
     hit = _hit(root, extractor, dataset)
@@ -80,7 +86,8 @@ def extract(
     if hit is None:
         extractor.check_memory()
         settled = _settled(root, extractor, dataset)
-        return _compute(root, settled, dataset, command, before, executor or Local())
+        store = EmbeddingStore(root, dataset, settled.spec(), settled.widths, most)
+        return _compute(store, settled, dataset, command, before, executor or Local())
     clear(hit.path)
     say(f"cached and verified in {time.perf_counter() - started:.1f} s: {describe(hit)}")
     return hit
@@ -91,13 +98,14 @@ def embed_shards(
     dataset: Dataset,
     extractor: Extractor,
     store: EmbeddingStore,
-    assembly: Assembly,
+    assembly: Assembly | PartAssembly,
     todo: list[Shard],
 ) -> float:
-    """Have every shard of ``todo`` embedded, and pass all shards on to ``assembly``, in row order.
+    """Have every shard of ``todo`` embedded, and pass all that are in no finished part on to ``assembly``.
 
     The caller holds the store's lock. While the executor works, another thread reads each shard from where
-    it is kept, as soon as those before it are there. An interruption leaves the finished shards.
+    it is kept, in row order, as soon as those before it are there. An interruption leaves the finished
+    shards.
 
     Returns
     -------
@@ -114,12 +122,12 @@ def embed_shards(
         kept = store.folder.read(shard)
         if kept is None:
             raise UserError(f"the shard {shard.name} has been damaged meanwhile; run this again")
-        assembly.add(shard, kept.vectors)
+        assembly.add(shard, kept.vectors, kept.seconds)
         return kept.seconds
 
-    shards, missing, seconds = store.shards, set(todo), 0.0
+    shards, missing, seconds = store.shards, set(todo), store.seconds_in_parts
     rows, left = (sum(shard.rows for shard in some) for some in (shards, todo))
-    waiting, assembled = deque(shards), deque[Future[float]]()
+    waiting, assembled = deque(store.loose()), deque[Future[float]]()
     with (
         ThreadPoolExecutor(1) as assembler,
         progress(rows, "embed", "img", done=rows - left, delay=0 if todo else 1) as bar,
@@ -166,14 +174,13 @@ def _settled(root: Path, extractor: Extractor, dataset: Dataset) -> Extractor:
 
 
 def _compute(
-    root: Path,
+    store: EmbeddingStore,
     extractor: Extractor,
     dataset: Dataset,
     command: str,
     before: Callable[[], None] | None,
     executor: Executor,
 ) -> Embeddings:
-    store = EmbeddingStore(root, dataset, extractor.spec(), extractor.widths)
     with store.lock():
         if store.path.exists():  # finished while this process looked
             return Embeddings(store.path)

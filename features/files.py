@@ -151,13 +151,14 @@ def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 
 
 def put_in_place(written: Path, path: Path) -> None:
-    """Rename a file that is closed, for good: its content and then its name reach the disk."""
-    _sync(written)
+    """Rename a closed file, or a folder, for good: its content and then its name reach the disk."""
+    sync(written)
     os.replace(written, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,9 +1,13 @@
-"""Numbers in sentences."""
+"""Numbers in sentences: 1 run, 2 runs, 50GB."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from features.errors import UserError
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHOWN = 60  # characters of a value that a message repeats
 
 
@@ -25,3 +29,24 @@ def short(value: str) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a text can be written as UTF-8: names of files and JSON may hold what is none."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def size(name: str, value: int | str) -> int:
+    """The bytes that somebody gave, as a number or as in ``50GB``.
+
+    Parameters
+    ----------
+    name : of the parameter that they were given as.
+
+    Raises
+    ------
+    UserError
+        It is none of these, or less than one byte.
+    """
+    said = re.fullmatch(
+        r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]?B)?", str(value).strip(), re.IGNORECASE | re.ASCII
+    )
+    count = int(float(said[1]) * UNITS[(said[2] or "B").upper()]) if said else 0
+    if count < 1:
+        raise UserError(f"{name}={short(str(value))}: expected bytes, such as 50GB, 700MB or 1000000")
+    return count

@@ -27,7 +27,7 @@ STAGES = {
 ALWAYS = ("out", "debug")
 IMAGES = ("dataset", "archive", "limit", "skip_unreadable", "weights", "precision", "batch", *ALWAYS)
 EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
-PLACE = ("executor", "address")
+PLACE = ("max_file", "executor", "address")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
     "features": (*EMBEDDINGS, *PLACE),
@@ -194,11 +194,13 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
 def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
     from features.backbones.extractor import PRECISIONS, PREPROCESS, Extractor
     from features.backbones.registry import BACKBONES, DEFAULT
+    from features.cache.store import MAX_FILE
     from features.executors.registry import EXECUTORS
     from models.heads.registry import HEADS
     from pipeline.options import Options
 
-    defaults = _defaults(Options) | _defaults(Extractor.__init__) | {"layers": BACKBONES[DEFAULT].layers}
+    defaults = _defaults(Options) | _defaults(Extractor.__init__)
+    defaults |= {"layers": BACKBONES[DEFAULT].layers, "max_file": MAX_FILE}
     heads = "; ".join(f"{name}: {entry.about}" for name, entry in HEADS.items())
     texts: dict[str, tuple[type, str]] = {
         "dataset": (
@@ -240,6 +242,10 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "1: leave out pictures that cannot be read, instead of stopping at the first; every picture is "
             "decoded once to find them (remembered, so a second time costs nothing), and they are listed in "
             "OUT/logs and counted in the report",
+        ),
+        "max_file": (
+            str,
+            "bytes of vectors in one file, as 50GB or 700MB; above it a cache is a folder of HDF5 files",
         ),
         "executor": (str, f"who embeds the images: {' or '.join(EXECUTORS)}"),
         "address": (str, "host:port of a Ray cluster; default: Ray is started on this machine"),

@@ -22,6 +22,7 @@ GOOD = 95  # JPEG quality from which on nothing is reported
 
 def finished_cache(options: Options) -> Path:
     """The finished cache for these options, computed if there is none."""
+    from features.cache.store import MAX_FILE
     from features.executors.registry import executor
     from features.extraction import extract
 
@@ -33,7 +34,8 @@ def finished_cache(options: Options) -> Path:
         _note_what_is_lost(dataset, extractor.image_size, chosen="image_size" in options.said)
 
     command = options.command("features")
-    return extract(dataset, extractor, options.embeddings, command, before, who).path
+    most = MAX_FILE if options.max_file is None else options.max_file
+    return extract(dataset, extractor, options.embeddings, command, before, who, most).path
 
 
 def list_left_out(dataset: Dataset, options: Options) -> None:

@@ -41,6 +41,7 @@ class Options:
     batch: int | None = None
     limit: int | None = None
     skip_unreadable: int = 0
+    max_file: str | None = None
     executor: str = "local"
     address: str | None = None
     head: str = "dense"

@@ -180,7 +180,7 @@ def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
     extract, size = None, None
     if cache is not None:
         extract = float(cache.provenance["network_seconds"])
-        size = float(cache.path.stat().st_size)
+        size = float(cache.nbytes)
     return {
         "extract_seconds": extract,
         "cache_bytes": size,

@@ -14,38 +14,54 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from features.cache.part import arrays, header_digest
+from features.cache.part import JSON, Part, arrays, canonical, header_digest
 from features.cache.shards import Shard, Vectors
 from features.datasets.base import SPLITS, Dataset
+from features.errors import UserError
 
 CHUNK = 250  # rows of an HDF5 chunk
+
+Labelled = dict[str, NDArray[Any]]
 
 
 class Assembly:
     """An embeddings file being written: every shard once, in order, then :meth:`finish`.
 
     Digests are taken as the rows pass, so that nothing is read twice.
+
+    Parameters
+    ----------
+    path : the file, under a name that says that it is not finished.
+    labelled : labels and ids of the rows that it is to hold, as :func:`labelled` gives them.
+    widths : numbers in each layer's vector.
+    starts : the row of each whole split that is the file's first; left out, 0.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+    def __init__(
+        self, path: Path, labelled: Labelled, widths: dict[str, int], starts: dict[str, int] | None = None
+    ) -> None:
+        self._starts = starts or dict.fromkeys(SPLITS, 0)
         with _uninterrupted():
-            self._begin(path, dataset, widths)
+            self._begin(path, labelled, widths)
 
-    def _begin(self, path: Path, dataset: Dataset, widths: dict[str, int]) -> None:
+    def _begin(self, path: Path, labelled: Labelled, widths: dict[str, int]) -> None:
         self.path = path
         self._disk = _Disk(path, "w+b")
         self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
-        self._proofs = {f"{split}/{layer}": hashlib.sha256() for split in SPLITS for layer in widths}
+        splits = [split for split in SPLITS if len(labelled[f"{split}/labels"])]
+        self._proofs = {f"{split}/{layer}": hashlib.sha256() for split in splits for layer in widths}
         for split in SPLITS:
-            labels = dataset.labels(split)
-            ids = [row.encode() for row in dataset.ids(split)]
-            utf8 = h5py.string_dtype("utf-8", max(map(len, ids)))
-            for name, array in (("labels", labels), ("ids", np.array(ids, dtype=utf8))):
-                item = self._file.create_dataset(f"{split}/{name}", data=array, fletcher32=True, chunks=True)
-                item.attrs["sha256"] = _fixed(hashlib.sha256(array.tobytes()).hexdigest())
+            if split not in splits:
+                self._file.create_group(split)
+                continue
+            for name in (f"{split}/labels", f"{split}/ids"):
+                item = self._file.create_dataset(name, data=labelled[name], fletcher32=True, chunks=True)
+                item.attrs["sha256"] = _fixed(hashlib.sha256(labelled[name].tobytes()).hexdigest())
+            rows = len(labelled[f"{split}/labels"])
             for layer, width in widths.items():
-                shape, chunk = (len(labels), width), (min(CHUNK, len(labels)), width)
+                shape, chunk = (rows, width), (min(CHUNK, rows), width)
                 self._file.create_dataset(
                     f"{split}/{layer}", shape, np.float32, chunks=chunk, fletcher32=True
                 )
@@ -58,24 +74,53 @@ class Assembly:
             self._file.close()
             self._disk.close()
 
-    def add(self, shard: Shard, vectors: Vectors) -> None:
+    def add(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
         """Write the next shard's rows."""
+        first = self._starts[shard.split]
         for layer, array in vectors.items():
             name = f"{shard.split}/{layer}"
-            self._file[name][shard.start : shard.stop] = array
+            self._file[name][shard.start - first : shard.stop - first] = array
             self._proofs[name].update(array.data)
         self._disk.check()
 
-    def finish(self, header: dict[str, Any]) -> None:
-        """Write digests and header, and bring all to the disk."""
+    def finish(self, header: dict[str, Any]) -> Part:
+        """Write digests and header, bring all to the disk, and read it back.
+
+        Returns
+        -------
+        Part
+            With every array proved.
+
+        Raises
+        ------
+        UserError
+            What is read is not what was written.
+        """
         with _uninterrupted():
             for name, proof in self._proofs.items():
                 self._file[name].attrs["sha256"] = _fixed(proof.hexdigest())
-            self._file.attrs.update({name: _fixed(value) for name, value in header.items()})
-            self._file.attrs["sha256"] = _fixed(header_digest(self._file.attrs, dict(arrays(self._file))))
+            for name, value in header.items():
+                self._file.attrs[name] = _fixed(canonical(value) if name in JSON else value)
+            digest = header_digest(self._file.attrs, dict(arrays(self._file)), tuple(header))
+            self._file.attrs["sha256"] = _fixed(digest)
             self._file.close()
         self._disk.check()
         os.fsync(self._disk.fileno())
+        part = Part(self.path, tuple(header))
+        for _, problem in part.problems():
+            if problem:
+                raise UserError(f"the disk did not keep what was written: {problem}")
+        return part
+
+
+def labelled(dataset: Dataset) -> Labelled:
+    """Labels and ids of both splits as files keep them, ``(n,)`` each: ``train/labels``, ``test/ids``."""
+    found: Labelled = {}
+    for split in SPLITS:
+        ids = [row.encode() for row in dataset.ids(split)]
+        found[f"{split}/labels"] = dataset.labels(split)
+        found[f"{split}/ids"] = np.array(ids, dtype=h5py.string_dtype("utf-8", max(map(len, ids))))
+    return found
 
 
 def _fixed(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ahead import read_ahead
+from features.cache.index import open_parts
 from features.cache.part import FORMAT, Damaged, Part, canonical
+from features.datasets.base import SPLITS
 from features.errors import UserError
 
 __all__ = ["FORMAT", "Damaged", "Embeddings", "canonical", "slug"]
@@ -31,11 +34,11 @@ class Embeddings:
     """Labels, ids and vectors of one dataset under one extractor spec.
 
     Opening reads the header and checks it; each array is checked against its SHA-256 when it is
-    read. Nothing else is loaded: one layer costs one layer.
+    read. Nothing else is loaded: one layer costs one layer. A cache in several files is read as one.
 
     Attributes
     ----------
-    path : the file.
+    path : the file, or the folder of several.
     fingerprint : identifies spec, dataset, limit and format.
     spec : the extractor's spec.
     dataset : ``name``, ``source``, ``digest``, ``note`` and ``limit``.
@@ -61,14 +64,18 @@ class Embeddings:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._part = Part(self.path)
-        header = self._part.header
+        if self.path.is_dir():
+            header, self._parts = open_parts(self.path)
+            self._digests: dict[str, str] = header["digests"]
+        else:
+            part = Part(self.path)
+            header, self._parts, self._digests = part.header, [part], part.digests
         self.fingerprint: str = header["fingerprint"]
         self.spec: dict[str, Any] = header["spec"]
         self.dataset: dict[str, Any] = header["dataset"]
         self.class_names: tuple[str, ...] = tuple(header["class_names"])
         self.provenance: dict[str, Any] = header["provenance"]
-        self.rows = self._part.rows
+        self.rows = {split: sum(part.rows[split] for part in self._parts) for split in SPLITS}
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -77,7 +84,12 @@ class Embeddings:
 
     def width(self, layer: str) -> int:
         """Numbers in a layer's vector."""
-        return self._part.widths[layer]
+        return self._parts[0].widths[layer]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the disk."""
+        return sum(part.path.stat().st_size for part in self._parts)
 
     def labels(self) -> NDArray[np.int64]:
         """Class numbers of the train split.
@@ -99,15 +111,15 @@ class Embeddings:
         >>> embeddings.labels().shape
         (1442,)
         """
-        return np.asarray(self._part.whole("train/labels"))
+        return self._whole("train/labels")
 
     def test_labels(self) -> NDArray[np.int64]:
         """``(n,)`` class numbers of the test split: for the final prediction, and nothing else."""
-        return np.asarray(self._part.whole("test/labels"))
+        return self._whole("test/labels")
 
     def digest(self, name: str) -> str:
-        """SHA-256 of an array's bytes as they were written: ``test/labels``, ``train/block5``."""
-        return self._part.digests[name]
+        """SHA-256 of the bytes of a split's labels or ids as they were written: ``test/labels``."""
+        return self._digests[name]
 
     def ids(self, split: str) -> list[str]:
         """What names each row of a split.
@@ -129,7 +141,7 @@ class Embeddings:
         >>> embeddings.ids("test")[0]
         'digits/0004'
         """
-        return [row.decode() for row in self._part.whole(f"{split}/ids")]
+        return [row.decode() for row in self._whole(f"{split}/ids")]
 
     def matrix(
         self, split: str, layers: Sequence[str], order: NDArray[np.int64] | None = None
@@ -164,7 +176,13 @@ class Embeddings:
         places = None if order is None else np.argsort(order)
         out = self._empty(layers, self.rows[split])
         for layer, columns in self._columns(layers):
-            self._part.check(f"{split}/{layer}", out[:, columns], places)
+            for part in self._parts_of(split):
+                rows = slice(part.starts[split], part.starts[split] + part.rows[split])
+                name, whole = f"{split}/{layer}", out[:, columns]
+                if places is None:
+                    part.check(name, whole[rows])
+                else:
+                    part.check(name, whole, places[rows])
         return out
 
     def take(self, split: str, layers: Sequence[str], rows: Rows) -> NDArray[np.float32]:
@@ -273,7 +291,8 @@ class Embeddings:
         """
         self._refuse_unknown(layers)
         for layer in layers:
-            self._part.prove(f"{split}/{layer}")
+            for part in self._parts_of(split):
+                part.prove(f"{split}/{layer}")
 
     def rows_of(self, split: str, layer: str, rows: Rows) -> NDArray[np.float32]:
         """Some rows (ascending) of one layer, as stored and without the digest's proof."""
@@ -281,13 +300,22 @@ class Embeddings:
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
         """Check every array: yields ``(name, None)`` or ``(name, what is wrong)``."""
-        for name in sorted(self._part.digests):
-            try:
-                self._part.check(name)
-            except Damaged as error:
-                yield name, str(error)
-            else:
-                yield name, None
+        for part in self._parts:
+            for name, problem in part.problems():
+                yield name if len(self._parts) == 1 else f"{name} in {part.path.name}", problem
+
+    def _parts_of(self, split: str) -> list[Part]:
+        return [part for part in self._parts if part.rows[split]]
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        """Labels or ids of a whole split, proved."""
+        arrays = [part.whole(name) for part in self._parts_of(name.partition("/")[0])]
+        if len(arrays) == 1:
+            return arrays[0]
+        whole = np.concatenate(arrays)
+        if hashlib.sha256(whole.tobytes()).hexdigest() != self._digests[name]:
+            raise Damaged(f"{self.path} is damaged in {name}; compute it again")
+        return whole
 
     def _take(self, split: str, layers: Sequence[str], rows: Rows) -> NDArray[np.float32]:
         count = self.rows[split]
@@ -295,9 +323,11 @@ class Embeddings:
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= count or (np.diff(wanted) <= 0).any()):
             raise UserError(f"rows: expected ascending numbers from 0 to {count - 1}, each once")
         out = self._empty(layers, len(wanted))
-        if len(wanted):
-            for layer, columns in self._columns(layers):
-                self._part.read(f"{split}/{layer}", wanted, out[:, columns])
+        for part in self._parts_of(split):
+            inside = wanted - part.starts[split]
+            first, end = np.searchsorted(inside, [0, part.rows[split]])
+            for layer, columns in self._columns(layers) if first < end else ():
+                part.read(f"{split}/{layer}", inside[first:end], out[first:end, columns])
         return out
 
     def _empty(self, layers: Sequence[str], rows: int) -> NDArray[np.float32]:

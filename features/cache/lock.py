@@ -22,7 +22,8 @@ ATTEMPTS = 5  # at a lock whose folder its last owner is just removing
 def writing(path: Path) -> Iterator[None]:
     """Be the only writer of a finished file and its shards; the lock of a process that died is free.
 
-    What a dead writer has left half written goes; the folder of shards goes too where it holds none.
+    What a dead writer has left half written goes; the folder of shards goes too where it holds none, and no
+    finished part.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not any(parts.glob("*.shard")):
+        if not any(parts.glob("*.shard")) and not any(finished_of(path).glob("*.h5")):
             shutil.rmtree(parts, ignore_errors=True)
         lock.release()
 
@@ -60,6 +61,11 @@ def writing(path: Path) -> Iterator[None]:
 def parts_of(path: Path) -> Path:
     """The folder of the shards of a finished file, and of its lock."""
     return path.with_suffix(".parts")
+
+
+def finished_of(path: Path) -> Path:
+    """Where the parts of a cache too large for one file are, until it is whole."""
+    return parts_of(path) / "finished"
 
 
 def owner_of(parts: Path) -> str:
@@ -77,6 +83,7 @@ def clear(path: Path) -> None:
         with suppress(UserError), writing(path):  # it stands whole, whoever else is at work
             for shard in parts_of(path).glob("*.shard"):
                 shard.unlink(missing_ok=True)
+            shutil.rmtree(finished_of(path), ignore_errors=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from features.hdf5 import open_hdf5, unsafe
 FORMAT = 2  # of the file's layout; part of every fingerprint
 BLOCK_BYTES = 16 << 20  # how much is read and hashed at a time
 HEADER = ("headroom_format", "fingerprint", "spec", "dataset", "class_names", "provenance")
-JSON = ("spec", "dataset", "provenance")
+PART_HEADER = ("headroom_part", "fingerprint", "about")  # of one file of several
+JSON = ("spec", "dataset", "provenance", "about")
 
 
 class Damaged(UserError):
@@ -30,14 +31,21 @@ class Damaged(UserError):
 
 
 class Part:
-    """Labels, ids and vectors of some rows of both splits, in one HDF5 file.
+    """Labels, ids and vectors of some rows of both splits, or of all, in one HDF5 file.
 
     Opening reads the header and checks it. A row is counted from the file's first one of its split.
+
+    Parameters
+    ----------
+    path : the file.
+    names : what its header says: ``HEADER`` of a file that stands alone, ``PART_HEADER`` of one of several.
 
     Attributes
     ----------
     path : the file.
     header : what the header says, by name.
+    digest : SHA-256 of the header, and of each array's digest, type and shape.
+    starts : the row of the whole split that is this file's first.
     rows : how many rows of each split there are.
     widths : numbers in each layer's vector.
     digests : SHA-256 of each array's bytes as they were written: ``test/labels``, ``train/block5``.
@@ -50,28 +58,33 @@ class Part:
         A newer Headroom wrote it, or the operating system refuses to read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Sequence[str] = HEADER) -> None:
         self.path = path
         self._proved: dict[str, tuple[int, ...]] = {}
         with self._open() as file:
-            version = file.attrs.get(HEADER[0])
+            version = file.attrs.get(names[0])
             if isinstance(version, np.integer) and version != FORMAT:
                 raise UserError(
                     f"{path} has format {version}, this Headroom reads {FORMAT}: use the Headroom that "
                     "wrote it, or move the file away and compute it again"
                 )
+            if version is None and PART_HEADER[0] in file.attrs:
+                raise UserError(f"{path} is one of several parts of a cache; put it back into its folder")
             held = dict(arrays(file))
             for name, item in held.items():
                 if problem := unsafe(item):
                     raise Damaged(f"{path} holds {problem} as {name}; compute it again")
             self.digests = {name: text(item.attrs["sha256"]) for name, item in held.items()}
-            if text(file.attrs["sha256"]) != header_digest(file.attrs, held):
+            self.digest = text(file.attrs["sha256"])
+            if self.digest != header_digest(file.attrs, held, names):
                 raise Damaged(f"{path} is damaged in its header; compute it again")
-            said = _header(file.attrs)
+            said = _header(file.attrs, names)
             self.header = {name: json.loads(said[name]) if name in JSON else said[name] for name in said}
-            self.rows = {split: len(file[split]["labels"]) for split in SPLITS}
+            about = self.header.get("about", {"starts": dict.fromkeys(SPLITS, 0)})
+            self.starts: dict[str, int] = about["starts"]
+            self.rows = {split: len(file[split]["labels"]) if len(file[split]) else 0 for split in SPLITS}
             self.widths = {
-                layer: int(file["test"][layer].shape[1]) for layer in self.header["spec"]["layers"]
+                name.partition("/")[2]: int(item.shape[1]) for name, item in held.items() if item.ndim == 2
             }
 
     def whole(self, name: str) -> NDArray[Any]:
@@ -106,6 +119,16 @@ class Part:
         if proof.hexdigest() != self.digests[name]:
             raise Damaged(f"{self.path} is damaged in {name}; compute it again")
         self._proved[name] = stamp
+
+    def problems(self) -> Iterator[tuple[str, str | None]]:
+        """Check every array: yields ``(name, None)`` or ``(name, what is wrong)``."""
+        for name in sorted(self.digests):
+            try:
+                self.check(name)
+            except Damaged as error:
+                yield name, str(error)
+            else:
+                yield name, None
 
     def prove(self, name: str) -> None:
         """:meth:`check` an array once, and again only where the file has changed since."""
@@ -178,10 +201,10 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def header_digest(attributes: Any, held: dict[str, h5py.Dataset]) -> str:
+def header_digest(attributes: Any, held: dict[str, h5py.Dataset], names: Sequence[str] = HEADER) -> str:
     """SHA-256 over the header and each array's digest, type and shape, so that none changes unnoticed."""
     shapes = {name: [text(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
-    return hashlib.sha256(canonical([_header(attributes), shapes]).encode()).hexdigest()
+    return hashlib.sha256(canonical([_header(attributes, names), shapes]).encode()).hexdigest()
 
 
 def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -196,10 +219,10 @@ def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
             yield f"{split}/{name}", item
 
 
-def _header(attributes: Any) -> dict[str, Any]:
+def _header(attributes: Any, names: Sequence[str]) -> dict[str, Any]:
     return {
         name: list(map(text, attributes[name])) if name == "class_names" else text(attributes[name])
-        for name in HEADER
+        for name in names
     }
 
 

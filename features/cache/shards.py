@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,11 @@ class ShardFolder:
             vectors[layer] = numbers.reshape(shard.rows, width)
             start += numbers.nbytes
         return Kept(vectors, about["seconds"])
+
+    def remove(self, shards: Iterable[Shard]) -> None:
+        """Remove those of some shards that are there."""
+        for shard in shards:
+            (self.path / shard.name).unlink(missing_ok=True)
 
 
 @contextmanager

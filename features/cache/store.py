@@ -1,4 +1,4 @@
-"""The write side of the cache: shards, resume, and one finished file."""
+"""The write side of the cache: shards, resume, and one finished file or several."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from features.backbones.registry import marked
-from features.cache.assembly import Assembly
+from features.cache.assembly import Assembly, labelled
 from features.cache.embeddings import FORMAT, Embeddings, canonical, slug
-from features.cache.lock import parts_of, writing
+from features.cache.lock import finished_of, parts_of, writing
+from features.cache.parts import PartAssembly, PartFolder
 from features.cache.shards import Shard, ShardFolder, in_words
 from features.datasets.base import SPLITS, Dataset
 from features.errors import UserError
 from features.files import put_in_place
 from features.progress import say
+from features.words import size
 
 SHARDS = (1_000, 500, 250, 125, 50, 25, 10, 5)  # rows of a shard, so many that
 SHARD_BYTES = 64 << 20  # its images take no more: a kill costs this shard and one that waits to be written
 DISK_MARGIN = 64 << 20  # bytes that are left free
+MAX_FILE = "50GB"  # of vectors in one file
 
 
 class EmbeddingStore:
@@ -29,7 +33,8 @@ class EmbeddingStore:
 
     Shards are written under a temporary name, synced and renamed (:class:`ShardFolder`); the finished file
     is assembled from them the same way, and only then do they go. So a file that has its name is whole, at
-    any moment, and nothing is reopened for writing.
+    any moment, and nothing is reopened for writing. Where the vectors are larger than one file may be, the
+    finished "file" is a folder of parts and an index, under the same name.
 
     Parameters
     ----------
@@ -37,14 +42,24 @@ class EmbeddingStore:
     dataset : gives labels, ids, digest and limit.
     spec : the extractor's spec.
     widths : numbers in each layer's vector.
+    max_file : bytes of vectors in one file, as a number or as in ``50GB``. A pass that has finished a part
+        goes on in parts, whatever this says.
 
     Attributes
     ----------
-    path : the finished file.
+    path : the finished file, or folder.
     folder : where the shards are kept until then.
     """
 
-    def __init__(self, root: Path, dataset: Dataset, spec: dict[str, Any], widths: dict[str, int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        dataset: Dataset,
+        spec: dict[str, Any],
+        widths: dict[str, int],
+        max_file: int | str = MAX_FILE,
+    ) -> None:
+        self._max_file = size("max_file", max_file)
         self._dataset = dataset
         self._spec = spec
         self._widths = widths
@@ -76,10 +91,35 @@ class EmbeddingStore:
         """Whether a pass is under way, or an interrupted one has left its folder."""
         return self.folder.path.is_dir()
 
+    @cached_property
+    def _parts(self) -> PartFolder:
+        return PartFolder(finished_of(self.path), self.shards, self.fingerprint)
+
+    @property
+    def _row_bytes(self) -> int:
+        return 4 * sum(self._widths.values())
+
+    @property
+    def _in_parts(self) -> bool:
+        """Whether the vectors are more than one file may hold, or a part of them is finished."""
+        rows = sum(shard.rows for shard in self.shards)
+        return rows * self._row_bytes > self._max_file or self._parts.begun
+
+    def loose(self) -> list[Shard]:
+        """The shards that are in no finished part, in row order."""
+        held = self._parts.held()
+        return [shard for shard in self.shards if shard not in held]
+
+    @property
+    def seconds_in_parts(self) -> float:
+        """What the network took for the shards that are in finished parts."""
+        return self._parts.seconds
+
     def missing(self) -> list[Shard]:
         """The shards still to do, in row order; damaged ones among them (and deleted)."""
+        self.folder.remove(self._parts.held())  # left by a kill
         todo = []
-        for shard in self.shards:
+        for shard in self.loose():
             if self.folder.read(shard) is None:
                 todo.append(shard)
                 if (path := self.folder.path / shard.name).exists():
@@ -88,54 +128,63 @@ class EmbeddingStore:
         return todo
 
     def check_disk(self, todo: list[Shard]) -> None:
-        """Refuse to start what the disk cannot hold: the missing shards, then the finished file."""
-        row = 4 * sum(self._widths.values())
-        rows = sum(shard.rows for shard in todo)
-        rows += sum(len(self._dataset.labels(split)) for split in SPLITS)
-        need, free = rows * row + DISK_MARGIN, shutil.disk_usage(self.path.parent).free
+        """Refuse to start what the disk cannot hold: the missing shards, then the finished file or a part."""
+        groups = list(self._parts.cut(self._row_bytes, self._max_file)) if self._in_parts else [self.shards]
+        twice = max((sum(shard.rows for shard in group) for group in groups), default=0)
+        need = sum(shard.rows for shard in todo) * 4 * sum(self._widths.values())
+        need += twice * self._row_bytes + DISK_MARGIN
+        free = shutil.disk_usage(self.path.parent).free
         if need > free:
+            what = "the embeddings, one part of them twice" if self._in_parts else "twice the embeddings"
             raise UserError(
-                f"not enough disk for {self.path.name}: {need / 1e6:,.0f} MB needed (twice the "
-                f"embeddings while they are put together), {free / 1e6:,.0f} MB free in "
+                f"not enough disk for {self.path.name}: {need / 1e6:,.0f} MB needed ({what} "
+                f"while they are put together), {free / 1e6:,.0f} MB free in "
                 f"{self.path.parent}; free some, choose another folder, or fewer layers="
             )
 
     @contextmanager
-    def assembly(self) -> Iterator[Assembly]:
-        """The finished file in the making, under a temporary name that goes if it comes to nothing."""
+    def assembly(self) -> Iterator[Assembly | PartAssembly]:
+        """The finished file in the making, under a temporary name that goes if it comes to nothing.
+
+        Of several parts, those that are finished stay.
+        """
+        rows = labelled(self._dataset)
+        if self._in_parts:
+            plan = list(self._parts.cut(self._row_bytes, self._max_file))
+            with (
+                in_words(self._parts.path),
+                PartAssembly(self._parts, self.folder, rows, plan) as parts,
+            ):
+                yield parts
+            return
         temporary = self.path.with_suffix(".tmp")
         try:
-            with in_words(temporary), Assembly(temporary, self._dataset, self._widths) as assembly:
+            with in_words(temporary), Assembly(temporary, rows, self._widths) as assembly:
                 yield assembly
         finally:
             temporary.unlink(missing_ok=True)
 
-    def commit(self, assembly: Assembly, provenance: dict[str, Any]) -> Embeddings:
-        """Finish the file, read it back, give it its name; then remove the shards."""
+    def commit(self, assembly: Assembly | PartAssembly, provenance: dict[str, Any]) -> Embeddings:
+        """Finish the file, give it its name; then remove the shards."""
         dataset = self._dataset
         left_out = len(dataset.left_out())
         assembly.finish(
             {
                 "headroom_format": FORMAT,
                 "fingerprint": self.fingerprint,
-                "spec": canonical(self._spec),
-                "dataset": canonical(
-                    {
-                        "name": dataset.name,
-                        "source": dataset.source,
-                        "digest": dataset.digest(),
-                        "note": dataset.note,
-                        "limit": dataset.limit,
-                        **({"unreadable": left_out} if left_out else {}),
-                    }
-                ),
+                "spec": self._spec,
+                "dataset": {
+                    "name": dataset.name,
+                    "source": dataset.source,
+                    "digest": dataset.digest(),
+                    "note": dataset.note,
+                    "limit": dataset.limit,
+                    **({"unreadable": left_out} if left_out else {}),
+                },
                 "class_names": dataset.class_names,
-                "provenance": canonical(provenance),
+                "provenance": provenance,
             }
         )
-        for _, problem in Embeddings(assembly.path).problems():
-            if problem:
-                raise UserError(f"the disk did not keep what was written: {problem}")
         put_in_place(assembly.path, self.path)
         shutil.rmtree(self.folder.path, ignore_errors=True)
         return Embeddings(self.path)

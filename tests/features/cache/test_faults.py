@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
+from features.cache.embeddings import Embeddings
+from features.datasets.base import SPLITS
 from models.runs.collection import load_all
 
 pytestmark = pytest.mark.slow
@@ -72,8 +74,19 @@ class Stage:
     def content(self, out: str = "out") -> dict[str, Any]:
         """Every array of the finished file, after checking that it stands alone."""
         (path,) = (self.root / out / "embeddings").iterdir()
+        if path.is_dir():
+            return self._together(Embeddings(path))
         with h5py.File(path) as file:
             return {f"{split}/{name}": file[split][name][:] for split in file for name in file[split]}
+
+    @staticmethod
+    def _together(parts: Embeddings) -> dict[str, Any]:
+        """Every array of a cache in several files."""
+        vectors = {
+            f"{split}/{name}": parts.matrix(split, [name]) for split in SPLITS for name in parts.layers
+        }
+        ids = {f"{split}/ids": np.array([row.encode() for row in parts.ids(split)]) for split in SPLITS}
+        return {**vectors, **ids, "train/labels": parts.labels(), "test/labels": parts.test_labels()}
 
 
 def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -105,6 +118,44 @@ def test_killed_at_every_durable_step_it_resumes_to_the_same_file(stage: Stage) 
         assert_equal(stage.content(out), whole)
         steps += 1
     assert steps >= 3 * len(shards) + 3, "every fsync and rename was a place to die"
+
+
+TWO_PARTS = ("--max-file", "130000")  # of 40 + 12 rows of 3,072 bytes, in three shards
+
+
+def test_killed_at_every_durable_step_of_a_part_it_resumes_to_the_same_rows(stage: Stage) -> None:
+    assert stage.run(out="whole")[0] == 0
+    whole, steps = stage.content("whole"), 0
+    while True:
+        out = f"out{steps}"
+        code, before, _ = stage.run(f"kill={steps}", out, more=TWO_PARTS)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        code, after, err = stage.run(out=out, more=TWO_PARTS)
+        assert code == 0, err
+        assert not set(before) & set(after), "a finished shard is done twice"
+        assert_equal(stage.content(out), whole)
+        steps += 1
+    assert len(list((stage.root / out / "embeddings").glob("*.h5/*.h5"))) == 2
+    assert steps >= 3 * len(before) + 2 * 4 + 6, "every fsync and rename was a place to die"
+
+
+@pytest.mark.parametrize("write", [0, 3, 20])
+def test_ctrl_c_while_hdf5_writes_a_part_is_no_crash(stage: Stage, write: int) -> None:
+    code, before, err = stage.run(f"interrupt={write}", more=TWO_PARTS)
+    assert code == 130, err
+    code, after, err = stage.run(more=TWO_PARTS)
+    assert code == 0, err
+    assert not set(before) & set(after)
+    stage.run(out="whole")
+    assert_equal(stage.content(), stage.content("whole"))
+
+
+def test_parts_fit_where_one_file_does_not(stage: Stage) -> None:
+    assert stage.run("size=130000", more=("--max-file", "70000"))[0] == 0
+    stage.run(out="whole")
+    assert_equal(stage.content(), stage.content("whole"))
 
 
 def test_a_disk_full_at_any_operation_on_a_shard_is_told_and_resumed(stage: Stage) -> None:

@@ -1,0 +1,87 @@
+"""The index of a cache in several parts: which files, in which order, and what they hold together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from features.cache.part import FORMAT, HEADER, PART_HEADER, Damaged, Part, canonical
+from features.errors import UserError
+from features.files import NotRegular, write_whole
+from features.shapes import Shape, anything, count, fits, mapping, read, sha256, some, text
+
+NAME = "index.json"
+NAMES = (*HEADER, "digests", "parts")  # what an index says, but for its own digest
+SHAPE: Shape = {
+    **dict.fromkeys(("spec", "dataset", "provenance"), mapping(anything)),
+    "headroom_format": count(0),
+    "fingerprint": sha256,
+    "class_names": some(text),
+    "digests": mapping(sha256),
+    "parts": some({"file": text, "sha256": sha256}),
+    "sha256": sha256,
+}
+
+
+def write(folder: Path, header: dict[str, Any], digests: dict[str, str], parts: Sequence[Part]) -> None:
+    """Write the index of a folder whose parts are whole, in row order.
+
+    Parameters
+    ----------
+    header : what the header of one file would say.
+    digests : SHA-256 of the labels and ids of each whole split.
+    """
+    files = [{"file": part.path.name, "sha256": part.digest} for part in parts]
+    said = {**header, "digests": digests, "parts": files}
+    write_whole(folder / NAME, canonical({**said, "sha256": _digest(said)}).encode())
+
+
+def open_parts(folder: Path) -> tuple[dict[str, Any], list[Part]]:
+    """What the index of a folder says, and its parts in row order, with their headers checked.
+
+    Raises
+    ------
+    Damaged
+        The index or a part is missing, or is not what was written.
+    UserError
+        A newer Headroom wrote it, or the operating system refuses to read it.
+    """
+    path = folder / NAME
+    try:
+        said = read(path)
+    except FileNotFoundError:
+        raise Damaged(f"{folder} has lost its {NAME}; compute it again") from None
+    except NotRegular:
+        raise UserError(f"{path} is not a regular file; move it away") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); put that right, then run this again"
+        ) from None
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged ({error}); compute it again") from None
+    version = said.get(HEADER[0]) if isinstance(said, dict) else None
+    if type(version) is int and version != FORMAT:
+        raise UserError(
+            f"{folder} has format {version}, this Headroom reads {FORMAT}: use the Headroom that "
+            "wrote it, or move the folder away and compute it again"
+        )
+    if not fits(said, SHAPE) or said["sha256"] != _digest(said):
+        raise Damaged(f"{path} is damaged; compute it again")
+    return said, [_part(folder, said, place) for place in range(len(said["parts"]))]
+
+
+def _part(folder: Path, said: dict[str, Any], place: int) -> Part:
+    named = said["parts"][place]
+    path = folder / Path(named["file"]).name
+    if not path.exists():
+        raise Damaged(f"{folder} has lost {path.name}; compute it again")
+    part = Part(path, PART_HEADER)
+    if part.digest != named["sha256"]:
+        raise Damaged(f"{path} is another part than the one that was written there; compute it again")
+    return part
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical({name: said[name] for name in NAMES}).encode()).hexdigest()
