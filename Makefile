@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture bench lint clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -124,6 +124,9 @@ torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
 
 ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
 	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
+s3: .venv-s3/.ready ## images in a bucket, against a real S3 server
+	@$(ONE_THREAD) .venv-s3/bin/python -m pytest tests/features/datasets/test_bucket.py
+
 
 PEER = $(if $(call GIVES,PEERS),$(PEERS))
 bench: setup ## images per second against Keras' predict (PEERS=1: OpenVINO)
@@ -147,4 +150,9 @@ $(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt requirements-parquet.txt
 .venv-ray/.ready: requirements.txt requirements-dev.txt requirements-ray.txt
 	@$(PYTHON) -m venv .venv-ray
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
+	@touch $@
+
+.venv-s3/.ready: requirements.txt requirements-dev.txt requirements-s3.txt requirements-s3-dev.txt
+	@$(PYTHON) -m venv .venv-s3
+	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
 	@touch $@

@@ -25,7 +25,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     have moved or changed, the weights lie elsewhere) are images and weights looked at.
     """
     from features.cache.catalogue import exact, find, writers
-    from features.datasets.registry import source_of
+    from features.datasets.registry import is_place, source_of
 
     extractor = options.extractor("weights")
     asked = {**extractor.spec(), "dataset": source_of(options.dataset), "limit": options.limit}
@@ -36,7 +36,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
     fitting, others = find(options.embeddings, asked)
     states = {(item.dataset["digest"], item.spec["weights_sha256"]) for item in fitting}
     if len(states) != 1 and (others or fitting):
-        if Path(asked["dataset"]).is_absolute() or len({item.dataset["digest"] for item in fitting}) > 1:
+        if is_place(asked["dataset"]) or len({item.dataset["digest"] for item in fitting}) > 1:
             partly = any("unreadable" in item.dataset for item in fitting)
             del asked["dataset"]
             asked["dataset_sha256"] = options.images(skip_unreadable=partly).digest()
@@ -154,7 +154,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
     """Whether a run has every variable that was given."""
     from features.backbones.extractor import AUTO, parse_layers
     from features.backbones.registry import DEFAULT, backbone, having
-    from features.datasets.registry import source_of
+    from features.datasets.registry import is_place, source_of
     from models.heads.registry import known
 
     said: dict[str, Any] = {name: getattr(options, name) for name in options.said}
@@ -177,7 +177,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         del said["precision"]
     if "dataset" in said:
         said["dataset"] = source_of(said["dataset"])
-        if said["dataset"] != have["dataset"] and Path(said["dataset"]).is_absolute():
+        if said["dataset"] != have["dataset"] and is_place(said["dataset"]):
             said["dataset"] = _digest_of(said["dataset"], "unreadable" in run.dataset)
             have["dataset"] = run.dataset["digest"]
     if "weights" in said:

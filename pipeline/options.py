@@ -68,6 +68,7 @@ class Options:
         UserError
             The variable is named.
         """
+        from features.datasets.bucket import is_url
         from features.datasets.registry import DATASETS
 
         for name in dict.fromkeys(("out", *self.said)):
@@ -76,7 +77,7 @@ class Options:
                 raise UserError(f"{name}={short(str(value))}: expected a number of at most {LARGEST:,}")
             if isinstance(value, str):
                 given_text(name, value)
-                named = name == "dataset" and value in DATASETS
+                named = name == "dataset" and (value in DATASETS or is_url(value))
                 asked = name in ("dataset", "image") and not value  # who reads it says what may stand there
                 if name in PATHS and not named and not asked:
                     given_path(name, value)

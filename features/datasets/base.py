@@ -35,6 +35,23 @@ class Pixels:
         return self.images[start:stop]
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Images of a dataset, read when it is called; pickled, their pixels: elsewhere it is not."""
+
+    dataset: Dataset
+    split: str
+    start: int
+    stop: int
+    size: int
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.dataset.images(self.split, self.start + start, self.start + stop, self.size)
+
+    def __reduce__(self) -> tuple[type[Pixels], tuple[NDArray[np.uint8]]]:
+        return Pixels, (self(0, self.stop - self.start),)
+
+
 class Dataset(ABC):
     """Labelled RGB images in two splits, ``train`` and ``test``, streamed in slices.
 
@@ -162,12 +179,12 @@ class Dataset(ABC):
         return self.read(split, self._rows[split][start:stop], size)
 
     def reader(self, split: str, start: int, stop: int, size: int) -> Images:
-        """What reads rows ``start`` to ``stop`` in another process: it is picklable, and holds them alone.
+        """What reads rows ``start`` to ``stop``, here or in another process: it is picklable.
 
-        Here it holds the pixels, which are read now. A dataset whose images other machines can read hands
-        out where they lie instead.
+        Rows count from its first. Asked for in ascending order, they may be read ahead. Here the pixels are
+        pickled; a dataset whose images other machines can read hands out where they lie instead.
         """
-        return Pixels(self.images(split, start, stop, size))
+        return Slice(self, split, start, stop, size)
 
     def stored(self, split: str, row: int) -> Stored:
         """How the picture in a row is stored: pixels of its short side, quality of a JPEG."""

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.datasets.base import Parted
-from features.datasets.filedigests import FileDigests, Stamp, stamp
-from features.datasets.images import Stored, read_square, stored
-from features.download import file_digest
+from features.datasets.filedigests import FileDigests
+from features.datasets.images import Source, Stored, Unreadable, read_square, stored
+from features.datasets.storage import Stamp, Storage, stamp
 from features.errors import UserError
 from features.progress import progress
 
 CHECKED = 256  # pictures decoded between two looks at the progress
 CHECKED_AT = 32  # px to which they are brought: the least, as a JPEG is decoded no larger than it must be
+AHEAD = 64  # distant pictures that are read before they are asked for
 
 
 class Picture(NamedTuple):
@@ -35,11 +38,11 @@ class Picture(NamedTuple):
     content : its bytes; None: those of the file.
     """
 
-    where: Path | str
+    where: Source | str
     content: bytes | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pictures:
     """Some pictures; called with start and stop it decodes them, wherever their files are seen.
 
@@ -47,7 +50,7 @@ class Pictures:
     ----------
     pictures : what is decoded.
     files : where each of them lies.
-    stamps : what :func:`stamp` said of each file when the digest was taken; None if none was.
+    stamps : the :class:`Stamp` of each file when the digest was taken; None if none was.
     size : side of the squares they are brought to, pixels.
     """
 
@@ -58,20 +61,23 @@ class Pictures:
 
     def __call__(self, start: int, stop: int) -> NDArray[np.uint8]:
         out = np.empty((stop - start, self.size, self.size, 3), dtype=np.uint8)
-
-        def decode(place: int) -> None:
-            picture = self.pictures[place]
-            try:
-                out[place - start] = read_square(picture.where, self.size, picture.content)
-            except UserError as error:
-                self._refuse_changed(place)  # which may be why
-                raise UserError(f"{error}; or leave such pictures out: skip_unreadable=1") from None
-            self._refuse_changed(place)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
-            for _ in pool.map(decode, range(start, stop)):
-                pass
+        for place, pixels in enumerate(self._decoded(range(start, stop))):
+            out[place] = pixels
         return out
+
+    def _decoded(self, places: range) -> Iterator[NDArray[np.uint8]]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
+            yield from pool.map(self._decode, places)
+
+    def _decode(self, place: int) -> NDArray[np.uint8]:
+        picture = self.pictures[place]
+        try:
+            pixels = read_square(picture.where, self.size, picture.content)
+        except Unreadable as error:
+            self._refuse_changed(place)  # which may be why
+            raise UserError(f"{error}; or leave such pictures out: skip_unreadable=1") from None
+        self._refuse_changed(place)
+        return pixels
 
     def _refuse_changed(self, place: int) -> None:
         """Name a file that is no longer what the digest saw."""
@@ -83,17 +89,53 @@ class Pictures:
                 raise UserError(f"{path} has changed since its digest was taken; run this again") from None
 
 
+@dataclass
+class DistantPictures(Pictures):
+    """Pictures that take long to come, asked for in ascending order: the next ones are read meanwhile.
+
+    Attributes
+    ----------
+    pictures, files, stamps, size : as in :class:`Pictures`. Where a picture proves itself that it has not
+        changed, there are no stamps.
+    threads : how many are read and decoded at once, in a pool that the whole process shares.
+    """
+
+    threads: int
+    _begun: dict[int, Future[NDArray[np.uint8]]] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_begun": {}}
+
+    def _decoded(self, places: range) -> Iterator[NDArray[np.uint8]]:
+        begun = self._begun
+        for place in range(places.start, min(places.stop + AHEAD, len(self.pictures))):
+            if place not in begun:
+                begun[place] = _pool(self.threads).submit(self._decode, place)
+        try:
+            for place in places:
+                yield begun.pop(place).result()
+        except BaseException:
+            while begun:
+                begun.popitem()[1].cancel()
+            raise
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "distant pictures")
+
+
 class Encoded(Parted):
     """JPEGs and PNGs, each with a class, in files of one or of many.
 
-    A subclass sets ``_root`` and ``_files``, calls ``_divide`` and has the methods below. Once the digest has
-    been taken, a file that has changed since is refused and named.
+    A subclass sets ``_storage`` and ``_files``, calls ``_divide`` and has the methods below. Once the digest
+    has been taken, a file that has changed since is refused and named.
 
     With ``_skip`` every picture is decoded once, when the digest is taken. Those that cannot be read are left
     out, and the digest covers their names too. What was found is remembered by the files' digests.
     """
 
-    _root: Path  # the folder that paths are relative to
+    _storage: Storage  # where the files lie
     _files: dict[str, list[str]]  # the paths of each part, in order
     _kind: str = ""  # what the digests of files are of, if not of their bytes
     _skip: bool = False  # leave out pictures that cannot be read
@@ -116,15 +158,15 @@ class Encoded(Parted):
     def _whole_digest(self, digests: dict[str, list[str]]) -> str:
         """The digest of all, from those of each part's files."""
 
-    def _file_digest(self, path: Path) -> str:
+    def _file_digest(self, path: str) -> str:
         """The digest of the pictures in a file."""
-        return file_digest(path)
+        return self._storage.digest(path)
 
     def digest(self, fresh: bool = False) -> str:
         if self._digest is not None and not fresh:
             return self._digest
         note = self.note if self._digest is None else None
-        with FileDigests(self._root, fresh, self._file_digest, self._kind) as known:
+        with FileDigests(self._storage, fresh, self._file_digest, self._kind) as known:
             every = [path for paths in self._files.values() for path in paths]
             found = list(known.digests(every, missing=self._skip))
             digests, self._stamps, start = {}, {}, 0
@@ -168,14 +210,14 @@ class Encoded(Parted):
         def readable(picture: Picture) -> bool:
             try:
                 read_square(picture.where, CHECKED_AT, picture.content)
-            except UserError:
+            except Unreadable:
                 return False
             return True
 
         rows = ((part, start, row, digest) for part, start, count, digest in todo for row in range(count))
         news: dict[str, list[int]] = {}
         with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(self._storage.threads) as pool,
             progress(sum(count for _, _, count, _ in todo), "look for unreadable", "img", delay=1) as bar,
         ):
             while group := list(islice(rows, CHECKED)):
@@ -199,13 +241,13 @@ class Encoded(Parted):
     def _pictures(self, split: str, rows: NDArray[np.int64], size: int) -> Pictures:
         part = self._part_of[split]
         inner = [int(row) for row in self._rows_of[split][rows]]
+        pictures = [self._picture(part, row) for row in inner]
+        if self._storage.far:
+            return DistantPictures(pictures, [], None, size, self._storage.threads)
         numbers = [self._file_of(part, row) for row in inner]
-        return Pictures(
-            [self._picture(part, row) for row in inner],
-            [self._root / self._files[part][number] for number in numbers],
-            None if self._digest is None else [self._stamps[part][number] for number in numbers],
-            size,
-        )
+        files = [Path(self._storage.where(self._files[part][number])) for number in numbers]
+        stamps = None if self._digest is None else [self._stamps[part][number] for number in numbers]
+        return Pictures(pictures, files, stamps, size)
 
     def stored(self, split: str, row: int) -> Stored:
         whole = int(self._rows[split][row])

@@ -1,10 +1,9 @@
-"""SHA-256 of many files, remembered by path, size and time of change."""
+"""SHA-256 of many files, remembered by path and stamp: size and time of change."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from features.download import cache_dir, file_digest
+from features.datasets.storage import Stamp, Storage
+from features.download import cache_dir
 from features.errors import UserError
 from features.files import open_regular
 from features.progress import progress, say
@@ -25,36 +25,32 @@ OF_THE_SYSTEM = (  # https://www.sqlite.org/rescode.html
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
 )
 
-Stamp = tuple[int, int]  # size in bytes and time of change in nanoseconds, by which a file is known again
-
-
-def stamp(path: Path) -> Stamp:
-    """The stamp of a file that is there."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
 
 class FileDigests:
-    """Digests of the files below one folder; a context manager over a small SQLite table.
+    """Digests of the files of one storage; a context manager over a small SQLite table.
 
-    The one place where a file is trusted by (path, size, time of change) and not by its content,
+    The one place where a file is trusted by its path and stamp and not by its content,
     so that a million images are read once and not at every command. ``fresh=True`` reads all. Each row has
     a digest of its own: one that fails it, or a damaged table, is forgotten and its files are hashed again.
 
     Parameters
     ----------
-    root : the folder.
+    storage : where the files lie.
     fresh : trust nothing that is remembered.
-    digest : the digest of a file.
+    digest : the digest of a file by its path; left out, that of its bytes.
     kind : what that is a digest of, if not of the file's bytes.
     """
 
     def __init__(
-        self, root: Path, fresh: bool = False, digest: Callable[[Path], str] = file_digest, kind: str = ""
+        self,
+        storage: Storage,
+        fresh: bool = False,
+        digest: Callable[[str], str] | None = None,
+        kind: str = "",
     ) -> None:
-        self._root = root
+        self._storage = storage
         self._fresh = fresh
-        self._digest = digest
+        self._digest = digest or storage.digest
         self._kind = kind and f"//{kind}"  # no path holds two slashes
         self._place = cache_dir() / "file-digests.sqlite"
         try:
@@ -139,7 +135,7 @@ class FileDigests:
         self._db.close()
 
     def digests(self, paths: list[str], missing: bool = False) -> Iterator[tuple[str, Stamp]]:
-        """The hex SHA-256 and the stamp of each file, in order; ``paths`` are relative to the root.
+        """The hex SHA-256 and the stamp of each file, in order; ``paths`` are relative to the storage's root.
 
         With ``missing``, a file that cannot be read has an empty digest.
 
@@ -150,7 +146,7 @@ class FileDigests:
         """
         self._missing = missing
         with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(self._storage.threads) as pool,
             progress(len(paths), "digest of the images", "file", delay=1) as bar,
         ):
             for start in range(0, len(paths), BATCH):
@@ -161,7 +157,7 @@ class FileDigests:
                 fresh = pool.map(self._sha256, unknown)
                 news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
                 known.update({path: (size, changed, sha) for path, size, changed, sha in news})
-                rows = ((str(self._root), path + self._kind, *rest) for path, *rest in news)
+                rows = ((str(self._storage), path + self._kind, *rest) for path, *rest in news)
                 self._keep("file", [row for row in rows if row[-1]])
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
@@ -191,13 +187,13 @@ class FileDigests:
         marks = ",".join("?" * len(group))
         rows = self._found(
             f"select root, path, size, changed, sha256, proof from file where root = ? and path in ({marks})",
-            (str(self._root), *(path + self._kind for path in group)),
+            (str(self._storage), *(path + self._kind for path in group)),
         )
         return {path.removesuffix(self._kind): (size, changed, sha) for _, path, size, changed, sha in rows}
 
     def _stamp(self, path: str) -> Stamp:
         try:
-            return stamp(self._root / path)
+            return self._storage.stamp(path)
         except OSError as error:
             if self._missing:
                 return 0, 0
@@ -205,14 +201,15 @@ class FileDigests:
 
     def _sha256(self, path: str) -> str:
         try:
-            return self._digest(self._root / path)
+            return self._digest(path)
         except OSError as error:
             if self._missing:
                 return ""
             raise self._unreadable(path, error) from None
 
     def _unreadable(self, path: str, error: OSError) -> UserError:
-        return UserError(f"cannot read the image {self._root / path}: {error.strerror}; replace or remove it")
+        where = self._storage.where(path)
+        return UserError(f"cannot read the image {where}: {error.strerror}; replace or remove it")
 
 
 def _is_damage(error: Exception) -> bool:

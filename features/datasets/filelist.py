@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from features.datasets.base import LEAST, SPLITS, numbered
+from features.datasets.bucket import BucketObject
+from features.datasets.images import open_source
 from features.datasets.picturefiles import PictureFiles
+from features.datasets.storage import Disk, Storage
 from features.errors import UserError
-from features.files import is_file, open_regular
 
 COLUMNS = ("path", "label")
 SPLIT = "split"  # the column that may be there
@@ -60,16 +61,19 @@ class FileList(PictureFiles):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | BucketObject,
         listed: Iterable[Listed],
         class_names: tuple[str, ...] | None = None,
         limit: int | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         self._skip = skip_unreadable
-        path = path.resolve()
-        self._root = path.parent
-        self.source, self.name = str(path), path.stem
+        if isinstance(path, Path):
+            path = path.resolve()
+            self._storage: Storage = Disk(path.parent)
+        else:
+            self._storage = path.bucket
+        self.source, self.name = str(path), PurePath(path.name).stem
         files: dict[str, list[str]] = {split: [] for split in SPLITS}
         labels: dict[str, list[str]] = {split: [] for split in SPLITS}
         seen: dict[str, str] = {}
@@ -86,13 +90,13 @@ class FileList(PictureFiles):
                     f"{where}: expected a path, a label and, where there are splits, train or test; "
                     f"came {came}; fill it in or remove the row"
                 )
-            name = os.path.normpath(row.path)
+            name = self._storage.normal(row.path)
             if name in seen:
                 raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
-            if not skip_unreadable and not is_file(self._root / name):
+            if not skip_unreadable and not self._storage.has(name):
                 raise UserError(
-                    f"{where}: no such file: {self._root / name}; expected a path relative to the list's "
-                    "folder; put it right or remove the row"
+                    f"{where}: no such file: {self._storage.where(name)}; expected a path relative to the "
+                    "list's folder; put it right or remove the row"
                 )
             seen[name] = row.where
             files[split].append(name)
@@ -121,7 +125,7 @@ class FileList(PictureFiles):
         self.limit = limit
 
 
-def csv_list(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> FileList:
+def csv_list(path: Path | BucketObject, limit: int | None = None, skip_unreadable: bool = False) -> FileList:
     """The picture files that a CSV names in its columns ``path`` and ``label``, and perhaps ``split``.
 
     Other columns are passed over. It is UTF-8, with commas. Raises as :class:`FileList`.
@@ -129,9 +133,9 @@ def csv_list(path: Path, limit: int | None = None, skip_unreadable: bool = False
     return FileList(path, _lines(path), limit=limit, skip_unreadable=skip_unreadable)
 
 
-def _lines(path: Path) -> Iterator[Listed]:
+def _lines(path: Path | BucketObject) -> Iterator[Listed]:
     try:
-        with TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as stream:
+        with TextIOWrapper(open_source(path), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, skipinitialspace=True, strict=True)
             try:
                 header = [name.strip() for name in next(reader, [])]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,20 @@ LUMINANCE = np.array(
         [72, 92, 95, 98, 112, 100, 103, 99],
     ]
 )
+
+
+class Unreadable(UserError):
+    """A picture that cannot be read, and not what lies between it and here."""
+
+
+class Distant(Protocol):
+    """A file that is no path: ``str`` names it, and what is opened are its bytes."""
+
+    def open(self) -> BinaryIO:
+        """The whole file, or OSError; UserError where the way to it is barred."""
+
+
+Source = Path | Distant  # a file to be read
 
 
 class Stored(NamedTuple):
@@ -85,7 +99,7 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(upright(image), (size, size), Image.Resampling.BICUBIC))
 
 
-def read_square(where: Path | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
+def read_square(where: Source | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
     """The picture in a JPEG or PNG file, as :func:`square` makes it.
 
     ``content`` are the file's bytes where they are here already; then ``where`` only names it. A JPEG much
@@ -94,7 +108,7 @@ def read_square(where: Path | str, size: int, content: bytes | None = None) -> N
 
     Raises
     ------
-    UserError
+    Unreadable
         The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size or number of
         scans; it is named.
     """
@@ -103,7 +117,7 @@ def read_square(where: Path | str, size: int, content: bytes | None = None) -> N
         return square(image, size)
 
 
-def stored(where: Path | str, content: bytes | None = None) -> Stored:
+def stored(where: Source | str, content: bytes | None = None) -> Stored:
     """How the picture in a JPEG or PNG file is stored, from its header. As :func:`read_square`."""
     with _opened(where, content) as image:
         tables = getattr(image, "quantization", {})
@@ -128,12 +142,17 @@ def jpeg_quality(table: Sequence[int]) -> int:
     return int(np.abs(tables - np.asarray(table)).sum(axis=1).argmin()) + 1
 
 
+def open_source(where: Source | str) -> BinaryIO:
+    """A file, to be read as bytes: a regular one, where it lies on this machine."""
+    return open_regular(where) if isinstance(where, Path | str) else where.open()
+
+
 @contextmanager
-def _opened(where: Path | str, content: bytes | None) -> Iterator[Image.Image]:
+def _opened(where: Source | str, content: bytes | None) -> Iterator[Image.Image]:
     """The picture in a regular file, or in its bytes, with one line for whatever Pillow raises about it."""
     from PIL import Image
 
-    with _one_line(where), open_regular(where) if content is None else io.BytesIO(content) as stream:
+    with _one_line(where), io.BytesIO(content) if content is not None else open_source(where) as stream:
         if content == b"":
             raise ValueError("no bytes")
         with Image.open(stream, formats=("JPEG", "PNG")) as image:
@@ -156,18 +175,18 @@ def _scans(stream: BinaryIO) -> int:
 
 
 @contextmanager
-def _one_line(where: Path | str) -> Iterator[None]:
+def _one_line(where: Source | str) -> Iterator[None]:
     """One line for whatever Pillow raises about this file."""
     try:
         yield
-    except MemoryError:  # the machine's, not the picture's
+    except (MemoryError, UserError):  # the machine's, or of the way to it; not the picture's
         raise
     except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
         text = (isinstance(error, OSError) and error.strerror) or str(error)
         reason = " ".join(STREAM.sub("it", text).split())
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
             reason = f"{type(error).__name__} {reason}".rstrip()
-        raise UserError(
+        raise Unreadable(
             f"cannot read the image {where}: expected a whole JPEG or PNG, came: {reason}; "
             "replace or remove it, then run the command again"
         ) from None

@@ -15,6 +15,7 @@ import numpy as np
 
 from features.datasets.base import SPLITS, numbered
 from features.datasets.encoded import Encoded, Picture
+from features.datasets.storage import Disk
 from features.errors import UserError
 from features.progress import progress
 from features.words import is_utf8
@@ -92,7 +93,7 @@ class Packed(Encoded):
         self._skip = skip_unreadable
         path = path.resolve()
         self.source, self.name = str(path), path.stem if path.is_file() else path.name
-        self._root = path.parent if path.is_file() else path
+        self._storage = Disk(path.parent if path.is_file() else path)
         parts, notes = {"train": [path]}, []
         if path.is_dir():
             parts, left_out = _by_split(path, suffix)
@@ -106,7 +107,7 @@ class Packed(Encoded):
         every = [shard for shards in self._shards.values() for shard in shards]
         other = sum(shard.other for shard in every)
         notes += [f"{other:,} other files in the shards left out"] * bool(other)
-        self._by_path = {shard.path: shard for shard in every}
+        self._by_name = {shard.path.name: shard for shard in every}
         self._files = {part: [one.name for one in paths] for part, paths in parts.items()}
         self._ends = {
             part: np.cumsum([len(shard.labels) for shard in shards]) for part, shards in self._shards.items()
@@ -157,8 +158,8 @@ class Packed(Encoded):
                 self._open[part] = number, reader
             return Picture(f"{shard.path}, {shard.key(inner)}", reader.read(inner))
 
-    def _file_digest(self, path: Path) -> str:
-        shard, proof = self._by_path[path], hashlib.sha256()
+    def _file_digest(self, path: str) -> str:
+        shard, proof = self._by_name[path], hashlib.sha256()
         with closing(shard.open()) as reader:
             for row in range(len(shard.labels)):
                 proof.update(f"{shard.key(row)}\0{hashlib.sha256(reader.read(row)).hexdigest()}\n".encode())

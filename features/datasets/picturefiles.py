@@ -20,7 +20,7 @@ class PictureFiles(Encoded):
         return self._pictures(split, self._rows[split][start:stop], size)
 
     def _picture(self, part: str, row: int) -> Picture:
-        return Picture(self._root / self._files[part][row])
+        return Picture(self._storage.at(self._files[part][row]))
 
     def _file_of(self, part: str, row: int) -> int:
         return row

@@ -1,4 +1,4 @@
-"""Datasets by name; folders and lists by path."""
+"""Datasets by name; folders and lists by path or URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from features.datasets.base import Dataset
+from features.datasets.bucket import Bucket, BucketObject, bucket_url, is_url
 from features.datasets.cifar import ARCHIVED, Cifar10, Cifar100
 from features.errors import UserError
 from features.files import given_path
@@ -64,6 +65,23 @@ def _by_path(path: Path, asked: Asked) -> Dataset:
     return Folder(path, asked.limit, asked.skip_unreadable)
 
 
+def _in_bucket(url: str, asked: Asked) -> Dataset:
+    """What lies in a bucket: a list of picture files, or else class folders."""
+    from features.datasets.filelist import csv_list
+    from features.datasets.folder import Folder
+
+    root, _, name = url.rpartition("/")
+    suffix = Path(name).suffix.lower()
+    if suffix == ".csv":
+        return csv_list(BucketObject(Bucket(root), name), asked.limit, asked.skip_unreadable)
+    if suffix in FILES:
+        raise UserError(
+            f"dataset={url}: in a bucket, expected train/<class>/ and test/<class>/ (or <class>/ alone) or a "
+            f".csv; came a {suffix} file; copy it to this machine"
+        )
+    return Folder(Bucket(url), asked.limit, asked.skip_unreadable)
+
+
 FILES = (".csv", ".parquet", ".tar")  # the suffixes of files that are datasets, in lower case
 
 
@@ -82,10 +100,13 @@ def source_of(dataset: str) -> str:
     Raises
     ------
     UserError
-        It is empty, or neither a known name nor the path of a folder or list that exists.
+        It is empty, or neither a known name, nor the path of a folder or list that exists, nor the URL of a
+        bucket (which is not asked).
     """
     if dataset in DATASETS:
         return dataset
+    if is_url(dataset):
+        return bucket_url(dataset)
     if dataset:
         path = given_path("dataset", dataset)
         try:
@@ -96,8 +117,14 @@ def source_of(dataset: str) -> str:
     raise UserError(
         f"{f'unknown dataset {dataset!r}' if dataset else 'dataset= is empty'}: expected "
         f"{', '.join(DATASETS)}, or the path of a folder with train/<class>/ and test/<class>/ "
-        "(or <class>/ alone) or with .parquet or .tar shards, or of a .csv, .parquet or .tar file"
+        "(or <class>/ alone) or with .parquet or .tar shards, or of a .csv, .parquet or .tar file, or "
+        "s3://bucket/prefix"
     )
+
+
+def is_place(source: str) -> bool:
+    """Whether images are found by where they lie, and not by a name."""
+    return is_url(source) or Path(source).is_absolute()
 
 
 def open_dataset(
@@ -113,7 +140,8 @@ def open_dataset(
     Parameters
     ----------
     dataset : a name, or a folder with ``train/<class>/`` and ``test/<class>/``, or ``<class>/`` alone;
-        a CSV or Parquet list of paths and labels; or shards, Parquet or tar, that hold the pictures.
+        a CSV or Parquet list of paths and labels; shards, Parquet or tar, that hold the pictures; or
+        ``s3://bucket/prefix`` of such folders or ``s3://bucket/list.csv``.
     archive : the file that it is read from, for a dataset that is an archive; else it is looked for.
     limit : images per split, stratified; None is all of them.
     offline : download nothing.
@@ -145,7 +173,10 @@ def open_dataset(
         raise UserError(
             f"archive= belongs to dataset={' or '.join(ARCHIVED)}, not to {dataset!r}; leave it out"
         )
-    opener = DATASETS[source] if source in DATASETS else partial(_by_path, Path(source))
+    if source in DATASETS:
+        opener = DATASETS[source]
+    else:
+        opener = partial(_in_bucket, source) if is_url(source) else partial(_by_path, Path(source))
     try:
         opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))
     except OSError as error:

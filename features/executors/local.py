@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from numpy.typing import NDArray
-
 from features.ahead import read_ahead
 from features.backbones.extractor import Extractor
 from features.cache.shards import Shard, ShardFolder
@@ -29,10 +26,7 @@ class Local:
         worker = Worker(extractor, folder)
 
         def embed(shard: Shard) -> Shard:
-            def images(start: int, stop: int) -> NDArray[np.uint8]:
-                first = shard.start
-                return dataset.images(shard.split, first + start, first + stop, extractor.image_size)
-
+            images = dataset.reader(shard.split, shard.start, shard.stop, extractor.image_size)
             worker.embed(shard, images, advance)
             return shard
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.datasets.base import Dataset
+from features.datasets.bucket import is_url
 from features.datasets.cifar import ARCHIVED, places
 from features.datasets.registry import DATASETS, open_dataset
 from features.errors import UserError
@@ -74,7 +75,7 @@ class Pictures:
     def _proved(dataset: dict[str, Any], archive: str | None, remembered: Iterable[str]) -> Dataset:
         """The dataset, if it still is what it was."""
         source = dataset["source"]
-        if source not in DATASETS and not Path(source).exists():
+        if source not in DATASETS and not is_url(source) and not Path(source).exists():
             known = Path(source).is_absolute()
             raise UserError(f"{source} is gone" if known else f"no dataset is named {source} here")
         opened = open_dataset(

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from features.datasets import bucket
 from features.datasets.base import MIN_TRAIN, SPLITS, Dataset
 from features.datasets.cifar import CIFAR100, Cifar10, Cifar100
 from features.datasets.digits import Digits
@@ -619,3 +620,43 @@ class TestOpen:
     def test_a_limit_is_positive(self) -> None:
         with pytest.raises(UserError, match="limit=0: expected a positive number"):
             open_dataset("digits", limit=0)
+
+
+class TestUrls:
+    """Before any bucket is asked: those that are are in ``test_bucket.py``."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://user:h1dden@bucket/pets",
+            "s3://bucket:9000/pets",
+            "s3://",
+            "s3://bu\ncket/pets",
+            "https://bucket.s3.amazonaws.com/pets?X-Amz-Signature=h1dden",
+            "S3://bucket/h1dden",
+        ],
+    )
+    def test_what_may_hold_keys_is_refused_unrepeated(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for stage in ("features", "train"):
+            assert main([stage, "--dataset", url, "--out", str(tmp_path), "--debug"]) == 2
+            told = capsys.readouterr().err
+            assert "error: DATASET= is a URL, but none of a bucket: expected s3://bucket/prefix or" in told
+            assert "h1dden" not in told
+
+    def test_without_s3fs_the_command_that_installs_it_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(bucket, "find_spec", lambda name: None)
+        assert main(["features", "--dataset", "s3://bucket/pets"]) == 2
+        assert capsys.readouterr().err == (
+            "error: buckets are read with s3fs, which is not installed; run: "
+            ".venv/bin/python -m pip install -r requirements-s3.txt\n"
+        )
+
+    def test_train_names_the_command_and_asks_no_bucket(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", "--dataset", "s3://bucket/pets/", "--out", str(tmp_path)]) == 2
+        assert "run: make features DATASET=s3://bucket/pets/" in capsys.readouterr().err

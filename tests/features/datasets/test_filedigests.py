@@ -13,6 +13,7 @@ import pytest
 
 from features.datasets.filedigests import FileDigests
 from features.datasets.registry import open_dataset
+from features.datasets.storage import Disk
 from features.download import cache_dir, file_digest
 
 
@@ -29,11 +30,11 @@ def hashed(root: Path) -> tuple[list[str], list[str]]:
     """The digests of a folder's files, and which of them had to be read."""
     paths, read = sorted(str(path.relative_to(root)) for path in root.rglob("*.*")), list[str]()
 
-    def digest(path: Path) -> str:
-        read.append(str(path.relative_to(root)))
-        return file_digest(path)
+    def digest(path: str) -> str:
+        read.append(path)
+        return file_digest(root / path)
 
-    with FileDigests(root, digest=digest) as known:
+    with FileDigests(Disk(root), digest=digest) as known:
         return [sha for sha, _ in known.digests(paths)], sorted(read)
 
 
