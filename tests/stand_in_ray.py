@@ -42,11 +42,11 @@ class StandIn(executor.RemoteWorker):
         if self._plan == "die":
             self._die()
 
-    def admit(self, terms: executor.Terms) -> str | None:
+    def start(self, spec: executor.WorkerSpec) -> tuple[int, str | None]:
         if self._plan == "other-folder":
-            token = Path("/nowhere") / terms.token.name
-            terms = replace(terms, token=token)
-        return super().admit(terms)
+            token = Path("/nowhere") / spec.token.name
+            spec = replace(spec, token=token)
+        return super().start(spec)
 
     def _embed(self, images: Any, advance: Any = None) -> Any:
         if self._plan == "slow" and len(images) > executor.SAMPLE:
@@ -89,5 +89,5 @@ def run() -> None:
     Extractor.embed = embed  # type: ignore[method-assign]
     store.SHARDS = SHARDS
     executor.RemoteWorker = StandIn  # type: ignore[misc]
-    executor.RENEW = 1.0
+    executor.REFRESH = 1.0
     sys.exit(main(sys.argv[1:]))

@@ -34,15 +34,17 @@ from features.progress import say
 
 CORES = 4  # of a worker without a GPU; all there are where a node has fewer
 SAMPLE = 8  # images that every worker embeds first, as this process did
-TRIES = 4  # workers that may die over one shard
-LATE = 2.0  # times as long as the median shard: then an idle worker does it, too
+MAX_FAILURES = 4  # workers that may die over one shard, or at their start on one node
+STRAGGLER = 2.0  # times as long as the median shard: then an idle worker does it, too
+STALLED = 10.0  # times as long as the median shard, and
+STALLED_SECONDS = 300.0  # at least: then it is told which worker has it
+START_SECONDS = 60.0  # until it is told that a worker has not started
+RECENT = 1000  # shards whose median is taken
 POLL = 1.0  # seconds between two looks at what has come
-RENEW = 5.0  # seconds between two looks at which nodes there are
-SEEN = (
-    60.0  # seconds until this machine sees a file that another has written: NFS remembers what is not there
-)
-JOIN = 22.0  # seconds until a cluster answers
-OBJECTS = 512 << 20  # bytes of shared memory on this machine, where Ray is started here
+REFRESH = 5.0  # seconds between two looks at which nodes there are
+VISIBLE_SECONDS = 60.0  # until this machine sees another's file: NFS remembers what is not there
+JOIN_SECONDS = 22.0  # until a cluster answers
+OBJECT_STORE = 512 << 20  # bytes of shared memory on this machine, where Ray is started here
 INSTALL = ".venv/bin/python -m pip install -r requirements-ray.txt"
 
 
@@ -75,7 +77,7 @@ class Ray:
     def prepare(self, extractor: Extractor) -> None:
         """As :meth:`Executor.prepare` says; with this network workers are compared."""
         if self._address is not None:
-            _answers(self._address)
+            _check_cluster(self._address)
         extractor.prepare()
 
     def embed(
@@ -86,7 +88,7 @@ class Ray:
             return
         size = extractor.image_size
         token = folder.path / f"{secrets.token_hex(8)}.tmp"
-        with _cluster(self._address):
+        with _session(self._address):
             import ray
 
             count = min(SAMPLE, len(dataset.labels("train")))
@@ -94,68 +96,67 @@ class Ray:
             vectors = extractor.embed(sample(0, count))
             write_whole(token, token.name.encode())
             network = extractor.at(extractor.precision)  # with its weights, not built
-            terms = Terms(network, folder, _versions(), token, sample, vectors)
-            crew = _Crew(ray.put(terms), folder)
+            spec = WorkerSpec(network, folder, _versions(), token, sample, vectors)
+            pool = _WorkerPool(ray.put(spec))
             try:
-                yield from self._hand_out(crew, dataset, size, todo, advance)
-            finally:
-                crew.dismiss()
-                token.unlink(missing_ok=True)
-
-    def _hand_out(
-        self, crew: _Crew, dataset: Dataset, size: int, todo: list[Shard], advance: Advance
-    ) -> Iterator[Shard]:
-        waiting, left, lost = deque(todo), set(todo), Counter[Shard]()
-        durations: list[float] = []
-        while left:
-            crew.renew()
-            for hand in crew.hands:
-                while hand.ready and len(hand.shards) < STAGES:
-                    shard = self._next(crew, hand, waiting, left, durations)
-                    if shard is None:
-                        break
-                    hand.give(shard, dataset.reader(shard.split, shard.start, shard.stop, size))
-            for shard, hand, error in crew.ended():
-                if error is None and shard in left:
-                    _see(crew.folder.path / shard.name)
-                    durations.append(hand.seconds(shard))
-                    left.remove(shard)
+                for shard in self._schedule(pool, dataset, size, todo):
+                    _wait_until_visible(folder.path / shard.name)
                     advance(shard.rows)
                     yield shard
-                elif error is not None and shard in left:
-                    lost[shard] += 1
-                    if lost[shard] == TRIES:
-                        raise UserError(
-                            f"{TRIES} workers died while they had {shard.name}, the last on {hand.node}: "
-                            f"{error}; look at its images and at the memory of the nodes, then run this again"
-                        )
-                    if not any(shard in other.shards for other in crew.hands):
-                        waiting.appendleft(shard)
+            finally:
+                pool.shutdown()
+                token.unlink(missing_ok=True)
 
     @staticmethod
-    def _next(
-        crew: _Crew, hand: _Hand, waiting: deque[Shard], left: set[Shard], durations: list[float]
-    ) -> Shard | None:
-        """The next shard for a worker; where none waits and it has none, one that is late elsewhere."""
-        while waiting:
-            shard = waiting.popleft()
-            if shard in left:
-                return shard
-        if hand.shards or not durations:
-            return None
-        limit = max(LATE * statistics.median(durations), POLL)
-        late = [
-            (other.seconds(shard), shard)
-            for other in crew.hands
-            for shard in other.shards
-            if shard in left and other.seconds(shard) > limit
-            if sum(shard in one.shards for one in crew.hands) == 1
-        ]
-        return max(late, key=lambda pair: pair[0])[1] if late else None
+    def _schedule(pool: _WorkerPool, dataset: Dataset, size: int, todo: list[Shard]) -> Iterator[Shard]:
+        """Each shard once a worker has kept it."""
+        queue, left, failures = deque(todo), set(todo), Counter[Shard]()
+        durations = deque[float](maxlen=RECENT)
+        while left:
+            pool.refresh()
+            median = statistics.median(durations) if durations else 0.0
+            pool.report_stalled(median)
+            late = deque(
+                pool.stragglers(left, max(STRAGGLER * median, POLL)) if durations and not queue else ()
+            )
+            for worker in pool.workers:
+                while worker.state == READY:
+                    if queue and len(worker.shards) < prefetch(len(queue), len(pool.workers)):
+                        shard = queue.popleft()
+                    elif late and not worker.shards:
+                        shard = late.popleft()
+                    else:
+                        break
+                    worker.submit(shard, dataset.reader(shard.split, shard.start, shard.stop, size))
+            for shard, worker, error in pool.completed():
+                if shard not in left:
+                    continue  # done twice
+                if error is None:
+                    durations.append(worker.waited(shard))
+                    left.remove(shard)
+                    yield shard
+                    continue
+                failures[shard] += pool.alive(worker)  # a node that is taken away says nothing of a shard
+                if failures[shard] >= MAX_FAILURES:
+                    raise UserError(
+                        f"{MAX_FAILURES} workers died while they had {shard.name}, the last on "
+                        f"{worker.node}: {error}; look at its images and at the memory of the nodes, then "
+                        "run this again"
+                    )
+                if not any(shard in other.shards for other in pool.workers):
+                    queue.appendleft(shard)
+
+
+def prefetch(queued: int, workers: int) -> int:
+    """How many shards a worker may hold while so many are queued for so many workers.
+
+    Towards the end it is fewer, so that none waits for a busy worker while another is idle.
+    """
+    return min(STAGES, 1 + queued // workers)
 
 
 @dataclass(frozen=True)
-class Terms:
+class WorkerSpec:
     """What a worker must be like before it is given a shard.
 
     Attributes
@@ -188,33 +189,36 @@ class RemoteWorker:
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
             os.environ[name] = str(cores)
 
-    def admit(self, terms: Terms) -> str | None:
-        """Build the network; None if all is as the terms say, else what is not."""
+    def start(self, spec: WorkerSpec) -> tuple[int, str | None]:
+        """Build the network; the number of this process, and what is not as expected, if anything."""
+        return os.getpid(), self._start(spec)
+
+    def _start(self, spec: WorkerSpec) -> str | None:
         here = _versions()
-        for name, expected in terms.versions.items():
+        for name, expected in spec.versions.items():
             if here.get(name) != expected:
                 return f"it has {name} {here.get(name)}, expected {expected}; install the same there"
         try:
-            with open_regular(terms.token) as file:
-                seen = file.read() == terms.token.name.encode()
+            with open_regular(spec.token) as file:
+                seen = file.read() == spec.token.name.encode()
         except OSError:
             seen = False
         if not seen:
-            return f"it does not see {terms.folder.path}; give it that folder under the same path"
-        count = len(next(iter(terms.vectors.values())))
-        precision = terms.extractor.precision
+            return f"it does not see {spec.folder.path}; give it that folder under the same path"
+        count = len(next(iter(spec.vectors.values())))
+        precision = spec.extractor.precision
         try:
-            vectors = terms.extractor.embed(terms.sample(0, count))
+            vectors = spec.extractor.embed(spec.sample(0, count))
         except UserError as error:
             return str(error)
-        away = max(_distance(vectors[layer], array) for layer, array in terms.vectors.items())
+        away = max(_distance(vectors[layer], array) for layer, array in spec.vectors.items())
         if not away <= TOLERANCE[precision]:
             return (
                 f"its vectors of the first images are {away:.1e} of their length away, expected at most "
                 f"{TOLERANCE[precision]:g} in {precision}: it computes in another precision; see that "
                 "nothing in its environment changes TensorFlow's arithmetic"
             )
-        self._worker = Worker(terms.extractor, terms.folder)
+        self._worker = Worker(spec.extractor, spec.folder)
         return None
 
     def embed(self, shard: Shard, images: Images) -> None:
@@ -222,8 +226,11 @@ class RemoteWorker:
         self._worker.embed(shard, images)
 
 
+STARTING, READY, REFUSED = "starting", "ready", "refused"
+
+
 @dataclass
-class _Hand:
+class _WorkerHandle:
     """A worker as this process knows it.
 
     Attributes
@@ -231,59 +238,97 @@ class _Hand:
     actor : Ray's handle.
     node : a name for people.
     node_id : Ray's name of it.
-    joining : what :meth:`RemoteWorker.admit` will answer.
-    state : ``joining``, ``ready``, or ``refused``: then it is left where it is, so that none takes its place.
-    shards : what it is embedding, with Ray's reference of the task and the time when it was handed out.
+    started : Ray's reference of what :meth:`RemoteWorker.start` will return.
+    state : ``STARTING``, ``READY``, or ``REFUSED``: then it is left there, so that none takes its place.
+    pid : the number of its process, once it is ready.
+    since : when it was made, or last kept a shard.
+    reported : whether it was told since then that it stalls.
+    shards : what it is embedding, with Ray's reference of the task and the time when it was submitted.
     """
 
     actor: Any
     node: str
     node_id: str
-    joining: Any
-    state: str = "joining"
+    started: Any
+    state: str = STARTING
+    pid: int = 0
+    since: float = field(default_factory=time.monotonic)
+    reported: bool = False
     shards: dict[Shard, tuple[Any, float]] = field(default_factory=dict)
 
-    @property
-    def ready(self) -> bool:
-        return self.state == "ready"
-
-    def give(self, shard: Shard, images: Images) -> None:
+    def submit(self, shard: Shard, images: Images) -> None:
+        """Have a shard embedded."""
         self.shards[shard] = (self.actor.embed.remote(shard, images), time.monotonic())
 
-    def seconds(self, shard: Shard) -> float:
-        """How long it has had a shard."""
-        return time.monotonic() - self.shards[shard][1]
+    def waited(self, shard: Shard) -> float:
+        """Seconds since it has had a shard and kept no other."""
+        return time.monotonic() - max(self.shards[shard][1], self.since)
+
+    def progressed(self) -> None:
+        """It has started, or kept a shard."""
+        self.since, self.reported = time.monotonic(), False
+
+    def stalled(self, median: float) -> str | None:
+        """What it has not come to an end with for long, if anything."""
+        waited = time.monotonic() - self.since
+        if self.state == STARTING and waited > START_SECONDS:
+            return (
+                f"the worker on {self.node} has not started for {waited:.0f} s; see with `ray status` "
+                "whether others use its cores"
+            )
+        shard = min(self.shards, key=lambda shard: self.shards[shard][1], default=None)
+        if shard is None:
+            return None
+        waited = self.waited(shard)
+        if waited <= max(STALLED * median, STALLED_SECONDS):
+            return None
+        usual = f", the median is {median:.0f} s" if median else ""
+        return (
+            f"the worker on {self.node} has been at {shard.name} for {waited:.0f} s{usual}; if it hangs, "
+            f"kill process {self.pid} there: another worker then does its shards"
+        )
 
 
-class _Crew:
-    """All workers there are; new ones where there are new nodes."""
+class _WorkerPool:
+    """All workers there are; new ones where there are new nodes.
 
-    def __init__(self, terms: Any, folder: ShardFolder) -> None:
-        self.hands: list[_Hand] = []
-        self.folder = folder
-        self._terms = terms
-        self._looked = -RENEW
-        self._refused: list[str] = []
-        self._failed = Counter[str]()  # workers that died before they were ready, by node
+    Parameters
+    ----------
+    spec : Ray's reference of the :class:`WorkerSpec`.
+    """
 
-    def renew(self) -> None:
-        """Have as many workers on each node as it has room for."""
+    def __init__(self, spec: Any) -> None:
+        self.workers: list[_WorkerHandle] = []
+        self._spec = spec
+        self._refreshed = -REFRESH
+        self._problems: list[str] = []
+        self._failures = Counter[str]()  # workers that died before they were ready, by node
+
+    def refresh(self) -> None:
+        """Have as many workers on each node as it has room for.
+
+        Raises
+        ------
+        UserError
+            There is no worker, and no room for one.
+        """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        if time.monotonic() - self._looked < RENEW:
+        if time.monotonic() - self._refreshed < REFRESH:
             return
-        self._looked = time.monotonic()
+        self._refreshed = time.monotonic()
         room = 0
         for node in ray.nodes():
             gpus, cores = (int(node["Resources"].get(kind, 0)) for kind in ("GPU", "CPU"))
             if not node["Alive"] or not (gpus or cores):
                 continue
-            there = [hand for hand in self.hands if hand.node_id == node["NodeID"]]
+            there = [worker for worker in self.workers if worker.node_id == node["NodeID"]]
             each = max(1, cores // gpus) if gpus else min(CORES, cores)
             count = gpus or cores // each
-            room += sum(hand.state != "refused" for hand in there)
-            if self._failed[node["NodeID"]] >= TRIES or any(hand.state == "refused" for hand in there):
+            refused = sum(worker.state == REFUSED for worker in there)
+            room += len(there) - refused
+            if self._failures[node["NodeID"]] >= MAX_FAILURES or refused:
                 continue
             room += count - len(there)
             for _ in range(count - len(there)):
@@ -299,13 +344,15 @@ class _Crew:
                     .remote(each)
                 )
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
-                self.hands.append(_Hand(actor, name, node["NodeID"], actor.admit.remote(self._terms)))
+                self.workers.append(
+                    _WorkerHandle(actor, name, node["NodeID"], actor.start.remote(self._spec))
+                )
         if not room:
-            told = "; ".join(dict.fromkeys(self._refused)) or "no node of the cluster has a core to give"
+            told = "; ".join(dict.fromkeys(self._problems)) or "no node of the cluster has a core to give"
             raise UserError(f"no worker is left: {told}; what is finished is kept: run this again")
 
-    def ended(self) -> Iterator[tuple[Shard, _Hand, str | None]]:
-        """Shards that have come to an end since, where, and what their worker died of, if it did.
+    def completed(self) -> Iterator[tuple[Shard, _WorkerHandle, str | None]]:
+        """Shards that have come to an end since, with whom, and what their worker died of, if it did.
 
         Raises
         ------
@@ -314,60 +361,84 @@ class _Crew:
         """
         import ray
 
-        refs = [hand.joining for hand in self.hands if hand.state == "joining"]
-        refs += [ref for hand in self.hands for ref, _ in hand.shards.values()]
+        refs = [worker.started for worker in self.workers if worker.state == STARTING]
+        refs += [ref for worker in self.workers for ref, _ in worker.shards.values()]
         if not refs:
             time.sleep(POLL)
             return
         ready = set(ray.wait(refs, num_returns=1, timeout=POLL)[0])
         ready |= set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])
-        for hand in list(self.hands):
+        for worker in list(self.workers):
             try:
-                if hand.state == "joining" and hand.joining in ready:
-                    problem = ray.get(hand.joining)
-                    hand.state = "refused" if problem else "ready"
+                if worker.state == STARTING and worker.started in ready:
+                    worker.pid, problem = ray.get(worker.started)
+                    worker.state = REFUSED if problem else READY
+                    worker.progressed()
                     if problem:
-                        self._refuse(hand, problem)
-                for shard, (ref, _) in list(hand.shards.items()):
+                        self._problems.append(f"the worker on {worker.node} is refused: {problem}")
+                        say(self._problems[-1])
+                for shard, (ref, _) in list(worker.shards.items()):
                     if ref in ready:
                         ray.get(ref)
-                        yield shard, hand, None
-                        del hand.shards[shard]
+                        yield shard, worker, None
+                        del worker.shards[shard]
+                        worker.progressed()
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayError as error:
-                yield from self._lose(hand, error)
+                yield from self._remove(worker, error)
 
-    def _refuse(self, hand: _Hand, problem: str) -> None:
-        self._refused.append(f"the worker on {hand.node} is refused: {problem}")
-        say(self._refused[-1])
+    def stragglers(self, left: set[Shard], limit: float) -> list[Shard]:
+        """Shards of ``left`` that one worker alone has waited with for more than ``limit`` seconds."""
+        held = Counter(shard for worker in self.workers for shard in worker.shards)
+        return [
+            shard
+            for worker in self.workers
+            for shard in worker.shards
+            if held[shard] == 1 and shard in left and worker.waited(shard) > limit
+        ]
 
-    def _lose(self, hand: _Hand, error: Exception) -> Iterator[tuple[Shard, _Hand, str | None]]:
+    def alive(self, worker: _WorkerHandle) -> bool:
+        """Whether the node of a worker is still there."""
+        import ray
+
+        return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == worker.node_id)
+
+    def report_stalled(self, median: float) -> None:
+        """Tell, once, of each worker that stands still: it cannot be told from one that is slow."""
+        for worker in self.workers:
+            if not worker.reported and (problem := worker.stalled(median)):
+                worker.reported = True
+                say(f"note: {problem}")
+
+    def shutdown(self) -> None:
+        """End all workers."""
+        import ray
+
+        for worker in self.workers:
+            ray.kill(worker.actor)
+
+    def _remove(
+        self, worker: _WorkerHandle, error: Exception
+    ) -> Iterator[tuple[Shard, _WorkerHandle, str | None]]:
         """A worker has died, or its node: its shards are anyone's again."""
         import ray
 
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
-        if hand.state == "joining":
-            self._failed[hand.node_id] += 1
-            self._refused.append(f"the worker on {hand.node} does not start: {reason}")
-        say(f"note: the worker on {hand.node} is lost; others do its shards")
-        self.hands.remove(hand)
-        ray.kill(hand.actor)
-        shards, hand.shards = list(hand.shards), {}
+        if worker.state == STARTING:
+            self._failures[worker.node_id] += 1
+            self._problems.append(f"the worker on {worker.node} does not start: {reason}")
+        say(f"note: the worker on {worker.node} is lost; others do its shards")
+        self.workers.remove(worker)
+        ray.kill(worker.actor)
+        shards, worker.shards = list(worker.shards), {}
         for shard in shards:
-            yield shard, hand, reason
-
-    def dismiss(self) -> None:
-        """End all workers."""
-        import ray
-
-        for hand in self.hands:
-            ray.kill(hand.actor)
+            yield shard, worker, reason
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
+def _session(address: str | None) -> Iterator[None]:
     """Ray joined, or started on this machine and then ended."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what it otherwise warns of
@@ -382,25 +453,35 @@ def _cluster(address: str | None) -> Iterator[None]:
             scratch = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
             )
-            how = {"address": "local", "_temp_dir": scratch, "object_store_memory": OBJECTS}
+            how = {"address": "local", "_temp_dir": scratch, "object_store_memory": OBJECT_STORE}
             how["include_dashboard"] = False
         stack.callback(ray.shutdown)
         ray.init(**how, log_to_driver=False, logging_level="ERROR")
         yield
 
 
-def _answers(address: str) -> None:
-    """Join in another process first: where there is no cluster, Ray ends the process that joins."""
+def _check_cluster(address: str) -> None:
+    """Join in another process first: where there is no cluster, Ray ends the process that joins.
+
+    Raises
+    ------
+    UserError
+        There is none, or it does not answer in time.
+    """
     problem = ""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
         subprocess.run(
-            [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=JOIN, check=True
+            [sys.executable, "-c", code, address],
+            capture_output=True,
+            text=True,
+            timeout=JOIN_SECONDS,
+            check=True,
         )
     except subprocess.TimeoutExpired:
-        problem = f"it does not answer within {JOIN:.0f} s"
+        problem = f"it does not answer within {JOIN_SECONDS:.0f} s"
     except subprocess.CalledProcessError as error:
         problem = ([line for line in error.stderr.splitlines() if line.strip()] or ["it refuses"])[-1]
     except (OSError, OverflowError) as error:
@@ -412,9 +493,9 @@ def _answers(address: str) -> None:
         )
 
 
-def _see(path: Path) -> None:
+def _wait_until_visible(path: Path) -> None:
     """Wait until a file that another machine has written is seen here; listing its folder asks the server."""
-    until = time.monotonic() + SEEN
+    until = time.monotonic() + VISIBLE_SECONDS
     while not path.exists() and time.monotonic() < until:
         list(path.parent.iterdir())
         time.sleep(0.1)

@@ -24,6 +24,7 @@ from features.datasets.registry import open_dataset
 from features.errors import UserError
 from features.executors.base import STAGES, Executor, Worker
 from features.executors.local import Local
+from features.executors.ray import READY, STALLED_SECONDS, START_SECONDS, _WorkerHandle, _WorkerPool
 from features.executors.registry import executor
 from features.extraction import embed_shards
 from tests.stand_in import embed
@@ -249,6 +250,55 @@ class TestByName:
         monkeypatch.setattr("features.executors.ray.find_spec", lambda _: True)
         with pytest.raises(UserError, match=f"^address={address}: expected host:port"):
             executor("ray", address)
+
+
+class TestWorkersThatTakeLong:
+    """What the driver makes of a Ray worker that keeps no shard; Ray itself is not needed."""
+
+    @staticmethod
+    def pool(*waited: float) -> _WorkerPool:
+        """Workers that each have had one shard for so many seconds."""
+        pool, now = _WorkerPool(None), time.monotonic()
+        for number, seconds in enumerate(waited):
+            shards = {Shard("train", 10 * number, 10 * number + 10): (None, now - seconds)}
+            pool.workers.append(
+                _WorkerHandle(
+                    None, f"node {number}", "", None, READY, 70 + number, now - seconds, shards=shards
+                )
+            )
+        return pool
+
+    def test_one_that_stalls_is_told_once_and_again_after_it_went_on(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pool = self.pool(STALLED_SECONDS - 1, STALLED_SECONDS + 1)
+        pool.report_stalled(20)
+        pool.report_stalled(20)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("note: the worker on node 1 has been at train-000000010.shard for 301 s")
+        assert "the median is 20 s; if it hangs, kill process 71 there" in line
+        pool.workers[1].progressed()
+        pool.report_stalled(20)
+        assert not capsys.readouterr().err
+        pool.workers[1].since -= STALLED_SECONDS + 1
+        pool.report_stalled(20)
+        assert "node 1" in capsys.readouterr().err
+
+    def test_a_shard_that_always_takes_long_is_no_stall(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.pool(STALLED_SECONDS + 1).report_stalled(STALLED_SECONDS / 5)
+        assert not capsys.readouterr().err
+
+    def test_one_that_does_not_start_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        pool, now = _WorkerPool(None), time.monotonic()
+        pool.workers = [_WorkerHandle(None, "node a", "", None, since=now - START_SECONDS - 1)]
+        pool.report_stalled(0)
+        assert "the worker on node a has not started for 61 s" in capsys.readouterr().err
+
+    def test_late_shards_that_one_worker_alone_has_are_for_the_others(self) -> None:
+        pool = self.pool(3, 30, 20, 40, 50)
+        first, second, third, fourth, _ = (next(iter(worker.shards)) for worker in pool.workers)
+        pool.workers[0].shards[fourth] = pool.workers[3].shards[fourth]
+        assert pool.stragglers({first, second, third, fourth}, 10) == [second, third]
 
 
 class TestReader:

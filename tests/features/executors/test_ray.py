@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LIMIT = 170  # seconds for one test
 SHARDS = 12
+STAND_IN = "from tests.stand_in_ray import run; run()"
 
 
 def ours(mark: str) -> list[int]:
@@ -45,6 +47,15 @@ def ours(mark: str) -> list[int]:
                 found += [int(path.name)] * (state != "Z")
         except OSError:
             continue
+    return found
+
+
+def workers(mark: str) -> list[int]:
+    """Those of :func:`ours` that Ray runs as workers."""
+    found = []
+    for pid in ours(mark):
+        with suppress(OSError):
+            found += [pid] * Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::StandIn")
     return found
 
 
@@ -112,7 +123,7 @@ class RayStage(Stage):
     ) -> subprocess.Popen[str]:
         if plan == "local":
             return super().start("-", out, stage, before, more)
-        code = "from tests.stand_in_ray import run; run()" if plan == "-" else plan
+        code = STAND_IN if plan == "-" else plan
         where = ["--address", self.address] if self.address else []
         command = [sys.executable, "-c", code, stage, *self._given, *where, "--executor", "ray", *more]
         return subprocess.Popen(
@@ -242,7 +253,7 @@ def test_a_driver_that_is_killed_and_started_at_once_does_the_missing_shards(
 def test_a_second_driver_is_refused_in_a_line(stage: RayStage, nodes: Nodes) -> None:
     nodes.add("slow=0.5")
     first = stage.start()
-    eventually(lambda: stage.kept())
+    eventually(stage.kept)
     second = stage.start()
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
@@ -292,6 +303,23 @@ def test_a_worker_that_is_not_as_expected_is_refused_by_name(
     stage.same_as_local()
 
 
+def test_a_frozen_worker_that_nobody_can_stand_in_for_is_told_with_what_to_do(
+    stage: RayStage, nodes: Nodes, tmp_path: Path
+) -> None:
+    """It is the only one; its process ended, as the line says, another takes its place."""
+    note = tmp_path / "frozen"
+    nodes.add(f"freeze={note}")
+    child = stage.start("from features.executors import ray; ray.STALLED_SECONDS = 3; " + STAND_IN)
+    assert child.stderr is not None
+    told = next(line for line in iter(child.stderr.readline, "") if "kill process" in line)
+    pid, name = note.read_text().split()
+    assert f"has been at {name} for " in told
+    assert f"kill process {pid} there: another worker then does its shards" in told
+    os.kill(int(pid), signal.SIGKILL)
+    stage.ended(child)
+    stage.same_as_local()
+
+
 def test_a_shard_that_kills_every_worker_ends_the_pass_and_is_named(stage: RayStage, nodes: Nodes) -> None:
     bad = nodes.add("die")
     child = stage.start()
@@ -302,6 +330,22 @@ def test_a_shard_that_kills_every_worker_ends_the_pass_and_is_named(stage: RaySt
     nodes.kill(bad)
     nodes.add()
     stage.ended(stage.start())
+    stage.same_as_local()
+
+
+def test_ctrl_c_leaves_whole_shards_and_a_cluster_without_workers(stage: RayStage, nodes: Nodes) -> None:
+    nodes.add("slow=0.5")
+    child = stage.start()
+    eventually(lambda: len(stage.kept()) >= 2)
+    assert workers(str(stage.root))
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    before = stage.kept()
+    eventually(lambda: not workers(str(stage.root)), 20)
+    second = stage.start()
+    stage.ended(second)
+    assert len(before) >= 2
     stage.same_as_local()
 
 
@@ -321,22 +365,22 @@ def test_an_unreadable_picture_is_named_as_it_is_locally(stage: RayStage, nodes:
 class TestOnThisMachine:
     """Without ``ADDRESS=``."""
 
-    def test_killed_it_leaves_no_process(self, stage: RayStage, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HEADROOM_PLAN", "slow=0.5")
-        scratch = set(Path(tempfile.gettempdir()).glob("ray-*"))
+    @pytest.fixture(autouse=True)
+    def scratch(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """The only folder for temporary files: under a short path, as Ray has sockets there."""
+        with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            monkeypatch.setenv("TMPDIR", folder)
+            monkeypatch.setenv("HEADROOM_PLAN", "slow=0.5")
+            yield Path(folder)
+
+    def test_killed_it_leaves_no_process(self, stage: RayStage) -> None:
         child = stage.start()
-        eventually(lambda: stage.kept())
+        eventually(stage.kept)
         child.kill()
         child.communicate()
         eventually(lambda: not ours(str(stage.root)), 110)  # Ray's own agents end last, after a minute
-        for left in set(Path(tempfile.gettempdir()).glob("ray-*")) - scratch:
-            shutil.rmtree(left)
 
-    def test_ctrl_c_leaves_whole_shards_and_no_process(
-        self, stage: RayStage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        scratch = set(Path(tempfile.gettempdir()).glob("ray*"))
-        monkeypatch.setenv("HEADROOM_PLAN", "slow=0.5")
+    def test_ctrl_c_leaves_whole_shards_and_no_process(self, stage: RayStage, scratch: Path) -> None:
         child = stage.start()
         eventually(lambda: len(stage.kept()) >= 2)
         for pid in ours(str(stage.root)):
@@ -345,13 +389,12 @@ class TestOnThisMachine:
         _, err = child.communicate(timeout=60)
         assert child.returncode == 130, err
         assert "interrupted; finished work is kept. To go on: make features" in err
-        before = stage.kept()
-        assert len(before) >= 2
+        assert len(stage.kept()) >= 2
         eventually(lambda: not ours(str(stage.root)), 20)
-        assert set(Path(tempfile.gettempdir()).glob("ray*")) <= scratch
+        assert not list(scratch.iterdir())
         stage.ended(stage.start())
         eventually(lambda: not ours(str(stage.root)), 20)
-        assert set(Path(tempfile.gettempdir()).glob("ray*")) <= scratch
+        assert not list(scratch.iterdir())
         stage.same_as_local()
 
     @staticmethod
