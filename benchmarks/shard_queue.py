@@ -1,0 +1,271 @@
+"""The queue of shards, simulated: seconds and wasted work against workers and rows of a shard.
+
+    .venv/bin/python benchmarks/shard_queue.py                    # the table of docs/scaling.md
+    .venv/bin/python benchmarks/shard_queue.py --preempted 2      # nodes are taken away every two hours
+
+The rules are those of ``features/executors/ray.py``, with its constants: a worker holds up to three shards
+and embeds one at a time; those of one that dies go back to the front of the queue; when none is queued, one
+that takes twice the median is done by an idle worker, too. Around them is chance, seeded: shards that take
+longer, workers whose process dies, nodes that are preempted and come back. The driver does one thing at a
+time. How failures of a real cluster come together is not known: here each is independent.
+
+*efficiency*: the share of all workers' seconds, from the beginning to the end of the pass, that went into
+shards that were kept. *wasted*: seconds embedded in vain, by workers that died or twice, over all seconds
+embedded. Means of seeds. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from features.executors.ray import RECENT, STRAGGLER, prefetch
+
+HOUR = 3600.0
+WORKERS, ROWS = (10, 100, 1000), (100, 250, 1_000, 4_000, 16_000)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What happens to a pass; all in seconds, and of one worker.
+
+    Attributes
+    ----------
+    image : embedding an image.
+    start : from when a worker is there until its first shard: packages, weights, the first batch.
+    driver : of the driver, for a shard.
+    spread : standard deviation of a shard's logarithmic time.
+    slow, slower : share of shards that take longer, and how many times as long.
+    died : mean time until its process dies; another one starts at once.
+    preempted, away : mean time until its node is taken away, and until one is there again.
+    """
+
+    image: float = 0.034
+    start: float = 30.0
+    driver: float = 0.0
+    spread: float = 0.0
+    slow: float = 0.0
+    slower: float = 5.0
+    died: float = inf
+    preempted: float = inf
+    away: float = 600.0
+
+
+@dataclass
+class Simulated:
+    """A worker: its shards, with the time when each was submitted; the first of them is embedded."""
+
+    ready: bool = False
+    life: int = 0  # how often it has died: events of an earlier life are void
+    since: float = 0.0  # when it was ready, or last kept a shard
+    shards: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a pass: its seconds; those embedded for use, and in vain; most deaths over one shard."""
+
+    seconds: float
+    useful: float
+    wasted: float
+    deaths: int
+
+
+class Pass:
+    """One pass over shards ``0`` to ``shards - 1``, of ``rows`` images each.
+
+    Parameters
+    ----------
+    shards, rows, workers : how many.
+    conditions : what happens to it.
+    seed : of all that is left to chance.
+    """
+
+    def __init__(self, shards: int, rows: int, workers: int, conditions: Conditions, seed: int = 0) -> None:
+        self._conditions, self._rows = conditions, rows
+        self._chance = random.Random(seed)
+        self._pool = [Simulated() for _ in range(workers)]
+        self._queue = deque(range(shards))
+        self._left, self._todo = set(range(shards)), set(range(shards))  # for the driver; to be embedded
+        self._durations = deque[float](maxlen=RECENT)
+        self._failures = Counter[int]()
+        self._events: list[tuple[float, int, str, int, int, int]] = []
+        self._numbers = count()
+        self._now = self._driver_free = self._useful = self._wasted = 0.0
+        self._look_at = inf  # when the driver next looks for late shards
+
+    def run(self) -> Outcome:
+        """From the start of the workers to the last shard."""
+        for number in range(len(self._pool)):
+            self._comes(number)
+        while self._left:
+            self._now, _, what, number, life, shard = heappop(self._events)
+            if what in ("look", "told") or life == self._pool[number].life:
+                getattr(self, f"_{what}")(number, shard)
+        for worker in self._pool:  # what is still embedded was done by another
+            self._wasted += self._now - self._begun(worker) if worker.shards else 0
+        return Outcome(self._now, self._useful, self._wasted, max(self._failures.values(), default=0))
+
+    def _later(self, seconds: float, what: str, number: int = -1, shard: int = -1) -> None:
+        life = self._pool[number].life
+        heappush(self._events, (self._now + seconds, next(self._numbers), what, number, life, shard))
+
+    def _comes(self, number: int, _: int = -1) -> None:
+        """A worker starts; when it will end is known to chance."""
+        self._later(self._conditions.start, "ready", number)
+        for what, mean in (("dies", self._conditions.died), ("preempted", self._conditions.preempted)):
+            if mean < inf:
+                self._later(self._chance.expovariate(1 / mean), what, number)
+
+    def _ready(self, number: int, _: int) -> None:
+        worker = self._pool[number]
+        worker.ready, worker.since = True, self._now
+        self._hand_out([number])
+
+    def _embedded(self, number: int, shard: int) -> None:
+        worker = self._pool[number]
+        seconds = self._now - self._begun(worker)
+        if shard in self._todo:
+            self._todo.remove(shard)
+            self._useful += seconds
+        else:
+            self._wasted += seconds
+        self._durations.append(seconds)
+        del worker.shards[shard]
+        worker.since = self._now
+        self._embed(number)
+        self._driver_free = max(self._driver_free, self._now) + self._conditions.driver
+        self._later(self._driver_free - self._now, "told", number, shard)
+
+    def _told(self, number: int, shard: int) -> None:
+        self._left.discard(shard)
+        self._hand_out([number])
+
+    def _dies(self, number: int, _: int) -> None:
+        self._failures.update(shard for shard in self._pool[number].shards if shard in self._todo)
+        self._lose(number, 0.0)
+
+    def _preempted(self, number: int, _: int) -> None:
+        self._lose(number, self._chance.expovariate(1 / self._conditions.away))
+
+    def _lose(self, number: int, away: float) -> None:
+        worker = self._pool[number]
+        if worker.shards:
+            self._wasted += self._now - self._begun(worker)
+        lost, worker.shards = list(worker.shards), {}
+        worker.ready, worker.life = False, worker.life + 1
+        for shard in reversed(lost):
+            if shard in self._todo and not any(shard in other.shards for other in self._pool):
+                self._queue.appendleft(shard)
+        self._later(away, "comes", number)
+        self._hand_out(range(len(self._pool)))
+
+    def _hand_out(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            worker = self._pool[number]
+            while (
+                worker.ready
+                and self._queue
+                and len(worker.shards) < prefetch(len(self._queue), len(self._pool))
+            ):
+                self._submit(number, self._queue.popleft())
+        if not self._queue and self._durations:
+            self._back_up()
+
+    def _look(self, _: int, __: int) -> None:
+        self._look_at = inf
+        self._hand_out([])
+
+    def _back_up(self) -> None:
+        """Late shards go to idle workers, too; where there are such workers and none is late, look again."""
+        idle = [number for number, worker in enumerate(self._pool) if worker.ready and not worker.shards]
+        if not idle:
+            return
+        held = Counter(shard for worker in self._pool for shard in worker.shards)
+        limit = STRAGGLER * statistics.median(self._durations)
+        alone = sorted(
+            (max(submitted, worker.since), shard)
+            for worker in self._pool
+            for shard, submitted in worker.shards.items()
+            if held[shard] == 1 and shard in self._todo
+        )
+        for since, shard in alone:
+            if not idle:
+                return
+            if self._now < since + limit:
+                if since + limit < self._look_at:
+                    self._look_at = since + limit
+                    self._later(self._look_at - self._now, "look")
+                return
+            self._submit(idle.pop(), shard)
+
+    def _submit(self, number: int, shard: int) -> None:
+        worker = self._pool[number]
+        worker.shards[shard] = self._now
+        if len(worker.shards) == 1:
+            self._embed(number)
+
+    def _embed(self, number: int) -> None:
+        """Begin with the first shard that a worker has, if any."""
+        for shard in self._pool[number].shards:
+            seconds = self._conditions.image * self._rows
+            seconds *= self._chance.lognormvariate(0, self._conditions.spread)
+            if self._chance.random() < self._conditions.slow:
+                seconds *= self._conditions.slower
+            self._later(seconds, "embedded", number, shard)
+            break
+
+    @staticmethod
+    def _begun(worker: Simulated) -> float:
+        return max(worker.since, next(iter(worker.shards.values())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    usual = Conditions()
+    parser.add_argument("--images", type=int, default=10_000_000)
+    parser.add_argument("--image", type=float, default=usual.image, help="seconds a worker needs for one")
+    parser.add_argument("--start", type=float, default=usual.start, help="seconds until a worker begins")
+    parser.add_argument("--driver", type=float, default=2.0, help="ms of the driver for a shard")
+    parser.add_argument("--spread", type=float, default=0.1, help="of a shard's logarithmic seconds")
+    parser.add_argument("--slow", type=float, default=0.01, help="share of shards that take longer")
+    parser.add_argument("--slower", type=float, default=usual.slower, help="times as long")
+    parser.add_argument("--died", type=float, default=1_000.0, help="mean hours until a process dies")
+    parser.add_argument("--preempted", type=float, default=inf, help="mean hours until a node is taken away")
+    parser.add_argument("--away", type=float, default=10.0, help="mean minutes until it is there again")
+    parser.add_argument("--workers", type=int, action="append", help="several times: 10, 100 and 1,000")
+    parser.add_argument("--rows", type=int, action="append", help="several times: 100 to 16,000")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    conditions = Conditions(
+        args.image, args.start, args.driver / 1e3, args.spread, args.slow, args.slower, HOUR * args.died,
+        HOUR * args.preempted, 60 * args.away,
+    )  # fmt: skip
+    print("| workers | rows of a shard | shards | hours | efficiency | wasted | deaths over one shard |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for workers in args.workers or WORKERS:
+        for rows in args.rows or ROWS:
+            shards = -(-args.images // rows)
+            passes = [Pass(shards, rows, workers, conditions, seed).run() for seed in range(args.seeds)]
+            seconds = statistics.fmean(each.seconds for each in passes)
+            wasted = statistics.fmean(each.wasted / (each.wasted + each.useful) for each in passes)
+            share = statistics.fmean(each.useful / each.seconds / workers for each in passes)
+            most = max(each.deaths for each in passes)
+            cells = [f"{workers:,}", f"{rows:,}", f"{shards:,}", f"{seconds / HOUR:.2f}", f"{share:.3f}"]
+            print(f"| {' | '.join([*cells, f'{100 * wasted:.2f}%', f'{most}'])} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
