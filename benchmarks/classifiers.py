@@ -30,7 +30,8 @@ from features.backbones.registry import BACKBONES, DEFAULT
 from features.cache.embeddings import Embeddings
 from features.environment import processor, versions
 from models.heads.parameters import parse
-from models.selection import TrainSplit, train
+from models.selection import train
+from models.trainsplit import TrainSplit
 
 HEADS = (  # a name, and what SET= says
     ("prior", ""),

@@ -28,7 +28,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from features.cache.embeddings import Embeddings
 from features.progress import say
 from models.heads.registry import INVERSE_STRENGTH, head
-from models.selection import TrainSplit
+from models.trainsplit import TrainSplit
 
 SIZES = (250, 500, 1_000, 2_000)  # and four fifths of the images
 TARGET = 50_000

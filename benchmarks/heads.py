@@ -38,7 +38,8 @@ from models.heads.dense import DenseHead
 from models.heads.knn import QUERIES, KnnHead
 from models.heads.moments import RidgeHead
 from models.heads.registry import HEADS
-from models.selection import PATIENCE, TrainSplit
+from models.selection import PATIENCE
+from models.trainsplit import TrainSplit
 
 HOME = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -222,7 +223,7 @@ def ridge(bench: Bench) -> None:
             other.set_params(alpha=alpha)._solve(moments)
 
     def eigen() -> None:
-        eigh(moments.gram, lower=False, check_finite=False)
+        eigh(moments.gram._held, lower=False, check_finite=False)
 
     runs = {
         "sweep (s)": sweep,
@@ -409,7 +410,8 @@ from pathlib import Path
 from features.cache.embeddings import Embeddings
 from models.heads.registry import HEADS
 from models.runs.saving import save
-from models.selection import TrainSplit, train
+from models.selection import train
+from models.trainsplit import TrainSplit
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from models.runs.predictor import Predictor
     from models.runs.run import Run
     from models.runs.saving import save
-    from models.selection import TrainSplit, train
+    from models.selection import train
+    from models.trainsplit import TrainSplit
 
 __all__ = ["HEADS", "EstimatorHead", "Head", "Predictor", "Run", "TrainSplit", "load_all", "save", "train"]
 
@@ -23,7 +24,7 @@ __getattr__ = lazily(
         "Head": "heads.registry",
         "Predictor": "runs.predictor",
         "Run": "runs.run",
-        "TrainSplit": "selection",
+        "TrainSplit": "trainsplit",
         "load_all": "runs.collection",
         "save": "runs.saving",
         "train": "selection",

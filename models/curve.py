@@ -20,10 +20,13 @@ from features.files import write_whole
 from features.progress import say
 from features.shapes import anything, count, mapping, misfit, number, parsed, sha256, some, text
 from models import arrays
+from models.heads.base import BaseHead
+from models.heads.blocks import Rows
 from models.heads.refusal import refusing
 from models.heads.registry import remade
 from models.runs.run import Run
-from models.selection import TrainSplit
+from models.selection import check_memory
+from models.trainsplit import TrainSplit
 
 SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images per class; after them: all
 FOLDER = "curves"  # beside the runs
@@ -138,6 +141,7 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
     curve = load(root, run) or Curve(run.folder, parameters=run.parameters)
     labels, digest = material.y_fit, material.embeddings.dataset["digest"]
     sizes = np.bincount(labels)
+    check_memory(run.head, _estimator(run, len(labels)), material)
     done = {point["shots"] for point in curve.points}
     smaller = [shots for shots in SHOTS if shots < sizes.min()]
     for shots in [*smaller, float(sizes.mean())]:
@@ -148,7 +152,7 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
             X, y = material.X_fit, labels  # all of them are not copied
             if shots in smaller:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
-                X, y, curve.rows[f"{shots}.{draw}"] = X[rows], y[rows], material.order[rows]
+                X, y, curve.rows[f"{shots}.{draw}"] = material.chosen(rows), y[rows], material.fit_rows[rows]
             accuracies.append(_accuracy(_estimator(run, len(y)), X, y, material))
         images = int(shots * len(sizes)) if shots in smaller else len(labels)
         curve.points.append({"shots": shots, "images": images, "accuracy": accuracies})
@@ -157,13 +161,13 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
     return curve
 
 
-def _accuracy(estimator: Any, X: NDArray[np.float32], y: NDArray[np.int64], material: TrainSplit) -> float:
+def _accuracy(estimator: BaseHead, X: Rows, y: NDArray[np.int64], material: TrainSplit) -> float:
     """On validation, after a fit on these rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
         with refusing():
-            predicted = estimator.fit(X, y).predict(material.X_val)
-    return float((np.asarray(predicted) == material.y_val).mean())
+            best = estimator.fit(X, y).proba_of(material.X_val).argmax(axis=1)
+    return float((estimator.classes_[best] == material.y_val).mean())
 
 
 def _estimator(run: Run, images: int) -> Any:

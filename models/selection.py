@@ -1,4 +1,4 @@
-"""Sweep, choose, refit: the only code that splits off a validation split and chooses parameters on it.
+"""Sweep, choose, refit: the only code that chooses parameters on the validation split.
 
 The weights of a vote, which fits nothing, are chosen on the same images in ``vote.py``.
 """
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.budget import require
-from features.cache.embeddings import Embeddings
-from features.datasets.splits import stratified
-from features.errors import UserError
+from features.budget import gigabytes, require
 from features.progress import say
+from features.words import counted
 from models.heads.base import BaseHead
+from models.heads.blocks import Blocks, evenly, sample
 from models.heads.parameters import on_a_scale, shown
 from models.heads.refusal import refusing
 from models.heads.registry import Head
@@ -28,60 +27,11 @@ from models.heads.registry import head as known_head
 from models.runs.identity import identity, test_digest
 from models.runs.run import Run
 from models.temperature import FLOOR, temperature_of
+from models.trainsplit import TrainSplit
 
 PATIENCE = 2  # values in a row below the best after which a sweep ends
-VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
 COLLAPSE = 0.1  # of accuracy by which the final fit may be worse on its images than on validation
-SAMPLE = 5_000  # training rows on which a fit is measured
 FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
-
-
-class TrainSplit:
-    """The train split of some layers, once in memory, with the validation rows at its end.
-
-    Attributes
-    ----------
-    embeddings, layers : where it comes from.
-    X, y : (n, d) float32 and (n,) class numbers, all of train; ``X_fit``, ``y_fit`` and ``X_val``,
-        ``y_val`` are views of them.
-    order : (n,) the stored row that each row is.
-    val_rows : (m,) the validation rows as stored, ascending.
-
-    Raises
-    ------
-    UserError
-        The file is damaged, or holds what is no number.
-
-    Examples
-    --------
-    >>> from features import VGG16, extract, open_dataset
-    >>> from models import TrainSplit
-    >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
-    >>> split = TrainSplit(embeddings, ["block5"])
-    >>> split.X_fit.shape, split.X_val.shape
-    ((1298, 512), (144, 512))
-    """
-
-    def __init__(self, embeddings: Embeddings, layers: Sequence[str]) -> None:
-        self.embeddings, self.layers = embeddings, tuple(layers)
-        labels = embeddings.labels()
-        self.val_rows = validation_rows(labels, embeddings.dataset["digest"])
-        fit = np.setdiff1d(np.arange(len(labels)), self.val_rows)
-        self.order = np.concatenate((fit, self.val_rows))
-        self.X, self.y = embeddings.matrix("train", self.layers, self.order), labels[self.order]
-        _check_finite(self.X, embeddings)
-        self.X_fit, self.y_fit = self.X[: len(fit)], self.y[: len(fit)]
-        self.X_val, self.y_val = self.X[len(fit) :], self.y[len(fit) :]
-        self._floors: dict[str, float] = {}
-
-    @property
-    def floors(self) -> dict[str, float]:
-        """Validation accuracy of the heads that any other should beat."""
-        for name in FLOORS:
-            if name not in self._floors:
-                proba = known_head(name).make(0).fit(self.X_fit, self.y_fit).predict_proba(self.X_val)
-                self._floors[name] = _accuracy(proba, self.y_val)
-        return self._floors
 
 
 @dataclass
@@ -108,16 +58,6 @@ class Selection:
     val_proba: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     estimator: BaseHead | None = None
     notes: list[str] = field(default_factory=list)
-
-
-def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[np.int64]:
-    """The rows of the train split that choose, ``(m,)`` ascending: a tenth, stratified.
-
-    They depend on the dataset and a constant, not on a seed or an embedding, so that every head
-    at every resolution is validated on the same images.
-    """
-    count = max(round(len(labels) * VALIDATION), len(np.unique(labels)))
-    return stratified(labels, count, f"validation {dataset_digest}")
 
 
 @refusing()
@@ -159,10 +99,8 @@ def train(
     """
     entry, embeddings = known_head(head, settings, grid), material.embeddings
     seed = seed if entry.random else 0
-    rows, width = material.X.shape
-    needed, reckoned = entry.make_for(seed, rows).memory(rows, width, len(embeddings.class_names))
-    require(needed, reckoned, f"the head {head}", "fewer images (limit) or narrower layers need less")
-    started = time.perf_counter()
+    check_memory(head, entry.make_for(seed, len(material.X)), material)
+    started, passes = time.perf_counter(), material.passes
     with _convergence() as stopped:
         selection = _select(head, entry, seed, material)
     selected = time.perf_counter()
@@ -173,16 +111,21 @@ def train(
     with _convergence() as stopped_again:
         estimator.set_params(**selection.chosen).fit(material.X, material.y)
     refitted = time.perf_counter()
-    sample, floors = _sample(len(material.X)), dict(material.floors)
+    sample, floors = evenly(len(material.X)), _floors(material)
     train_accuracy = _accuracy(estimator.predict_proba_of_own(material.X, sample), material.y[sample])
     for warned, fit in ((stopped, "of a value that was tried"), (stopped_again, "of the final fit")):
         if warned:
             selection.notes.append(f"the solver {fit} stopped before it had converged: {warned[-1].message}")
     selection.notes += [f"the final fit warned: {remark}" for remark in estimator.remarks()]
-    test = embeddings.matrix("test", material.layers)
-    _check_finite(test, embeddings)
+    if isinstance(material.X, Blocks):
+        selection.notes.append(
+            f"fitted out of core: the training images are {gigabytes(material.bytes)}, of memory "
+            f"{gigabytes(material.memory)} could be taken; their rows were read "
+            f"{counted(material.passes - passes, 'time')} from the disk"
+        )
+    test = material.test()
     predict_started = time.perf_counter()
-    test_proba = np.asarray(estimator.predict_proba(test), np.float64)
+    test_proba = estimator.proba_of(test)
     predicted = time.perf_counter()
     return Run(
         **identity(embeddings, material.layers, head, seed, settings, grid),
@@ -232,14 +175,14 @@ def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selectio
     watched = (material.X_val, material.y_val)
     tried = estimator.sweep(material.X_fit, material.y_fit, watched, grid, on_epoch)
     started = time.perf_counter()
-    own = _sample(len(material.X_fit))
+    own = evenly(len(material.X_fit))
     for parameters, proba in tried:
         seconds = time.perf_counter() - started
         accuracy = _accuracy(proba, material.y_val)
         fitted: dict[str, float] = {}
         if not estimator.remembers:
             fitted["train_accuracy"] = _accuracy(
-                estimator.predict_proba(material.X_fit[own]), material.y_fit[own]
+                estimator.proba_of(sample(material.X_fit)), material.y_fit[own]
             )
         rows = np.arange(len(proba))
         loss = float(-np.log(np.clip(proba[rows, material.y_val], FLOOR, 1)).mean())
@@ -274,10 +217,25 @@ def _convergence() -> Iterator[list[warnings.WarningMessage]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:
-    """Refuse embeddings that are no numbers; nothing is copied."""
-    if not np.isfinite([X.min(), X.max()]).all():  # a NaN is both
-        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; verify the cache")
+def check_memory(head: str, estimator: BaseHead, material: TrainSplit) -> None:
+    """Refuse a head that needs more memory than there is beside the train split, or its blocks."""
+    X, classes = material.X, len(material.embeddings.class_names)
+    what, remedy = f"the head {head}", "fewer images (limit) or narrower layers need less"
+    if isinstance(X, Blocks):
+        needed, reckoned = estimator.memory_in_blocks(*X.shape, classes)
+        require(needed, reckoned, what, f"a larger memory= gives more; {remedy}", X.memory)
+    else:
+        rows, width = X.shape
+        require(*estimator.memory(rows, width, classes), what, remedy)
+
+
+def _floors(material: TrainSplit) -> dict[str, float]:
+    """Validation accuracy of the heads that any other should beat."""
+    for name in FLOORS:
+        if name not in material.floors:
+            proba = known_head(name).make(0).fit(material.X_fit, material.y_fit).proba_of(material.X_val)
+            material.floors[name] = _accuracy(proba, material.y_val)
+    return dict(material.floors)
 
 
 def _warnings(
@@ -299,7 +257,7 @@ def _warnings(
             f"the final fit is right on {train_accuracy:.4f} of its own training images, the selection fit "
             f"was on {accuracy:.4f} of the validation images: it has collapsed; there may be too few images"
         )
-    for name, floor in material.floors.items():
+    for name, floor in _floors(material).items():
         if head not in FLOORS and accuracy < floor:
             found.append(
                 f"worse on validation than {name} ({accuracy:.4f} against {floor:.4f}), which is: "
@@ -308,11 +266,6 @@ def _warnings(
     for sentence in found:
         say(f"warning: {head}: {sentence}")
     return found
-
-
-def _sample(rows: int) -> NDArray[np.int64]:
-    """At most ``SAMPLE`` of so many rows, evenly spaced."""
-    return np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64)
 
 
 def _accuracy(proba: NDArray[Any], codes: NDArray[np.int64]) -> float:

@@ -31,9 +31,9 @@ PLACE = ("max_file", "executor", "address")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
     "features": (*EMBEDDINGS, *PLACE),
-    "train": (*RUNS, "seeds", "force", "trust"),
-    "ladder": (*IMAGES, *PLACE, "seed", "seeds", "force"),
-    "curve": RUNS,
+    "train": (*RUNS, "memory", "seeds", "force", "trust"),
+    "ladder": (*IMAGES, *PLACE, "memory", "seed", "seeds", "force"),
+    "curve": (*RUNS, "memory"),
     "report": (*RUNS, "format"),
     "verify": EMBEDDINGS,
     "predict": (*RUNS, "run", "image", "format", "trust"),
@@ -261,6 +261,11 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             str,
             "standard: scikit-learn's StandardScaler before a classifier of scikit-learn's or of another "
             "package; Headroom's own heads need none",
+        ),
+        "memory": (
+            str,
+            "how much memory training takes, as in 4GB; a larger train split is read in blocks; default: "
+            "what is free, less a tenth",
         ),
         "trust": (
             int,

@@ -48,6 +48,7 @@ class Options:
     set: str | None = None
     grid: str | None = None
     scale: str | None = None
+    memory: str | None = None
     trust: int = 0
     seed: int = 0
     seeds: int = 1

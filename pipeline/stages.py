@@ -12,7 +12,7 @@ from pipeline.caching import finished_cache
 from pipeline.failures import in_users_words, reason, reported
 from pipeline.options import ALL, Options
 from pipeline.summary import Row, following, report_runs
-from pipeline.training import TrainSplitCache, check_seeds, take_vote, train_heads
+from pipeline.training import TrainSplitCache, check_memory, check_seeds, take_vote, train_heads
 
 
 def features(options: Options) -> int:
@@ -36,11 +36,12 @@ def train(options: Options) -> int:
     if options.head not in (ALL, VOTE):
         head(options.head, settings, grid)  # what is wrong with it is reported before anything is read
     check_seeds(options)
+    check_memory(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         return take_vote(options, embeddings)
     say(f"{options.head} on {describe(embeddings)}")
-    rows, failed = train_heads(options, embeddings, layers, TrainSplitCache())
+    rows, failed = train_heads(options, embeddings, layers, TrainSplitCache(options.memory))
     report_runs(rows, options)
     return reported(failed)
 
@@ -61,7 +62,8 @@ def ladder(options: Options) -> int:
                 f"{name.upper()}={getattr(options, name)}: the ladder sets it itself; leave it out"
             )
     check_seeds(options)
-    split, caches, failed = TrainSplitCache(), dict[str, Embeddings](), {}
+    check_memory(options)
+    split, caches, failed = TrainSplitCache(options.memory), dict[str, Embeddings](), {}
     rows: list[Row] = []
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
@@ -93,11 +95,12 @@ def curve(options: Options) -> int:
     One that fails does not stop the others; it is named at the end, with exit code 1.
     """
     from models.curve import grow, path_of
-    from models.selection import TrainSplit
+    from models.trainsplit import TrainSplit
     from models.vote import VOTE
     from pipeline.matching import the_cache, the_runs
 
     settings, grid = _settings(options)
+    check_memory(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
         raise UserError("a vote has no curve of its own; name one of its heads, or all, HEAD=")
@@ -111,7 +114,7 @@ def curve(options: Options) -> int:
     }
     if not runs:
         raise UserError(f"no run of these layers yet; run: {options.command('train', 'force')}")
-    material = TrainSplit(embeddings, layers)
+    material = TrainSplit(embeddings, layers, options.memory)
     failed = {}
     for name, run in runs.items():
         try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 HEADER = ("head", "seed", "validation", "test (95% interval)", "seconds", "run")
-ONLY_FEATURES = ("batch", "executor", "address")  # what stage two does not read
+ONLY_FEATURES = ("batch", "max_file", "executor", "address")  # what stage two does not read
 
 
 def row(run: Run) -> Row:

@@ -15,25 +15,31 @@ from pipeline.summary import Row, report_runs, row
 if TYPE_CHECKING:
     from features.cache.embeddings import Embeddings
     from models.runs.run import Run
-    from models.selection import TrainSplit
+    from models.trainsplit import TrainSplit
 
 SEEDS = 2**31  # of scikit-learn's and TensorFlow's generators
 
 
 @dataclass
 class TrainSplitCache:
-    """Where the train split lies that was read last; the next head on the same layers finds it there."""
+    """Where the train split lies that was read last; the next head on the same layers finds it there.
 
+    Attributes
+    ----------
+    memory : what it may take, as ``MEMORY`` says.
+    """
+
+    memory: str | None = None
     material: TrainSplit | None = None
 
     def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> TrainSplit:
         """The train split of these layers; another one goes first, as two would fill the memory."""
-        from models.selection import TrainSplit
+        from models.trainsplit import TrainSplit
 
         there = self.material
         if there is None or (there.embeddings.path, there.layers) != (embeddings.path, layers):
             there = self.material = None
-            self.material = TrainSplit(embeddings, layers)
+            self.material = TrainSplit(embeddings, layers, self.memory)
         return self.material  # type: ignore[return-value]
 
 
@@ -129,6 +135,13 @@ def check_seeds(options: Options) -> None:
         raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
     if options.seed < 0 or options.seed + options.seeds > SEEDS:
         raise UserError(f"SEED={options.seed}: expected 0 or more, with all SEEDS= of them below {SEEDS}")
+
+
+def check_memory(options: Options) -> None:
+    """Refuse what is no amount of memory before anything is read."""
+    from features.budget import memory_of
+
+    memory_of(options.memory)
 
 
 def _saved(options: Options, run: Run) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]  # (n, d)
+from models.heads.blocks import Blocks, Rows, in_blocks
+
 Watched = tuple[Rows, NDArray[Any]]  # validation rows and their labels
 Candidate = tuple[dict[str, Any], NDArray[np.float64]]
 OnEpoch = Callable[[int, dict[str, list[float]]], None]
@@ -65,7 +66,7 @@ class BaseHead:
 
         Parameters
         ----------
-        X, y : (n, d) float32 and (n,), to fit on.
+        X, y : (n, d) float32 and (n,), to fit on; ``X`` may come in blocks, as :meth:`memory_in_blocks` says.
         watched : (m, d) float32 and (m,), the validation rows.
         grid : the values of each parameter; empty for one candidate, the head as it is.
         on_epoch : called with the number of each epoch, from 1, and the curves so far.
@@ -78,11 +79,22 @@ class BaseHead:
             parameters = dict(zip(grid, values, strict=True))
             self.set_params(**parameters)
             self.fit_watching(X, y, watched, on_epoch)
-            yield parameters, np.asarray(self.predict_proba(watched[0]))
+            yield parameters, self.proba_of(watched[0])
+
+    def proba_of(self, X: Rows) -> NDArray[np.float64]:
+        """Probabilities (n, k) of rows in memory or in blocks."""
+        if not isinstance(X, Blocks):
+            return np.asarray(self.predict_proba(X), np.float64)
+        return np.concatenate(
+            [np.asarray(self.predict_proba(block), np.float64) for _, block in in_blocks(X)]
+        )
 
     def predict_proba_of_own(self, X: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probabilities (m, k) of these rows of the training inputs ``X``, by number."""
-        return np.asarray(self.predict_proba(X[rows]))
+        """Probabilities (m, k) of these rows of the training inputs ``X``, by number.
+
+        Of inputs in blocks, ``rows`` are the :func:`~models.heads.blocks.evenly` spaced ones.
+        """
+        return self.proba_of(X.sample() if isinstance(X, Blocks) else X[rows])
 
     def curves(self) -> tuple[dict[str, list[float]], int | None]:
         """The training curves of the last fit by name, and the epoch whose weights it kept, from 1."""
@@ -99,6 +111,17 @@ class BaseHead:
     def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:
         """Bytes that a fit takes beside ``X`` (rows, width), at least, and the sum in words."""
         return 0, ""
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes that a fit takes beside blocks of ``X`` (rows, width), at least, and the sum in words.
+
+        By default all rows, as a head that says nothing else must have them in memory: where they do not fit,
+        it is refused with that number.
+        """
+        beside, words = self.memory(rows, width, classes)
+        return 4 * rows * width + beside, " + ".join(
+            filter(None, (f"{rows:,} images x {width:,} values x 4 bytes", words))
+        )
 
     def plain(self, temperature: float = 1.0) -> Any:
         """The fitted head as a scikit-learn or Keras object that needs nothing of Headroom's.

@@ -13,7 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from features.backend import tensorflow
-from models.heads.base import BaseHead, OnEpoch, Rows, Watched
+from models.heads.base import BaseHead, OnEpoch, Watched
+from models.heads.blocks import Rows
 from models.heads.epochs import one_epoch
 from models.heads.linear import centre_and_scale, class_weights
 from models.heads.parameters import (
@@ -207,7 +208,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
 
     def fit_watching(self, X: Rows, y: NDArray[Any], watched: Watched, on_epoch: OnEpoch | None) -> Any:
         """``fit`` with ``validation_data``."""
-        return self.fit(X, y, watched, on_epoch)
+        return self.fit(X, y, watched, on_epoch)  # type: ignore[arg-type]
 
     def curves(self) -> tuple[dict[str, list[float]], int | None]:
         """``history_`` and ``best_epoch_``."""

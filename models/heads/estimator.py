@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.heads.base import BaseHead, Rows
+from models.heads.base import BaseHead
+from models.heads.blocks import Rows
 from models.heads.parameters import check, one_of, optional
 from models.heads.refusal import Refused
 from models.temperature import softmax

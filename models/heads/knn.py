@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from models.heads.base import BaseHead, Candidate, OnEpoch, Rows, Watched
+from models.heads.base import BaseHead, Candidate, OnEpoch, Watched
+from models.heads.blocks import Rows
 from models.heads.parameters import check, positive, whole
 from models.heads.refusal import Refused
 
@@ -95,7 +96,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
 
     def sweep(
         self,
-        X: NDArray[np.float32],
+        X: Rows,
         y: NDArray[Any],
         watched: Watched,
         grid: Mapping[str, Sequence[Any]],
@@ -103,7 +104,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     ) -> Iterator[Candidate]:
         """Each combination with the probabilities it gives the validation rows; one search for all."""
         self.fit(X, y)
-        similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))
+        similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))  # type: ignore[arg-type]
         for k, temperature in product(grid["k"], grid["temperature"]):
             chosen = {"k": int(k), "temperature": temperature}
             self.set_params(**chosen).check()

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from models.heads.base import Candidate, OnEpoch, Watched
-from models.heads.linear import LinearHead, class_weights, sample
+from models.heads.blocks import ROWS, Blocks, Rows, in_blocks, sample, taken
+from models.heads.linear import LinearHead, class_weights
 from models.heads.parameters import CLASS_WEIGHT, FLAG, check, number, positive, whole
+from models.heads.preconditioner import Curvature, FullCurvature, LowRankCurvature
 from models.heads.rowspace import RowSpace
 
 STRENGTH = (1e-30, 1e30)  # of C: beyond it the penalty, 1 / C, is no number in float32, or nothing
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
 FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
+CORRECTIONS = 20  # pairs of vectors that L-BFGS remembers
+VECTORS = 2 * CORRECTIONS + 15  # as long as the coefficients, that L-BFGS and the objective hold
 BLOCK = 1_024  # rows converted to float64 at a time
 
 
@@ -27,7 +31,7 @@ BLOCK = 1_024  # rows converted to float64 at a time
 class _Inputs:
     """Rows (n, w) with the mean and scale (w,) that standardise them; in ``space``, if that is smaller."""
 
-    X: NDArray[np.float32]
+    X: Rows
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     space: RowSpace | None = None
@@ -41,13 +45,17 @@ class _IterativeHead(LinearHead, ABC):
 
     - L-BFGS runs in coordinates in which the problem is nearly round: with the Cholesky factor
       ``L L' = curvature * covariance + I / (n C)``, it moves ``L'W`` and not ``W`` (Nocedal and
-      Wright, Numerical Optimization, 2006, section 5.1, on preconditioning).
+      Wright, Numerical Optimization, 2006, section 5.1, on preconditioning). Where rows come in blocks and
+      a matrix of all columns does not fit, the covariance is of low rank.
     - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
       every iteration; the line search is float64. Where float32 no longer decides (``tol`` below
       3e-4, or a line search that finds nothing lower), the last iterations are float64 throughout,
       on blocks of rows, so that the optimum does not depend on the processor's kernels.
     - Standardising is folded into the coefficients, so the inputs are never copied. Fewer rows than
       columns are brought to as many columns as there are rows (:class:`models.heads.rowspace.RowSpace`).
+
+    The loss and its gradient are sums over blocks of rows, in memory or from a disk: one pass for each
+    step of the line search.
 
     Parameters
     ----------
@@ -86,7 +94,7 @@ class _IterativeHead(LinearHead, ABC):
     ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
         """The loss of each row of logits (m, k), and its gradient; may overwrite ``logits``."""
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
+    def fit(self, X: Rows, y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
 
         Raises
@@ -99,13 +107,13 @@ class _IterativeHead(LinearHead, ABC):
         start = self._unfolded() if self.warm_start and hasattr(self, "coef_") else None
         X, codes = self._checked(X, y)
         inputs = self._inputs(X)
-        self._descend(inputs, codes, self._hessian(inputs), start)
+        self._descend(inputs, codes, self._curved(inputs), start)
         self._settle(X, codes)
         return self
 
     def sweep(
         self,
-        X: NDArray[np.float32],
+        X: Rows,
         y: NDArray[Any],
         watched: Watched,
         grid: Mapping[str, Sequence[Any]],
@@ -118,16 +126,23 @@ class _IterativeHead(LinearHead, ABC):
         self.check()
         X, codes = self._checked(X, y)
         inputs, start = self._inputs(X), None
-        hessian = self._hessian(inputs)
+        curved = self._curved(inputs)
         for C in grid["C"]:
             self.set_params(C=C).check()
-            self._descend(inputs, codes, hessian, start)
+            self._descend(inputs, codes, curved, start)
             self._settle(X, codes)
-            yield {"C": C}, self.predict_proba(watched[0])
+            yield {"C": C}, self.proba_of(watched[0])
             start = self._unfolded()
 
-    def _inputs(self, X: NDArray[np.float32]) -> _Inputs:
-        if len(X) >= X.shape[1]:
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of L-BFGS' own vectors."""
+        return (
+            8 * VECTORS * (width + 1) * classes,
+            f"{VECTORS} x {width + 1:,} coefficients x {classes:,} classes x 8 bytes",
+        )
+
+    def _inputs(self, X: Rows) -> _Inputs:
+        if isinstance(X, Blocks) or len(X) >= X.shape[1]:
             return _Inputs(X, self.mean_, self.scale_)
         space = RowSpace(X, self.mean_, self.scale_)
         return _Inputs(space.rows, np.zeros(len(X)), np.ones(len(X)), space)
@@ -136,54 +151,44 @@ class _IterativeHead(LinearHead, ABC):
         self,
         inputs: _Inputs,
         codes: NDArray[np.int64],
-        hessian: NDArray[np.float32],
+        curved: Curvature,
         start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     ) -> None:
-        from scipy.linalg import LinAlgError, cholesky, solve_triangular
         from scipy.optimize import minimize
 
         mean, scale = inputs.mean, inputs.scale
         rows, width, classes = *inputs.X.shape, len(self.classes_)
         weights_of = class_weights(codes, self.classes_, self.class_weight)
         penalty = 1 / (rows * self.C)
-        curved = hessian + penalty * np.eye(width, dtype=np.float32)
-        try:
-            lower = cholesky(curved, lower=True)
-        except LinAlgError:  # hardly any penalty, and columns that copy each other; only speed is lost
-            curved[np.diag_indices(width)] += np.finfo(np.float32).eps * np.trace(curved)
-            lower = cholesky(curved, lower=True)
-        factor = np.asfortranarray(lower, np.float32)
-        solving: dict[str, Any] = {"lower": True, "check_finite": False}
+        coordinates = curved.at(penalty)
 
         def unround(flat: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             moved, bias = np.split(flat.reshape(width + 1, classes), [width])
-            rounded = moved.astype(factor.dtype)  # or the factor would be copied
-            weights = solve_triangular(factor, rounded, trans="T", **solving)
-            return weights.astype(np.float64), bias[0]
+            return coordinates.outward(moved), bias[0]
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             weights, bias = unround(flat)
             raw = weights / scale[:, None]
             shift = bias - (mean[:, None] * raw).sum(axis=0)
-            loss, gradient, slope = self._sums(inputs.X, codes, raw.astype(factor.dtype), shift, weights_of)
+            raw = raw.astype(coordinates.dtype)
+            loss, gradient, slope = self._sums(inputs.X, codes, raw, shift, weights_of)
             gradient = (gradient - np.outer(mean, slope)) / scale[:, None] / rows
             gradient += penalty * weights
-            rounded = solve_triangular(factor, gradient.astype(factor.dtype), **solving)
             loss = loss / rows + penalty / 2 * float((weights**2).sum())
-            return loss, np.concatenate([rounded, slope[None] / rows]).ravel()
+            return loss, np.concatenate([coordinates.slope(gradient), slope[None] / rows]).ravel()
 
         def descend(flat: NDArray[np.float64], tol: float, iterations: int) -> Any:
-            options = {"maxiter": iterations, "gtol": tol, "ftol": 0, "maxcor": 20}
+            options = {"maxiter": iterations, "gtol": tol, "ftol": 0, "maxcor": CORRECTIONS}
             return minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
 
         first = np.zeros((width + 1, classes))
         if start is not None and start[0].shape == (len(self.mean_), classes):
             weights = start[0] if inputs.space is None else inputs.space.inward(start[0])
-            first[:width], first[width] = factor.T @ weights, start[1]
+            first[:width], first[width] = coordinates.inward(weights), start[1]
         found = descend(first.ravel(), max(self.tol, FLOAT32_TOL), self.max_iter)
         self.n_iter_ = int(found.nit)
         if np.abs(found.jac).max() > self.tol and self.n_iter_ < self.max_iter:
-            factor = factor.astype(np.float64)  # from here on, so is all else
+            coordinates = coordinates.in_float64()  # from here on, so is all else
             found = descend(found.x, self.tol, self.max_iter - self.n_iter_)
             self.n_iter_ += int(found.nit)
         if np.abs(found.jac).max() > self.tol:  # out of iterations, or no step lowers the loss
@@ -198,7 +203,7 @@ class _IterativeHead(LinearHead, ABC):
 
     def _sums(
         self,
-        X: NDArray[np.float32],
+        X: Rows,
         codes: NDArray[np.int64],
         raw: NDArray[np.floating],
         shift: NDArray[np.float64],
@@ -214,13 +219,12 @@ class _IterativeHead(LinearHead, ABC):
         """
         from scipy.linalg.blas import dgemm, sgemm
 
-        gemm, step = (sgemm, len(X)) if raw.dtype == np.float32 else (dgemm, BLOCK)
+        gemm, most = (sgemm, ROWS) if raw.dtype == np.float32 else (dgemm, BLOCK)
         loss, gradient, slope = 0.0, np.zeros(raw.shape), np.zeros(raw.shape[1])
-        for begin in range(0, len(X), step):
-            block = X[begin : begin + step].astype(raw.dtype, copy=False)
+        for rows, values in in_blocks(X, most):
+            block, truth = values.astype(raw.dtype, copy=False), codes[rows]
             logits = gemm(1, raw, block.T, trans_a=True).T  # (m, k)
             logits += shift.astype(raw.dtype)
-            truth = codes[begin : begin + step]
             part, residual = self._loss(logits, (np.arange(len(block)), truth))
             if weights_of is not None:
                 part *= weights_of[truth]
@@ -230,7 +234,7 @@ class _IterativeHead(LinearHead, ABC):
             slope += residual.sum(axis=0, dtype=np.float64)
         return loss, gradient, slope
 
-    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
+    def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
         """What remains once the coefficients stand."""
 
     def check(self) -> None:
@@ -244,13 +248,24 @@ class _IterativeHead(LinearHead, ABC):
             class_weight=CLASS_WEIGHT,
         )
 
-    def _hessian(self, inputs: _Inputs) -> NDArray[np.float32]:
-        """Roughly the loss's Hessian for one class's coefficients, (w, w), from a sample of the rows."""
-        from scipy.linalg.blas import sgemm
+    def _curved(self, inputs: _Inputs) -> Curvature:
+        """The loss's curvature from a sample of the rows: of low rank where a matrix does not fit."""
+        X, width = inputs.X, inputs.X.shape[1]
+        if not isinstance(X, Blocks):
+            some = X[:: -(-len(X) // SAMPLE)]
+            return FullCurvature(self._standardised(some, inputs), self._curvature)
+        left = max(X.memory - self.memory_in_blocks(*X.shape, len(self.classes_))[0], 0) // 2
+        full = FullCurvature.memory(width) + 4 * width * min(len(X), 4 * width) <= left
+        most = min(len(X), 4 * width) if full else min(len(X), LowRankCurvature.rows(width, left))
+        some = taken(sample(X), most)
+        kind = FullCurvature if full else LowRankCurvature
+        return kind(self._standardised(some, inputs), self._curvature)
 
-        some = inputs.X[:: -(-len(inputs.X) // SAMPLE)] - inputs.mean.astype(np.float32)
+    @staticmethod
+    def _standardised(some: NDArray[np.float32], inputs: _Inputs) -> NDArray[np.float32]:
+        some = some - inputs.mean.astype(np.float32)
         some /= inputs.scale.astype(np.float32)
-        return np.asarray(sgemm(self._curvature / len(some), some.T, some.T, trans_b=True))
+        return some
 
 
 class LogisticHead(_IterativeHead):
@@ -284,8 +299,8 @@ class SvmHead(_IterativeHead):
 
     _curvature = 0.5  # twice the share of images within the margin
 
-    def _settle(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> None:
-        self._calibrate(sample(X, codes))
+    def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
+        self._calibrate(X, codes)
 
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]

@@ -12,32 +12,43 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.heads.base import BaseHead
+from models.heads.blocks import Blocks, Rows, evenly, in_blocks, sample, validated
 from models.heads.refusal import Refused
 from models.temperature import fit_temperature, softmax
 
-BLOCK = 4_096  # rows looked at together
-SAMPLE = 5_000  # training rows that fit a temperature
 
-
-def centre_and_scale(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def centre_and_scale(X: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each column, ``(d,)`` float64; 1 for that of a constant column.
 
-    Block by block: NumPy's own ``std`` would make a copy of all rows, twice as large in float64.
+    In one pass of blocks, each about its own mean (T. F. Chan, G. H. Golub and R. J. LeVeque, Updating
+    formulae and a pairwise algorithm for computing sample variances, 1979); NumPy's own ``std`` would make a
+    copy of all rows, twice as large in float64.
     """
-    mean = X.mean(axis=0, dtype=np.float64)
-    square, near = np.zeros_like(mean), mean.astype(np.float32)
-    for start in range(0, len(X), BLOCK):
-        block = X[start : start + BLOCK] - near
-        square += np.einsum("nd,nd->d", block, block)
+    if isinstance(X, Blocks) and X.standard is not None:
+        return X.standard
+    mean, square, seen = np.zeros(X.shape[1]), np.zeros(X.shape[1]), 0
+    for _, block in in_blocks(X):
+        own = block.mean(axis=0, dtype=np.float64)
+        around = block - own.astype(np.float32)
+        step, seen = own - mean, seen + len(block)
+        share = len(block) / seen
+        square += np.einsum("nd,nd->d", around, around) + step**2 * (share * (seen - len(block)))
+        mean += step * share
     deviation = np.sqrt(square / len(X))
     constant = deviation <= np.finfo(np.float32).eps * np.abs(mean)
-    return mean, np.where(constant, 1.0, deviation)
+    found = mean, np.where(constant, 1.0, deviation)
+    if isinstance(X, Blocks):
+        X.standard = found
+    return found
 
 
-def sample(X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """At most ``SAMPLE`` of the rows, evenly spaced."""
-    rows = np.linspace(0, len(X) - 1, min(SAMPLE, len(X))).astype(int)
-    return X[rows], codes[rows]
+def class_sums(X: Rows, codes: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """The sum of the rows of each class, ``(k, d)``."""
+    sums = np.zeros((classes, X.shape[1]))
+    for rows, block in in_blocks(X):
+        for code in np.unique(codes[rows]):
+            sums[code] += block[codes[rows] == code].sum(axis=0, dtype=np.float64)
+    return sums
 
 
 def class_weights(
@@ -101,9 +112,9 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
         plain.n_iter_ = np.array([getattr(self, "n_iter_", 0)])
         return plain
 
-    def _checked(self, X: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _checked(self, X: Any, y: Any) -> tuple[Rows, NDArray[np.int64]]:
         """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""
-        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        X, y = validated(self, X, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -122,9 +133,10 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
         scores = sgemm(1, X.T, self.coef_.T, trans_a=True)  # X.T is X as Fortran sees it: no copy
         return np.ascontiguousarray(scores, np.float64) + self.intercept_
 
-    def _calibrate(self, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
-        """Set the temperature that fits these training images, a :func:`sample`, best."""
-        self.temperature_ = fit_temperature(self._scores(own[0]), own[1])
+    def _calibrate(self, X: Rows, codes: NDArray[np.int64]) -> None:
+        """Set the temperature that fits a sample of these training images best."""
+        parts = [self._scores(block) for _, block in in_blocks(sample(X))]
+        self.temperature_ = fit_temperature(np.concatenate(parts), codes[evenly(len(X))])
 
     def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
         """Take weights (d, k) and biases of standardised inputs."""

@@ -9,37 +9,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import validate_data
 
 from models.heads.base import Candidate, OnEpoch, Watched
-from models.heads.linear import BLOCK, LinearHead, class_weights, sample
+from models.heads.blocks import Rows, in_blocks
+from models.heads.covariance import Covariance
+from models.heads.linear import LinearHead, class_sums, class_weights
 from models.heads.parameters import CLASS_WEIGHT, check, positive, share
-from models.temperature import softmax
 
 TINY = 1e-9  # variance of a column that has none, against 1 of the others
 
 
 @dataclass(frozen=True)
 class Moments:
-    """All that both heads need to know of standardised inputs ``Z`` (n, d); 8 d² bytes.
+    """All that both heads need to know of standardised inputs ``Z`` (n, d).
 
     Attributes
     ----------
     counts : (k,) images of each class.
     sums : (d, k) float64, sums of the rows of each class.
-    gram : (d, d) float64, ``Z' W Z``; the upper triangle.
+    gram : ``Z' W Z``, from which each head takes what its classes' means explain.
     weights : (k,) what each image of a class counts in ``gram``: the diagonal of ``W``.
+    rounding : how far off ``gram`` may be, as a matrix, since its products were summed in float32.
     """
 
     counts: NDArray[np.float64]
     sums: NDArray[np.float64]
-    gram: NDArray[np.float64]
+    gram: Covariance
     weights: NDArray[np.float64]
-
-    @property
-    def rounding(self) -> float:
-        """How far off ``gram`` may be, as a matrix, since its products were summed in float32."""
-        return float(np.finfo(np.float32).eps * np.trace(self.gram))
+    rounding: float
 
 
 class _MomentsHead(LinearHead, ABC):
@@ -57,10 +54,14 @@ class _MomentsHead(LinearHead, ABC):
         """Raise ``ValueError`` if a parameter is not what it may be."""
 
     @abstractmethod
+    def _centre(self, moments: Moments) -> None:
+        """Take from ``gram`` what the head's means explain, in place."""
+
+    @abstractmethod
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights (d, k) and biases (k,) for standardised inputs."""
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
+    def fit(self, X: Rows, y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
 
         Raises
@@ -71,12 +72,12 @@ class _MomentsHead(LinearHead, ABC):
         """
         self.check()
         X, codes = self._checked(X, y)
-        self._finish(self._moments(X, codes), sample(X, codes))
+        self._finish(self._moments(X, codes), X, codes)
         return self
 
     def sweep(
         self,
-        X: NDArray[np.float32],
+        X: Rows,
         y: NDArray[Any],
         watched: Watched,
         grid: Mapping[str, Sequence[Any]],
@@ -87,44 +88,54 @@ class _MomentsHead(LinearHead, ABC):
             yield from super().sweep(X, y, watched, grid, on_epoch)
             return
         X, codes = self._checked(X, y)
-        X_val = validate_data(self, watched[0], dtype=np.float32, order="C", reset=False)
-        moments, own = self._moments(X, codes), sample(X, codes)
+        moments = self._moments(X, codes)
         for value in grid[self._swept]:
             self.set_params(**{self._swept: value}).check()
-            self._finish(moments, own)
-            yield {self._swept: value}, softmax(self._scores(X_val) / self.temperature_)
+            self._finish(moments, X, codes)
+            yield {self._swept: value}, self.proba_of(watched[0])
 
-    def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of the covariance of the columns."""
+        return Covariance.memory(width)
+
+    def _finish(self, moments: Moments, X: Rows, codes: NDArray[np.int64]) -> None:
         self._fold(*self._solve(moments))
 
-    def _moments(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> Moments:
-        from scipy.linalg.blas import sgemm, ssyrk
+    def _moments(self, X: Rows, codes: NDArray[np.int64]) -> Moments:
+        from scipy.linalg.blas import sgemm
 
         width, classes = X.shape[1], len(self.classes_)
-        gram, sums = np.zeros((width, width), order="F"), np.zeros((width, classes))
+        gram, sums = Covariance(width), np.zeros((width, classes))
         mean, scale = self.mean_.astype(np.float32), self.scale_.astype(np.float32)
         one_hot = np.eye(classes, dtype=np.float32)
         weights = class_weights(codes, self.classes_, self.class_weight)
-        for start in range(0, len(X), BLOCK):
-            block = X[start : start + BLOCK] - mean
+        for rows, values in in_blocks(X):
+            block = values - mean
             block /= scale
-            sums += sgemm(1, block.T, one_hot[codes[start : start + BLOCK]])
+            sums += sgemm(1, block.T, one_hot[codes[rows]])
             if weights is not None:
-                block *= np.sqrt(weights[codes[start : start + BLOCK], None]).astype(np.float32)
-            gram += ssyrk(1, block.T)
+                block *= np.sqrt(weights[codes[rows], None]).astype(np.float32)
+            gram.add(block)
         counts = np.bincount(codes, minlength=classes).astype(float)
-        return Moments(counts, sums, gram, np.ones(classes) if weights is None else weights)
+        rounding = float(np.finfo(np.float32).eps * gram.diagonal.sum())
+        moments = Moments(counts, sums, gram, np.ones(classes) if weights is None else weights, rounding)
+        self._centre(moments)
+        return moments
 
 
 class PriorHead(LinearHead):
     """Every class as likely as in training, whatever the embedding: scikit-learn's ``prior`` dummy."""
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> PriorHead:
+    def fit(self, X: Rows, y: NDArray[Any]) -> PriorHead:
         """Count the classes of ``y`` (n,); raises what every head does."""
         X, codes = self._checked(X, y)
         counts = np.bincount(codes)
         self._fold(np.zeros((X.shape[1], len(counts))), np.log(counts / len(codes)))
         return self
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of the coefficients."""
+        return means_of(width, classes)
 
 
 class CentroidHead(LinearHead):
@@ -135,7 +146,7 @@ class CentroidHead(LinearHead):
     training images best.
     """
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> CentroidHead:
+    def fit(self, X: Rows, y: NDArray[Any]) -> CentroidHead:
         """Fit on ``X`` (n, d) and ``y`` (n,).
 
         Raises
@@ -144,13 +155,15 @@ class CentroidHead(LinearHead):
             NaN or infinite inputs, one class only, or shapes that do not match.
         """
         X, codes = self._checked(X, y)
-        sums = np.stack(
-            [X[codes == code].sum(axis=0, dtype=np.float64) for code in range(len(self.classes_))]
-        )
+        sums = class_sums(X, codes, len(self.classes_))
         means = (sums / np.bincount(codes)[:, None] - self.mean_) / self.scale_
         self._fold(means.T, -(means**2).sum(axis=1) / 2)
-        self._calibrate(sample(X, codes))
+        self._calibrate(X, codes)
         return self
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of the classes' means."""
+        return means_of(width, classes)
 
 
 class RidgeHead(_MomentsHead):
@@ -176,19 +189,23 @@ class RidgeHead(_MomentsHead):
         """Raise ``ValueError`` if a parameter is not what it may be."""
         check(self, alpha=positive(), class_weight=CLASS_WEIGHT)
 
+    def _centre(self, moments: Moments) -> None:
+        total, images = (moments.sums * moments.weights).sum(axis=1), moments.weights @ moments.counts
+        moments.gram.subtract(total[:, None] / np.sqrt(images))
+
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         # Targets are 2 * one-hot - 1. With both sides centred, the 1 drops out.
-        share = moments.weights * moments.counts
-        share = share / share.sum()
+        images = moments.weights @ moments.counts
+        share = moments.weights * moments.counts / images
         sums = moments.sums * moments.weights
-        total, images = sums.sum(axis=1), (moments.weights * moments.counts).sum()
-        gram = moments.gram - np.outer(total, total / images)
-        weights = _solved(gram, self.alpha, 2 * (sums - np.outer(total, share)), moments.rounding)
+        total = sums.sum(axis=1)
+        right = 2 * (sums - np.outer(total, share))
+        weights = moments.gram.solve(1, self.alpha, right, moments.rounding)
         return weights, 2 * share - 1 - total / images @ weights
 
-    def _finish(self, moments: Moments, own: tuple[NDArray[np.float32], NDArray[np.int64]]) -> None:
-        super()._finish(moments, own)
-        self._calibrate(own)
+    def _finish(self, moments: Moments, X: Rows, codes: NDArray[np.int64]) -> None:
+        super()._finish(moments, X, codes)
+        self._calibrate(X, codes)
 
 
 class LdaHead(_MomentsHead):
@@ -211,35 +228,17 @@ class LdaHead(_MomentsHead):
         """Raise ``ValueError`` if a parameter is not what it may be."""
         check(self, shrinkage=share())
 
+    def _centre(self, moments: Moments) -> None:
+        moments.gram.subtract(moments.sums / np.sqrt(moments.counts))
+
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        means = moments.sums / moments.counts
-        within = moments.gram - (means @ (means * moments.counts).T).T
-        within /= moments.counts.sum()
-        level = np.trace(within) / len(within)
-        within *= 1 - self.shrinkage
+        means, images = moments.sums / moments.counts, moments.counts.sum()
+        level = moments.gram.diagonal.mean() / images
         added = self.shrinkage * level + TINY
-        weights = _solved(within, added, means, moments.rounding / moments.counts.sum())
-        share = moments.counts / moments.counts.sum()
-        return weights, np.log(share) - 0.5 * (means * weights).sum(axis=0)
+        weights = moments.gram.solve((1 - self.shrinkage) / images, added, means, moments.rounding / images)
+        return weights, np.log(moments.counts / images) - 0.5 * (means * weights).sum(axis=0)
 
 
-def _solved(
-    upper: NDArray[np.float64], added: float, right: NDArray[np.float64], rounding: float
-) -> NDArray[np.float64]:
-    """``(A + added I) x = right`` for a positive definite ``A`` whose upper triangle is given.
-
-    Where rounding has made it indefinite (fewer images than columns, or columns that copy each
-    other), the diagonal is raised by as much.
-    """
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
-
-    def factor(raised: float) -> Any:
-        matrix = upper.copy(order="K")
-        matrix[np.diag_indices(len(matrix))] += raised
-        return cho_factor(matrix, lower=False, overwrite_a=True, check_finite=False)
-
-    try:
-        factored = factor(added)
-    except LinAlgError:
-        factored = factor(added + rounding)
-    return np.asarray(cho_solve(factored, right, check_finite=False))
+def means_of(width: int, classes: int) -> tuple[int, str]:
+    """Bytes of a vector for each class, and the sum in words."""
+    return 8 * width * classes, f"8 x {width:,} values x {classes:,} classes"

@@ -18,8 +18,8 @@ from models.heads.linear import LinearHead
 from models.heads.moments import CentroidHead
 from models.heads.registry import HEADS
 from models.runs.run import Run
-from models.selection import validation_rows
 from models.temperature import temperature_of
+from models.trainsplit import TrainSplit, validation_rows
 from tests.models.heads.test_heads import blobs
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,7 @@ class Fake:
         "mirror": False,
     }
     fingerprint = "f" * 64
+    layers = ("block5",)
 
     def __init__(self, X: NDArray[np.float32], y: NDArray[np.int64], train: int) -> None:
         self._X = {"train": X[:train], "test": X[train:]}
@@ -57,6 +58,9 @@ class Fake:
     def matrix(self, split: str, layers: Any, order: Any = None) -> NDArray[np.float32]:
         self.asked.append(f"X {split}")
         return self._X[split].copy() if order is None else self._X[split][order]
+
+    def width(self, layer: str) -> int:
+        return self._X["train"].shape[1]
 
     def labels(self) -> NDArray[np.int64]:
         self.asked.append("y train")
@@ -77,7 +81,7 @@ def train(
     settings: dict[str, Any] | None = None,
     grid: dict[str, Any] | None = None,
 ) -> Run:
-    return selection.train(selection.TrainSplit(fake, ("block5",)), head, seed, settings, grid)
+    return selection.train(TrainSplit(fake, ("block5",)), head, seed, settings, grid)
 
 
 @pytest.fixture
@@ -174,10 +178,10 @@ def sources(*rooms: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("name", "readers"),
     [
-        ("validation_rows", {"selection.py"}),  # splits off
-        ("X_val", {"selection.py", "curve.py", "dense.py", "moments.py"}),
+        ("validation_rows", {"trainsplit.py"}),  # splits off
+        ("X_val", {"trainsplit.py", "selection.py", "curve.py", "dense.py"}),
         ("watched", {"selection.py", "base.py", "dense.py", "knn.py", "lbfgs.py", "moments.py"}),  # a sweep
-        ("y_val", {"selection.py", "curve.py"}),  # chooses; measures what was chosen
+        ("y_val", {"trainsplit.py", "selection.py", "curve.py"}),  # chooses; measures what was chosen
         ("val_labels", {"vote.py", "run.py"}),  # of a run that is done; weighs votes
     ],
 )
@@ -275,7 +279,7 @@ class TestGridsOfWords:
     ) -> None:
         grid = {"k": (3, 5), "temperature": (1e-5, None)}
         monkeypatch.setattr(selection, "FLOORS", ())
-        material = selection.TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
+        material = TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
         chosen = selection.Selection(
             chosen={"k": 5, "temperature": 1e-5}, val_proba=np.eye(3)[material.y_val]
         )
@@ -289,7 +293,7 @@ class TestGridsOfWords:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_what_a_head_refuses_is_told_in_a_line(fake: Fake, head: str) -> None:
-    material = selection.TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
+    material = TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
     material.y[:] = 0
     with pytest.raises(UserError, match=r"the head refuses these embeddings: .* needs at least two classes"):
         selection.train(material, head, 0)

@@ -20,6 +20,7 @@ from models.heads.registry import HEADS
 from models.runs.collection import load_all
 from models.runs.run import Run
 from models.runs.saving import load, save
+from models.trainsplit import TrainSplit
 from models.vote import vote
 from tests.conftest import Project
 from tests.models.heads.test_heads import blobs
@@ -84,7 +85,7 @@ class TestOrderOfLayers:
     @pytest.fixture
     def before(self, trained: Project) -> Run:
         """A run of before: its layers stand as they were named."""
-        material = selection.TrainSplit(Embeddings(trained.cache), ("block5", "block4"))
+        material = TrainSplit(Embeddings(trained.cache), ("block5", "block4"))
         run = selection.train(material, "ridge", 0)
         save(run, trained.out / "runs")
         return run
@@ -231,7 +232,7 @@ class TestSet:
     def test_a_length_that_is_set_is_kept_to(self) -> None:
         settings = {"hidden": 8, "epochs": 3, "stop_epoch": 2, "batch_norm": False}
         fake: Any = Fake(*blobs(rows=200), train=150)
-        run = selection.train(selection.TrainSplit(fake, ("block5",)), "dense", 0, settings)
+        run = selection.train(TrainSplit(fake, ("block5",)), "dense", 0, settings)
         assert run.chosen == {}
         assert run.kept_epoch == run.parameters["stop_epoch"] == run.estimator.best_epoch_ == 2
         assert run.asked["hidden"] == [8]
@@ -240,7 +241,7 @@ class TestSet:
         settings = {"learning_rate": 1e30, "epochs": 2}
         fake: Any = Fake(*blobs(rows=200), train=150)
         with pytest.raises(UserError, match=r"training diverged, .* expected a learning_rate below 1e\+30"):
-            selection.train(selection.TrainSplit(fake, ("block5",)), "baseline", 0, settings)
+            selection.train(TrainSplit(fake, ("block5",)), "baseline", 0, settings)
 
 
 class TestVote:
@@ -365,7 +366,7 @@ class TestCurve:
         drawn = []
         X, y = blobs(rows=200)
         for head, vectors in (("ridge", X), ("centroid", 2 * X + 1)):
-            material = selection.TrainSplit(Fake(vectors, y, train=150), ("block5",))  # type: ignore[arg-type]
+            material = TrainSplit(Fake(vectors, y, train=150), ("block5",))  # type: ignore[arg-type]
             run = selection.train(material, head, 0)
             drawn.append(curve.grow(material, run, tmp_path / head / "runs").rows)
         one, two = drawn

@@ -1,0 +1,199 @@
+"""A train split that does not fit into the memory is read in blocks, and says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from features.errors import UserError
+from models import selection
+from models.heads.blocks import Blocks, evenly, in_blocks, sample
+from models.runs.run import Run
+from models.trainsplit import TrainSplit
+from tests.models.heads.test_heads import blobs
+from tests.models.test_selection import Fake
+
+LAYERS = ("block5",)
+MEMORY = 9_000  # bytes: 1,000 rows of 8 values take 32,000
+
+
+class Stored(Fake):
+    """Embeddings that are read in blocks; notes how large the blocks were."""
+
+    def __init__(self, folder: Path, rows: int = 1_200, train: int = 1_000, width: int = 8) -> None:
+        X, y = blobs(rows=rows, width=width)
+        X += np.random.default_rng(1).normal(0, 2, X.shape).astype(np.float32)  # classes overlap
+        by_class = np.argsort(y[:train], kind="stable")  # as a folder's rows lie
+        X[:train], y[:train] = X[by_class], y[by_class]
+        super().__init__(X, y, train)
+        self.path = folder / "fake.h5"
+        self.sizes: list[int] = []
+
+    def blocks(
+        self, split: str, layers: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for start in range(0, self.rows[split], rows):
+            yield start, self._read(split, slice(start, start + rows))
+
+    def take_each(self, split: str, layers: Sequence[str], sets: Any) -> Iterator[NDArray[np.float32]]:
+        for rows in sets:
+            yield self._read(split, rows)
+
+    def _read(self, split: str, rows: Any) -> NDArray[np.float32]:
+        block = self._X[split][rows].copy()
+        self.asked.append(f"X {split}")
+        self.sizes.append(block.nbytes)
+        return block
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def both(stored: Stored, head: str, settings: dict[str, Any] | None = None, **more: Any) -> tuple[Run, Run]:
+    """The run of a head in memory, and in blocks."""
+    whole = selection.train(TrainSplit(stored, LAYERS), head, 0, settings, **more)  # type: ignore[arg-type]
+    parts = selection.train(TrainSplit(stored, LAYERS, MEMORY), head, 0, settings, **more)  # type: ignore[arg-type]
+    return whole, parts
+
+
+def split(stored: Stored, memory: int | str | None = None) -> TrainSplit:
+    return TrainSplit(stored, LAYERS, memory)  # type: ignore[arg-type]
+
+
+class TestTheSplit:
+    def test_what_fits_is_in_memory(self, stored: Stored) -> None:
+        assert not isinstance(split(stored).X, Blocks)
+        assert not isinstance(split(stored, 32_000).X, Blocks)
+        assert isinstance(split(stored, 31_999).X, Blocks)
+
+    def test_rows_labels_and_numbers_are_those_in_memory(self, stored: Stored) -> None:
+        whole, parts = split(stored), split(stored, MEMORY)
+        assert np.array_equal(whole.val_rows, parts.val_rows)
+        for name, rows in (("fit", parts.fit_rows), ("val", parts.val_rows)):
+            X, y = getattr(parts, f"X_{name}"), getattr(parts, f"y_{name}")
+            places, blocks = zip(*in_blocks(X), strict=True)
+            assert np.array_equal(np.concatenate(blocks), stored._X["train"][rows])
+            assert np.array_equal(np.concatenate(blocks), getattr(whole, f"X_{name}"))
+            assert np.array_equal(y, getattr(whole, f"y_{name}"))
+            assert places[0].start == 0
+            assert places[-1].stop == len(X) == len(rows)
+
+    def test_samples_are_evenly_spaced(self, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("models.heads.blocks.SAMPLE", 100)
+        parts = split(stored, MEMORY)
+        for X in (parts.X, parts.X_fit):
+            every = np.concatenate([block for _, block in in_blocks(X)])
+            kept = np.concatenate([block for _, block in in_blocks(sample(X))])
+            assert np.array_equal(kept, every[evenly(len(every))])
+            assert len(kept) == 100
+
+    def test_blocks_are_a_share_of_the_memory(self, stored: Stored) -> None:
+        list(split(stored, MEMORY).X)
+        assert max(stored.sizes) <= MEMORY / 16
+
+    def test_it_says_why_it_reads_in_blocks(self, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+        split(stored, MEMORY)
+        assert (
+            "1,000 training images are 0.0 GB, and 0.0 GB of memory may be taken" in capsys.readouterr().err
+        )
+
+    def test_its_temporary_file_has_no_name(self, stored: Stored, tmp_path: Path) -> None:
+        material = split(stored, MEMORY)
+        assert isinstance(material.X_val, Blocks)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_no_room_for_it_is_told(self, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 100}))
+        with pytest.raises(
+            UserError, match=r"not enough disk in .* for a copy of 100 rows.* a larger memory="
+        ):
+            split(stored, MEMORY)
+
+    def test_a_folder_that_may_not_be_written_is_told(self, stored: Stored, tmp_path: Path) -> None:
+        stored.path = tmp_path / "file" / "fake.h5"
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match=r"cannot write a temporary file in .*file: Not a directory"):
+            split(stored, MEMORY)
+
+    @pytest.mark.parametrize("bad", [np.inf, np.nan])
+    def test_what_is_no_number_is_refused(self, stored: Stored, bad: float) -> None:
+        stored._X["train"][777, 3] = bad
+        with pytest.raises(UserError, match="holds NaN or infinite numbers; verify the cache"):
+            split(stored, MEMORY)
+
+    @pytest.mark.parametrize("memory", ["much", "4 apples", "-1", "0", "1e9", "GB"])
+    def test_what_is_no_amount_of_memory_is_refused(self, stored: Stored, memory: str) -> None:
+        with pytest.raises(UserError, match=rf"memory={memory}: expected bytes, such as"):
+            split(stored, memory)
+
+    def test_an_amount_has_a_unit_or_is_in_bytes(self, stored: Stored) -> None:
+        amounts = ("4GB", "700 MB", "1.5gb", "31999", 12)
+        assert [split(stored, each).memory for each in amounts] == [4e9, 7e8, 1.5e9, 31_999, 12]
+
+
+@pytest.mark.parametrize("head", ["prior", "centroid", "lda", "ridge"])
+class TestHeadsOfMoments:
+    def test_they_are_those_in_memory(self, stored: Stored, head: str) -> None:
+        whole, parts = both(stored, head)
+        assert parts.chosen == whole.chosen
+        assert parts.id == whole.id
+        np.testing.assert_allclose(parts.val_proba, whole.val_proba, atol=1e-6)
+        np.testing.assert_allclose(parts.test_proba, whole.test_proba, atol=1e-6)
+        assert parts.train_accuracy == whole.train_accuracy
+        assert parts.floors == whole.floors
+
+    def test_a_run_says_how_it_was_fitted(self, stored: Stored, head: str) -> None:
+        whole, parts = both(stored, head)
+        (remark,) = set(parts.warnings) - set(whole.warnings)
+        assert remark.startswith("fitted out of core: the training images are")
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda"])
+def test_a_covariance_that_does_not_fit_is_refused_with_its_bytes(tmp_path: Path, head: str) -> None:
+    wide = Stored(tmp_path, width=64)
+    with pytest.raises(UserError, match=rf"the head {head} needs at least .* \(8 x 64 x 64 bytes of covari"):
+        selection.train(split(wide, 60_000), head, 0)
+    assert selection.train(split(wide, 120_000), head, 0).head == head
+
+
+@pytest.mark.parametrize("head", ["logistic", "svm"])
+@pytest.mark.parametrize("memory", [100_000, 300_000], ids=["low rank", "full"])
+class TestHeadsOfSteps:
+    """Both ways of preconditioning lead to the same optimum."""
+
+    SETTINGS: ClassVar = {"C": 0.03, "tol": 1e-6}
+
+    def test_they_reach_the_optimum_of_those_in_memory(self, tmp_path: Path, head: str, memory: int) -> None:
+        wide = Stored(tmp_path, rows=2_600, train=2_400, width=32)
+        whole = selection.train(split(wide), head, 0, self.SETTINGS)
+        parts = selection.train(split(wide, memory), head, 0, self.SETTINGS)
+        np.testing.assert_allclose(parts.test_proba, whole.test_proba, atol=2e-4)
+        np.testing.assert_allclose(parts.val_proba, whole.val_proba, atol=2e-4)
+
+    def test_passes_over_the_disk_are_told(self, tmp_path: Path, head: str, memory: int) -> None:
+        material = split(Stored(tmp_path, rows=2_600, train=2_400, width=32), memory)
+        run = selection.train(material, head, 0)
+        (remark,) = (said for said in run.warnings if said.startswith("fitted out of core"))
+        assert f"rows were read {material.passes} times from the disk" in remark
+        assert material.passes > len(run.sweep)
+
+
+def test_a_head_that_knows_no_blocks_is_refused_with_the_bytes_of_all_rows(stored: Stored) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"RandomForestClassifier needs at least .* \(1,000 images x 8 values x 4 bytes\).*memory=",
+    ):
+        selection.train(split(stored, MEMORY), "RandomForestClassifier", 0)
+
+
+def test_the_test_split_is_read_after_the_last_fit(stored: Stored) -> None:
+    selection.train(split(stored, MEMORY), "ridge", 0)
+    first = stored.asked.index("X test")
+    assert set(stored.asked[first:]) == {"X test", "y test"}
