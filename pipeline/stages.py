@@ -63,7 +63,8 @@ def ladder(options: Options) -> int:
             )
     check_seeds(options)
     check_memory(options)
-    split, caches, failed = TrainSplitCache(options.memory), dict[str, Embeddings](), {}
+    split, caches = TrainSplitCache(options.memory), dict[str, Embeddings]()
+    failed: dict[str, str] = {}
     rows: list[Row] = []
     for number, rung in enumerate(RUNGS, start=1):
         say(f"rung {number} of {len(RUNGS)}: {rung.title}")
