@@ -199,8 +199,8 @@ def test_no_other_file_renames_or_writes_one() -> None:
 
 
 def test_no_file_has_a_process_number_in_its_name() -> None:
-    """Numbers repeat where containers share a folder; the owner of a lock is told by it, in words."""
+    """Numbers repeat where containers share a folder; the owner of a lock, and a worker, is told by it in words."""
     packages = ("features", "models", "reports", "pipeline")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
-    assert {path.name for path in files if "getpid" in path.read_text()} == {"lock.py"}
+    assert {path.name for path in files if "getpid" in path.read_text()} == {"lock.py", "ray.py"}
     assert not [path.name for path in files if "os.kill" in path.read_text()]
