@@ -172,6 +172,7 @@ class TestReadingAhead:
         self, make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(part, "BLOCK_BYTES", 1 << 16)
+        monkeypatch.setattr(assembly, "CHUNK", 2)
         width = 5_000
         widths = {"block5": width}
         dataset = Folder(make_folder({"train": 30, "test": 5}))
