@@ -29,6 +29,10 @@ CHECKED_AT = 32  # px to which they are brought: the least, as a JPEG is decoded
 AHEAD = 64  # distant pictures that are read before they are asked for
 
 
+# In hexadecimal, (n,), of the files of each part; empty where a file cannot be read.
+Digests = dict[str, NDArray[np.bytes_]]
+
+
 class Picture(NamedTuple):
     """A JPEG or PNG.
 
@@ -140,7 +144,7 @@ class Encoded(Parted):
     _kind: str = ""  # what the digests of files are of, if not of their bytes
     _skip: bool = False  # leave out pictures that cannot be read
     _digest: str | None = None
-    _stamps: dict[str, list[Stamp]]
+    _stamps: dict[str, NDArray[np.int64]]  # (n, 2), of the files of each part
 
     @abstractmethod
     def _picture(self, part: str, row: int) -> Picture:
@@ -155,7 +159,7 @@ class Encoded(Parted):
         """How many rows a file of a part holds."""
 
     @abstractmethod
-    def _whole_digest(self, digests: dict[str, list[str]]) -> str:
+    def _whole_digest(self, digests: Digests) -> str:
         """The digest of all, from those of each part's files."""
 
     def _file_digest(self, path: str) -> str:
@@ -166,15 +170,14 @@ class Encoded(Parted):
         if self._digest is not None and not fresh:
             return self._digest
         note = self.note if self._digest is None else None
+        paths = [path for paths in self._files.values() for path in paths]
+        every, stamps = np.empty(len(paths), "S64"), np.empty((len(paths), 2), np.int64)
         with FileDigests(self._storage, fresh, self._file_digest, self._kind) as known:
-            every = [path for paths in self._files.values() for path in paths]
-            found = list(known.digests(every, missing=self._skip))
-            digests, self._stamps, start = {}, {}, 0
-            for part, paths in self._files.items():
-                of_part = found[start : start + len(paths)]
-                digests[part] = [digest for digest, _ in of_part]
-                self._stamps[part] = [stamp_ for _, stamp_ in of_part]
-                start += len(paths)
+            for number, (digest, stamp_) in enumerate(known.digests(paths, missing=self._skip)):
+                every[number], stamps[number] = digest, stamp_
+            ends = np.cumsum([len(paths) for paths in self._files.values()])[:-1]
+            digests = dict(zip(self._files, np.split(every, ends), strict=True))
+            self._stamps = dict(zip(self._files, np.split(stamps, ends), strict=True))
             if self._skip:
                 self._unreadable = self._find_unreadable(digests, known)
         self._digest = self._whole_digest(digests)
@@ -192,20 +195,26 @@ class Encoded(Parted):
         rows = self._unreadable[self._part_of[split]]
         return np.flatnonzero(np.isin(self._rows_of[split], rows))
 
-    def _find_unreadable(self, digests: dict[str, list[str]], known: FileDigests) -> dict[str, list[int]]:
+    def _find_unreadable(self, digests: Digests, known: FileDigests) -> dict[str, list[int]]:
         """The rows of each part whose pictures cannot be read."""
-        remembered = known.unreadable([one for of_part in digests.values() for one in of_part])
         found: dict[str, list[int]] = {part: [] for part in digests}
-        todo: list[tuple[str, int, int, str]] = []  # part, first row, rows and digest of a file
-        for part, of_part in digests.items():
-            start = 0
-            for number, digest in enumerate(of_part):
-                count = self._count(part, number)
-                if digest in remembered:
-                    found[part] += [start + row for row in remembered[digest]]
-                else:
-                    todo.append((part, start, count, digest))
-                start += count
+        counts = {
+            part: [self._count(part, number) for number in range(len(digests[part]))] for part in digests
+        }
+
+        def rows() -> Iterator[tuple[str, int, int, str]]:
+            """Part, first row, row and digest of what nobody has looked at: of a file's pictures all."""
+            for part, of_part in digests.items():
+                start = 0
+                for digest, count, remembered in zip(
+                    of_part, counts[part], known.unreadable(of_part), strict=True
+                ):
+                    if remembered is None:
+                        yield from ((part, start, row, digest.decode()) for row in range(count))
+                    else:
+                        found[part] += [start + row for row in remembered]
+                        bar.update(count)
+                    start += count
 
         def readable(picture: Picture) -> bool:
             try:
@@ -214,13 +223,13 @@ class Encoded(Parted):
                 return False
             return True
 
-        rows = ((part, start, row, digest) for part, start, count, digest in todo for row in range(count))
         news: dict[str, list[int]] = {}
         with (
             ThreadPoolExecutor(self._storage.threads) as pool,
-            progress(sum(count for _, _, count, _ in todo), "look for unreadable", "img", delay=1) as bar,
+            progress(sum(map(sum, counts.values())), "look for unreadable", "img", delay=1) as bar,
         ):
-            while group := list(islice(rows, CHECKED)):
+            todo = rows()
+            while group := list(islice(todo, CHECKED)):
                 pictures = (self._picture(part, start + row) for part, start, row, _ in group)
                 for (part, start, row, digest), well in zip(group, pool.map(readable, pictures), strict=True):
                     of_file = news.setdefault(digest, [])
@@ -246,7 +255,7 @@ class Encoded(Parted):
             return DistantPictures(pictures, [], None, size, self._storage.threads)
         numbers = [self._file_of(part, row) for row in inner]
         files = [Path(self._storage.where(self._files[part][number])) for number in numbers]
-        stamps = None if self._digest is None else [self._stamps[part][number] for number in numbers]
+        stamps = None if self._digest is None else list(map(tuple, self._stamps[part][numbers].tolist()))
         return Pictures(pictures, files, stamps, size)
 
     def stored(self, split: str, row: int) -> Stored:

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.datasets.storage import Stamp, Storage
 from features.download import cache_dir
 from features.errors import UserError
@@ -162,20 +165,19 @@ class FileDigests:
                 bar.update(len(group))
                 yield from ((known[path][2], stamps[path]) for path in group)
 
-    def unreadable(self, digests: list[str]) -> dict[str, list[int]]:
-        """Which pictures in files of these digests could not be read, for those files that were looked at."""
-        found: dict[str, list[int]] = {}
-        if not self._fresh:
-            for start in range(0, len(digests), BATCH):
-                group = digests[start : start + BATCH]
+    def unreadable(self, digests: NDArray[np.bytes_]) -> Iterator[list[int] | None]:
+        """Which pictures in a file could not be read, by its digest, in order; None: nobody has looked."""
+        for start in range(0, len(digests), BATCH):
+            group, found = [one.decode() for one in digests[start : start + BATCH]], dict[str, list[int]]()
+            if not self._fresh:
                 marks = ",".join("?" * len(group))
                 query = (
                     "select sha256, decoder, found, proof from unreadable_in where decoder = ? and sha256 in "
                     f"({marks})"
                 )
                 rows = self._found(query, (_decoder(), *group))
-                found |= {sha: json.loads(numbers) for sha, _, numbers in rows}
-        return found
+                found = {sha: json.loads(numbers) for sha, _, numbers in rows}
+            yield from map(found.get, group)
 
     def remember(self, unreadable: dict[str, list[int]]) -> None:
         """Which pictures in files of these digests could not be read: their rows in the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePath
@@ -100,7 +101,7 @@ class FileList(PictureFiles):
                 )
             seen[name] = row.where
             files[split].append(name)
-            labels[split].append(row.label)
+            labels[split].append(sys.intern(row.label))  # there are few, and many rows
         if not files["train"]:
             raise UserError(
                 f"{path}: no row is of the split train; expected at least {LEAST['train']} per class"

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from features.datasets.base import SPLITS, numbered
-from features.datasets.encoded import Encoded, Picture
+from features.datasets.encoded import Digests, Encoded, Picture
 from features.datasets.storage import Disk
 from features.errors import UserError
 from features.progress import progress
@@ -165,11 +165,11 @@ class Packed(Encoded):
                 proof.update(f"{shard.key(row)}\0{hashlib.sha256(reader.read(row)).hexdigest()}\n".encode())
         return proof.hexdigest()
 
-    def _whole_digest(self, digests: dict[str, list[str]]) -> str:
+    def _whole_digest(self, digests: Digests) -> str:
         proof = hashlib.sha256("\0".join(self.class_names).encode())
         for part, files in self._files.items():
             for name, digest in zip(files, digests[part], strict=True):
-                proof.update(f"{Path(name).stem}\0{digest}\n".encode())
+                proof.update(f"{Path(name).stem}\0{digest.decode()}\n".encode())
         for split in SPLITS:
             proof.update(self._rows_of[split].tobytes() + self._labels[split].tobytes())
         return proof.hexdigest()

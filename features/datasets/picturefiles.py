@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from features.datasets.base import SPLITS
-from features.datasets.encoded import Encoded, Picture, Pictures
+from features.datasets.encoded import Digests, Encoded, Picture, Pictures
 
 
 class PictureFiles(Encoded):
@@ -28,12 +28,12 @@ class PictureFiles(Encoded):
     def _count(self, part: str, number: int) -> int:
         return 1
 
-    def _whole_digest(self, digests: dict[str, list[str]]) -> str:
+    def _whole_digest(self, digests: Digests) -> str:
         proof = hashlib.sha256(self._named)
         for split in SPLITS:
             part = self._part_of[split]
             for row in self._rows_of[split]:
-                proof.update(f"{self._files[part][row]}\0{digests[part][row]}\n".encode())
+                proof.update(f"{self._files[part][row]}\0{digests[part][row].decode()}\n".encode())
         for split in SPLITS:
             proof.update(self._labels[split].tobytes())
         return proof.hexdigest()

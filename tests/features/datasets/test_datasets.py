@@ -660,3 +660,49 @@ class TestUrls:
     ) -> None:
         assert main(["train", "--dataset", "s3://bucket/pets/", "--out", str(tmp_path)]) == 2
         assert "run: make features DATASET=s3://bucket/pets/" in capsys.readouterr().err
+
+
+# A whole PNG of one grey pixel: signature, IHDR, IDAT (stored, not deflated), IEND.
+SMALLEST = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000d494441547801010200fdff008000820081c36e250000000049454e44ae426082"
+)
+
+
+class TestDigestsOfBefore:
+    """A cache is found by its dataset's digest: that of the same files must be the same in every version."""
+
+    @pytest.fixture
+    def pets(self, tmp_path: Path) -> Path:
+        """Files of known bytes, in two splits; only their digests are taken."""
+        for split, count in (("train", 7), ("test", 2)):
+            for name in ("cat", "dög"):
+                folder = tmp_path / "pets" / split / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    path = folder / f"{number}.{'JPG' if number % 2 else 'png'}"
+                    path.write_bytes(f"{name}{number}".encode())
+        return tmp_path / "pets"
+
+    def test_class_folders(self, pets: Path) -> None:
+        assert Folder(pets).digest()[:24] == "7a00f4bd00592959283f1b2a"
+
+    def test_class_folders_held_out(self, pets: Path) -> None:
+        assert Folder(pets / "train").digest()[:24] == "a433fde386f794d119727b21"
+
+    def test_a_list(self, pets: Path) -> None:
+        rows = [
+            (str(path.relative_to(pets.parent)), path.parent.name, path.parent.parent.name)
+            for path in sorted(pets.rglob("*.*"), reverse=True)
+        ]
+        assert csv_list(write_csv(pets.with_name("pets.csv"), rows)).digest()[:24] == "3f7c89dce689cf6951daed99"
+
+    def test_with_pictures_left_out(self, pets: Path) -> None:
+        for number, path in enumerate(sorted((pets / "train").rglob("*.*"))):
+            if number % 7 < 6:
+                path.write_bytes(SMALLEST)
+        for path in (pets / "test").rglob("*.*"):
+            path.write_bytes(SMALLEST)
+        dataset = Folder(pets, skip_unreadable=True)
+        assert dataset.left_out() == ["train/cat/6.png", "train/dög/6.png"]
+        assert dataset.digest()[:24] == "788ffcd288b4b08371349c27"

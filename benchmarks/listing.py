@@ -1,0 +1,128 @@
+"""A folder of many small pictures: seconds and peak memory until the first of them could be embedded.
+
+    .venv/bin/python benchmarks/listing.py --files 100000 1000000
+
+Makes a folder of so many JPEGs and PNGs in ten classes (hard links to few files, so that only names
+take room) below ``--scratch``, and removes it. A process of its own opens it, takes its digest, draws the
+validation split, and gathers labels and ids as they are written into a cache; another does so again, with
+the digests remembered. Prints a table, then JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from features.environment import processor
+from features.progress import say
+
+BAR = 1_000.0  # MB of resident memory, at most
+CLASSES = 10
+LINKS = 50_000  # to one file; ext4 allows 65,000
+SIDE = 32  # px
+VALIDATION = 0.1
+
+
+def make(root: Path, count: int) -> None:
+    """``count`` pictures in ``CLASSES`` folders, a third of them PNG."""
+    rng = np.random.default_rng(0)
+    for number in range(CLASSES):
+        (root / f"class{number}").mkdir()
+    for start in range(0, count, LINKS):
+        suffix = "png" if start // LINKS % 3 == 0 else "jpg"
+        name = "class{}/n{:08d}_{:06d}." + suffix  # as long as ImageNet's
+        first = root / name.format(start % CLASSES, start % CLASSES, start)
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(first)
+        for place in range(start + 1, min(start + LINKS, count)):
+            os.link(first, root / name.format(place % CLASSES, place % CLASSES, place))
+
+
+def measure(root: Path) -> None:
+    """Do all that comes before the network; prints seconds, and the peak of resident MB so far, as JSON."""
+    found: dict[str, Any] = {}
+
+    def timed(name: str, step: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = step()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found[name] = {"seconds": round(time.perf_counter() - started, 2), "peak_rss_mb": round(peak, 1)}
+        return result
+
+    from features.datasets.base import SPLITS
+    from features.datasets.registry import open_dataset
+    from features.datasets.splits import stratified
+
+    timed("imports", lambda: None)
+    dataset = timed("list and hold out", lambda: open_dataset(str(root)))
+    sha = timed("digest", dataset.digest)
+    labels = dataset.labels("train")
+    timed("validation split", lambda: stratified(labels, int(VALIDATION * len(labels)), "validation"))
+
+    def columns(split: str) -> tuple[Any, Any]:
+        return dataset.labels(split), np.array([name.encode() for name in dataset.ids(split)])
+
+    timed("labels and ids", lambda: [columns(split) for split in SPLITS])
+    print(json.dumps({"steps": found, "digest": sha}))
+
+
+def in_a_process(root: Path, store: Path) -> dict[str, Any]:
+    """What :func:`measure` prints."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", str(root)],
+        env=os.environ | {"HEADROOM_CACHE": str(store)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--scratch", type=Path, default=None)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure is not None:
+        measure(given.measure)
+        return
+    results: dict[str, Any] = {}
+    for count in given.files:
+        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+            root, store = Path(scratch) / "images", Path(scratch) / "store"
+            root.mkdir()
+            make(root, count)
+            first, again = (in_a_process(root, store) for _ in range(2))
+            kept = (store / "file-digests.sqlite").stat().st_size
+        assert first["digest"] == again["digest"]
+        say(f"{count:,} files; remembered digests take {kept / 1e6:,.0f} MB")
+        for name, step in first["steps"].items():
+            other = again["steps"][name]
+            say(
+                f"  {name:<18} {step['seconds']:>8.1f} s {step['peak_rss_mb']:>7.0f} MB; "
+                f"again {other['seconds']:>8.1f} s {other['peak_rss_mb']:>7.0f} MB"
+            )
+        peak = max(run["steps"]["labels and ids"]["peak_rss_mb"] for run in (first, again))
+        results[str(count)] = {"first": first, "again": again, "store_mb": kept / 1e6, "met": peak <= BAR}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps(results | {"machine": machine}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
