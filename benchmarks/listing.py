@@ -4,8 +4,8 @@
 
 Makes a folder of so many JPEGs and PNGs in ten classes (hard links to few files, so that only names
 take room) below ``--scratch``, and removes it. A process of its own opens it, takes its digest, draws the
-validation split, and gathers labels and ids as they are written into a cache; another does so again, with
-the digests remembered. Prints a table, then JSON.
+validation split, and gathers labels and ids as they are written into a cache. Another does so again, with the
+digests remembered; a third with a CSV list of the same files. Prints a table, then JSON.
 """
 
 from __future__ import annotations
@@ -51,7 +51,18 @@ def make(root: Path, count: int) -> None:
             os.link(first, root / name.format(place % CLASSES, place % CLASSES, place))
 
 
-def measure(root: Path) -> None:
+def write_list(root: Path) -> Path:
+    """A list of all of them."""
+    path = root / "list.csv"
+    with open(path, "w", encoding="utf-8") as out:
+        out.write("path,label\n")
+        for folder in sorted(root.glob("class*")):
+            names = sorted(entry.name for entry in folder.iterdir())
+            out.writelines(f"{folder.name}/{name},{folder.name}\n" for name in names)
+    return path
+
+
+def measure(path: Path) -> None:
     """Do all that comes before the network; prints seconds, and the peak of resident MB so far, as JSON."""
     found: dict[str, Any] = {}
 
@@ -67,7 +78,7 @@ def measure(root: Path) -> None:
     from features.datasets.splits import stratified
 
     timed("imports", lambda: None)
-    dataset = timed("list and hold out", lambda: open_dataset(str(root)))
+    dataset = timed("list and hold out", lambda: open_dataset(str(path)))
     sha = timed("digest", dataset.digest)
     labels = dataset.labels("train")
     timed("validation split", lambda: stratified(labels, int(VALIDATION * len(labels)), "validation"))
@@ -79,10 +90,10 @@ def measure(root: Path) -> None:
     print(json.dumps({"steps": found, "digest": sha}))
 
 
-def in_a_process(root: Path, store: Path) -> dict[str, Any]:
+def in_a_process(path: Path, store: Path) -> dict[str, Any]:
     """What :func:`measure` prints."""
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", str(root)],
+        [sys.executable, __file__, "--measure", str(path)],
         env=os.environ | {"HEADROOM_CACHE": str(store)},
         stdout=subprocess.PIPE,
         check=True,
@@ -108,18 +119,19 @@ def main() -> None:
             root, store = Path(scratch) / "images", Path(scratch) / "store"
             root.mkdir()
             make(root, count)
-            first, again = (in_a_process(root, store) for _ in range(2))
-            kept = (store / "file-digests.sqlite").stat().st_size
-        assert first["digest"] == again["digest"]
-        say(f"{count:,} files; remembered digests take {kept / 1e6:,.0f} MB")
-        for name, step in first["steps"].items():
-            other = again["steps"][name]
-            say(
-                f"  {name:<18} {step['seconds']:>8.1f} s {step['peak_rss_mb']:>7.0f} MB; "
-                f"again {other['seconds']:>8.1f} s {other['peak_rss_mb']:>7.0f} MB"
-            )
-        peak = max(run["steps"]["labels and ids"]["peak_rss_mb"] for run in (first, again))
-        results[str(count)] = {"first": first, "again": again, "store_mb": kept / 1e6, "met": peak <= BAR}
+            runs = {name: in_a_process(root, store) for name in ("first", "again")}
+            runs["as a list"] = in_a_process(write_list(root), store)
+            kept = (store / "file-digests.sqlite").stat().st_size / 1e6
+        assert runs["first"]["digest"] == runs["again"]["digest"]
+        say(
+            f"{count:,} files; remembered digests take {kept:,.0f} MB\n{'':<18}"
+            + "".join(f"{n:>24}" for n in runs)
+        )
+        for step in runs["first"]["steps"]:
+            cells = (run["steps"][step] for run in runs.values())
+            say(f"{step:<18}" + "".join(f"{c['seconds']:>12.1f} s{c['peak_rss_mb']:>7.0f} MB" for c in cells))
+        peak = max(run["steps"]["labels and ids"]["peak_rss_mb"] for run in runs.values())
+        results[str(count)] = {**runs, "store_mb": round(kept), "met": peak <= BAR}
     machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps(results | {"machine": machine}, indent=1))
 

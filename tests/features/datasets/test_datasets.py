@@ -695,7 +695,9 @@ class TestDigestsOfBefore:
             (str(path.relative_to(pets.parent)), path.parent.name, path.parent.parent.name)
             for path in sorted(pets.rglob("*.*"), reverse=True)
         ]
-        assert csv_list(write_csv(pets.with_name("pets.csv"), rows)).digest()[:24] == "3f7c89dce689cf6951daed99"
+        assert (
+            csv_list(write_csv(pets.with_name("pets.csv"), rows)).digest()[:24] == "3f7c89dce689cf6951daed99"
+        )
 
     def test_with_pictures_left_out(self, pets: Path) -> None:
         for number, path in enumerate(sorted((pets / "train").rglob("*.*"))):
