@@ -182,8 +182,11 @@ def _seen_in_training(
     run: Run, own: dict[str, list[str]] | None, dataset: Dataset, ids: list[str]
 ) -> list[str]:
     """What to be warned of where the run may have been trained on some of the images that are scored."""
+    from features.datasets.folder import Folder
+    from features.datasets.registry import is_place
+
     source = run.dataset["source"]
-    if not (Path(source).is_absolute() and Path(dataset.source).is_dir()):
+    if not (is_place(source) and (Path(dataset.source).is_dir() or isinstance(dataset, Folder))):
         return []  # names of files alone tell images apart beyond one dataset
     if own is None:
         if dataset.source == source and dataset.digest() != run.dataset["digest"]:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from features.datasets.encoded import AHEAD  # noqa: E402
 from features.datasets.registry import open_dataset  # noqa: E402
 from features.errors import UserError  # noqa: E402
 from pipeline.__main__ import main  # noqa: E402
+from pipeline.evaluate import _seen_in_training  # noqa: E402
 from tests.conftest import Project  # noqa: E402
 from tests.features.datasets.packing import listed  # noqa: E402
 from tests.features.datasets.test_datasets import TestContract, write_csv  # noqa: E402, F401
@@ -399,6 +401,13 @@ def test_the_whole_job_leaves_no_keys_behind(
     for text in (*told, *(path.read_bytes().decode("latin-1") for path in files)):
         assert KEY not in text
         assert SECRET not in text
+
+
+def test_names_of_training_images_are_warned_of_as_in_a_folder(url: str) -> None:
+    run = SimpleNamespace(dataset={"source": "s3://another/pets", "digest": "f"})
+    ids = open_dataset(url).ids("test")
+    (warning,) = _seen_in_training(run, {"train": ids[:2]}, open_dataset(url), ids)  # type: ignore[arg-type]
+    assert "2 of 12 images scored have the name of an image that the run was trained on" in warning
 
 
 def test_the_name_of_an_object_is_its_url() -> None:
