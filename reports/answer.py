@@ -6,48 +6,38 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from features.words import counted, listed
-from reports.statistics.metrics import wilson
+from reports.standing import COMPARED, Standing
 from reports.statistics.paired import ALPHA, Pair
-from reports.statistics.ranking import Seeds
 
 if TYPE_CHECKING:
     from reports.entry import Entry
 
 UNJUDGED = "Votes do not compete on validation, as their weights were fitted there"
 UNEQUAL = 2  # times as many test images in the largest class as in the smallest, above which that is said
-COMPARED = 12  # configurations that are compared pair by pair, best first
 
 
 def answer(
-    entries: Sequence[Entry],
-    pairs: Sequence[Pair],
-    seeds: Sequence[Seeds],
-    chosen: Sequence[str],
-    images: int,
+    entries: Sequence[Entry], ranked: Sequence[Standing], pairs: Sequence[Pair], chosen: Sequence[str]
 ) -> str:
     """Which head, how good, how sure: a few sentences.
 
     Parameters
     ----------
+    ranked : the configurations of the entries, best first.
     chosen : the ids of what validation alone would choose (several where it is level): the highest of
         several test accuracies is somewhat too high, the accuracy of this one is not.
-    images : of the test split.
     """
-    names = {entry.id: entry.name for entry in entries}
-    names |= {each.ids[0]: each.name for each in seeds}
-    means = {entry.id: entry.accuracy["value"] for entry in entries}
-    means |= {each.ids[0]: each.mean for each in seeds}
-    best = entries[0]
-    several = next((each for each in seeds if best.id in each.ids), None)
-    low, high = wilson(round(means[best.id] * images), images)
+    names = {each.id: each.name for each in ranked}
+    means = {each.id: each.value for each in ranked}
+    best = ranked[0]
     spread = (
-        f", the mean of {len(several.ids)} seeds (standard deviation {100 * several.deviation:.1f} points; "
-        if several
-        else " ("
+        " ("
+        if best.deviation is None
+        else f", the mean of {len(best.seeds)} seeds (standard deviation {100 * best.deviation:.1f} points; "
     )
     text = (
-        f"{names[best.id]} has the highest test accuracy: {means[best.id]:.1%}{spread}95% interval "
-        f"{low:.1%} to {high:.1%}).{_unequal(best)}"
+        f"{best.name} has the highest test accuracy: {best.value:.1%}{spread}95% interval "
+        f"{best.low:.1%} to {best.high:.1%}).{_unequal(entries[0])}"
     )
     against = [pair for pair in pairs if pair.first == best.id]
     if not against:
@@ -60,7 +50,7 @@ def answer(
         text += f" On this test set it is not distinguishable from {listed(by_chance)}."
     if not worse and not by_chance:
         next_best = against[0]
-        compared, drawn = {best.id, next_best.second}, {each.ids[0] for each in seeds}
+        compared, drawn = {best.id, next_best.second}, {each.id for each in ranked if each.seeds}
         others = "every other head here" if len(against) < COMPARED - 1 else f"the next {len(against)}"
         text += (
             f" It is better than {others}; than the next, {names[next_best.second]}, by "

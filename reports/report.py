@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from features.backbones.registry import DEFAULT
 from features.words import counted
 from models.runs.configurations import ranked_on_validation
 from models.runs.run import Run
-from reports.answer import COMPARED, answer, elsewhere
+from reports.answer import answer, elsewhere
 from reports.context.galleries import Gallery, galleries
 from reports.context.gathering import ReportContext
 from reports.context.neighbours import (
@@ -28,6 +29,7 @@ from reports.context.neighbours import (
 )
 from reports.entry import Entry, entry_of
 from reports.gains import Gain, ladder
+from reports.standing import COMPARED, Standing, on_one_axis, standings
 from reports.statistics.metrics import DRAWS, LEVEL
 from reports.statistics.paired import Pair, compare
 from reports.statistics.ranking import (
@@ -77,6 +79,22 @@ class Group:
         """The entries without the further seeds of any."""
         further = {id for seeds in self.seeds for id in seeds.ids[1:]}
         return tuple(entry for entry in self.entries if entry.id not in further)
+
+    @cached_property
+    def standings(self) -> tuple[Standing, ...]:
+        """The configurations with the mean of their seeds, best first."""
+        return standings(self.entries, self.seeds, self.pairs, self.test_images)
+
+    @cached_property
+    def drawn(self) -> tuple[Standing, ...]:
+        """The best of :attr:`standings`, as far as one axis shows their differences."""
+        return on_one_axis(self.standings)
+
+    @property
+    def equal_classes(self) -> int | None:
+        """How many test images each class has; None where they differ in it."""
+        sizes = {row["support"] for row in self.entries[0].per_class}
+        return sizes.pop() if len(sizes) == 1 else None
 
     @property
     def origins(self) -> list[dict[str, Any]]:
@@ -187,6 +205,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
     pairs = tuple(compare(correct))
     by_id = dict(zip((run.id for run in runs), names, strict=True))
     seeds = tuple(seeds_of(runs, by_id))
+    ranked = standings(entries, seeds, pairs, len(first.test_labels))
     found = context.neighbours.get(first.fingerprint)
     return Group(
         test_digest=digest,
@@ -198,7 +217,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
         test_images=len(first.test_labels),
         looks=context.looks.get(digest, 0),
         looks_doubt=context.looks_doubt,
-        answer=answer(entries, pairs, seeds, _chosen(runs), len(first.test_labels)),
+        answer=answer(entries, ranked, pairs, _chosen(runs)),
         entries=tuple(entries),
         pairs=pairs,
         seeds=seeds,

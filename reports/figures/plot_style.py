@@ -1,13 +1,41 @@
-"""What the plots share: colours, markers, and names that are text and no formula."""
+"""What the plots share: sizes, colours, markers, legends, and names that are text and no formula."""
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
+import textwrap
+from collections.abc import Mapping
+from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDE, NARROW, HALF = 8.6, 3.4, 4.6  # inches: the column of the page, that of a phone, half of the former
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
+BEHIND = "#7f7f7f"  # what stands back
+INK = "#1b1f24"  # of text on a coloured cell; plain black becomes the page's own colour of text
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X<>hd"
 STYLES = ("-", "--", "-.", ":")
+ACCURACY_SPAN = 0.02  # the least that an axis of accuracies shows: less than that is no difference to look at
+
+styled = rc_context(
+    {
+        "font.size": 9.5,
+        "axes.formatter.useoffset": False,  # 2.30259 is no 1e-5+2.302
+        "axes.formatter.limits": (-30, 30),  # nor is there a power of ten above an axis
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.fontsize": 8.5,
+        "legend.frameon": False,
+    }
+)
+
+
+def is_wide(width: float) -> bool:
+    """Whether there is room for things side by side."""
+    return width > NARROW
 
 
 def plain_ticks(axes: Axes) -> None:
@@ -19,3 +47,28 @@ def plain_ticks(axes: Axes) -> None:
 def short(name: str, length: int) -> str:
     """The name, or as much of it as so many letters hold."""
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def show_at_least(axes: Axes, span: float) -> None:
+    """Stretch the y axis where it shows less than ``span``, so that noise looks like noise."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
+
+
+def legend(figure: Figure, place: str, columns: int = 1, handles: Mapping[str, Artist] | None = None) -> None:
+    """A legend outside the axes, so that it hides nothing.
+
+    Parameters
+    ----------
+    place : ``upper left``, ``lower left``, ``right upper``, ...: matplotlib's places of a figure's legend.
+    handles : by name; without them what the axes label, each name once.
+    """
+    if handles is None:
+        labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+        handles = {name: handle for found in labelled for handle, name in zip(*found, strict=True)}
+    names = [textwrap.fill(name, 32) for name in handles]
+    drawn: Any = figure.legend(handles.values(), names, loc=f"outside {place}", ncols=columns)
+    for text in drawn.get_texts():
+        text.set_parse_math(False)

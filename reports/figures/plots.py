@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,106 +13,167 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from features.words import listed
 from reports.entry import Entry
-from reports.figures.plot_style import MARKERS, SERIES, STYLES, TRAINING, plain_ticks, short
+from reports.figures.plot_style import (
+    ACCURACY_SPAN,
+    BEHIND,
+    INK,
+    MARKERS,
+    SERIES,
+    STYLES,
+    TRAINING,
+    WIDE,
+    is_wide,
+    legend,
+    plain_ticks,
+    short,
+    show_at_least,
+    styled,
+)
 from reports.report import Group
 
 MAPPED = 20  # classes up to which a map tells them apart
-LINES = 10  # runs in one figure of lines
+LINES = 8  # runs in one figure of lines: as many as there are colours
+STEPS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # points at which the colours of pairs may end
+CELL = 0.42  # inches of a cell of pairs that has room for its number
 
 
-def comparison(group: Group) -> Figure:
-    """Test accuracy of every run with its 95% interval, best on top."""
-    entries = [entry for entry in group.entries if entry.head != "prior"] or group.entries
-    figure = Figure(figsize=(7.5, 1.1 + 0.42 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    _intervals(axes, [entry.name for entry in entries], [entry.accuracy for entry in entries])
-    axes.set_xlabel(f"test accuracy on {group.test_images:,} images, with 95% interval (Wilson)")
-    return figure
+class Row(NamedTuple):
+    """One line of a plot of intervals; ``seeds`` are values of their own, ``back`` draws it paler."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    seeds: Sequence[float] = ()
+    back: bool = False
 
 
-def ladder(group: Group) -> Figure:
+@styled
+def comparison(group: Group, width: float = WIDE) -> Figure:
+    """Test accuracy of the best configurations with 95% intervals, best on top; the others are named."""
+    rows = [
+        Row(each.name, each.value, each.low, each.high, each.seeds, not each.level) for each in group.drawn
+    ]
+    notes = []
+    if any(row.back for row in rows):
+        several = sum(not row.back for row in rows) > 1
+        notes.append("blue: the best" + (", and what paired tests cannot tell from it" if several else ""))
+    if any(row.seeds for row in rows):
+        notes.append("small bars: single seeds")
+    beside = [f"{each.name} {each.value:.3f}" for each in group.standings[len(group.drawn) :]]
+    if beside:
+        notes.append(f"lower, not drawn: {listed(beside)}")
+    label = f"test accuracy on {group.test_images:,} images, 95% interval"
+    return _intervals(rows, label, "; ".join(notes), width)
+
+
+@styled
+def ladder(group: Group, width: float = WIDE) -> Figure:
     """Test accuracy of every rung with its 95% interval, the first on top."""
-    rungs = group.ladder
-    figure = Figure(figsize=(7.5, 1.1 + 0.42 * len(rungs)), layout="constrained")
-    axes = figure.subplots()
-    values = [{"value": rung.value, "low": rung.low, "high": rung.high} for rung in rungs]
-    _intervals(axes, [rung.title for rung in rungs], values)
-    axes.set_xlabel(f"test accuracy on {group.test_images:,} images, with 95% interval (Wilson)")
-    return figure
+    rows = [Row(rung.title, rung.value, rung.low, rung.high) for rung in group.ladder]
+    return _intervals(rows, f"test accuracy on {group.test_images:,} images, 95% interval", "", width)
 
 
-def pairs(group: Group) -> Figure:
-    """Difference in accuracy of every pair of configurations, in points: row minus column."""
+@styled
+def pairs(group: Group, width: float = WIDE) -> Figure:
+    """Difference in accuracy of every pair of configurations, in points: row minus column.
+
+    Colours are scaled to the differences between the heads that :func:`comparison` draws: one that is far
+    off would leave no colour for the others.
+    """
     ids = list(dict.fromkeys(id for pair in group.pairs for id in (pair.first, pair.second)))
-    names = [short(group.entry(id).name, 30) for id in ids]
+    names = {each.id: short(each.name, 30 if is_wide(width) else 15) for each in group.standings}
     points = np.full((len(ids), len(ids)), np.nan)
     clear = np.zeros_like(points, dtype=bool)
     for pair in group.pairs:
         row, column = ids.index(pair.first), ids.index(pair.second)
         points[row, column], points[column, row] = 100 * pair.difference, -100 * pair.difference
         clear[row, column] = clear[column, row] = pair.distinguishable
-    side = 2.6 + 0.52 * len(ids)
-    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    side = min(0.55, (width - (3.3 if is_wide(width) else 1.6)) / len(ids))
+    limit = _limit(group)
+    figure = Figure(figsize=(min(width, 3.3 + side * len(ids)), 1.6 + side * len(ids)), layout="constrained")
     axes = figure.subplots()
-    limit = max(1.0, float(np.nanmedian(np.abs(points))))  # a head far off would drown the others
     image = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit)
     for row, column in np.argwhere(np.isfinite(points)):
         value = points[row, column]
-        value = 0.0 if abs(value) < 0.05 else value
-        text = f"{value:+.1f}" if clear[row, column] else f"({value:+.1f})"
-        colour = "white" if abs(value) > 0.6 * limit else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
-    axes.set_xticks(range(len(ids)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(ids)), names)
+        text = f"{0.0 if abs(value) < 0.05 else value:+.1f}" if side >= CELL else ""
+        if not clear[row, column]:
+            text = f"({text})" if text else "="
+        colour = "white" if abs(value) > 0.6 * limit else INK
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    places = [str(place + 1) for place in range(len(ids))]
+    axes.set_xticks(range(len(ids)), places)
+    labels = [f"{names[id]}  {place}" for id, place in zip(ids, places, strict=True)]
+    axes.set_yticks(range(len(ids)), labels, fontsize=8.5)
     plain_ticks(axes)
-    axes.set_title("in brackets: not distinguishable on this test set", fontsize=9)
-    figure.colorbar(image, ax=axes, shrink=0.7, extend="both", label="accuracy, row minus column (points)")
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    clipped = bool(np.nanmax(np.abs(points)) > limit)
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", shrink=0.9, aspect=30, extend="both" if clipped else "neither"
+    )
+    ends = ("≤ ", "≥ ") if clipped else ("", "")
+    bar.set_ticks([-limit, 0, limit], labels=[f"{ends[0]}{-limit:g}", "0", f"{ends[1]}+{limit:g}"])
+    sign = "in brackets" if side >= CELL else "="
+    bar.set_label(f"row minus column, points of accuracy\n{sign}: not distinguishable", fontsize=8)
     return figure
 
 
-def learning(group: Group) -> Figure:
+def _limit(group: Group) -> float:
+    """The difference in points from which on all have one colour.
+
+    Twice the lower quartile among the heads drawn: so the small differences have half of the colours.
+    """
+    drawn = {each.id for each in group.drawn}
+    among = [100 * abs(pair.difference) for pair in group.pairs if {pair.first, pair.second} <= drawn]
+    reach = 2 * float(np.quantile(among, 0.25)) if among else 0.0
+    return next((step for step in STEPS if step >= reach), STEPS[-1])
+
+
+@styled
+def learning(group: Group, width: float = WIDE) -> Figure:
     """Validation accuracy against training images per class: mean of the samples, band from least to most."""
     entries = [entry for entry in group.configurations if entry.curve][:LINES]
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _lines(width, len(entries))
     for entry, marker, style, colour in _styled(entries):
         points = sorted(entry.curve, key=lambda point: point["shots"])
         shots = [point["shots"] for point in points]
-        axes.plot(
-            shots,
-            [np.mean(point["accuracy"]) for point in points],
-            marker + style, ms=4, color=colour, label=entry.name,
-        )  # fmt: skip
+        means = [np.mean(point["accuracy"]) for point in points]
+        axes.plot(shots, means, marker + style, ms=4, color=colour, label=entry.name)
         low = [min(point["accuracy"]) for point in points]
         high = [max(point["accuracy"]) for point in points]
         axes.fill_between(shots, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel("training images per class (band: least to most of the samples)")
+    axes.set_xlabel("training images per class\n(band: least to most of the samples)")
     axes.set_ylabel("accuracy on validation")
-    axes.grid(alpha=0.3)
-    _legend_beside(axes)
+    _legend_beside(figure, width)
     return figure
 
 
-def coverage(group: Group) -> Figure:
+@styled
+def coverage(group: Group, width: float = WIDE) -> Figure:
     """Accuracy on the share of test images that a head is surest of."""
-    entries = [entry for entry in group.configurations if entry.head != "prior"][:LINES]
-    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
-    axes = figure.subplots()
+    drawn = {each.id for each in group.drawn}
+    entries = [entry for entry in group.configurations if entry.id in drawn][:LINES]
+    figure, axes = _lines(width, len(entries))
     for entry, marker, style, colour in _styled(entries):
         x = [100 * point["coverage"] for point in entry.coverage]
         y = [point["accuracy"] for point in entry.coverage]
         axes.plot(x, y, style, marker=marker, markevery=10, ms=4, color=colour, label=entry.name)
-    axes.set_xlabel("test images answered, the most confident first (%)")
+    axes.set_xlabel("test images answered (%),\nthe most confident first")
     axes.set_ylabel("accuracy on those")
-    axes.grid(alpha=0.3)
-    _legend_beside(axes)
+    show_at_least(axes, ACCURACY_SPAN)
+    _legend_beside(figure, width)
     return figure
 
 
-def pareto(group: Group) -> Figure:
+@styled
+def pareto(group: Group, width: float = WIDE) -> Figure:
     """Test accuracy against what it cost, one picture a cost; the line joins those no other beats.
 
     A head has its marker, an embedding its colour. What cost all the same is left to the table.
@@ -127,9 +188,10 @@ def pareto(group: Group) -> Figure:
     marked = dict(zip(dict.fromkeys(entry.head for entry in entries), cycle(MARKERS), strict=False))
     coloured = dict(zip(dict.fromkeys(entry.embedding for entry in entries), cycle(SERIES), strict=False))
     telling = [plan for plan in plans if len({entry.costs[plan[0]] for entry in entries}) > 1] or plans[2:]
-    rows = (len(telling) + 1) // 2
-    figure = Figure(figsize=(8.6, 0.6 + 2.9 * rows + 0.2 * len(coloured)), layout="constrained")
-    panels = list(figure.subplots(rows, 2).flat)
+    columns = 2 if is_wide(width) else 1
+    rows = -(-len(telling) // columns)
+    figure = Figure(figsize=(width, 0.8 + 2.6 * rows + 0.2 * len(coloured)), layout="constrained")
+    panels = list(np.ravel(figure.subplots(rows, columns)))
     for axes in panels[len(telling) :]:
         figure.delaxes(axes)
     for axes, (key, label, unit) in zip(panels, telling, strict=False):
@@ -154,27 +216,33 @@ def pareto(group: Group) -> Figure:
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy")
         axes.grid(alpha=0.3)
-    heads = [_handle(head, marker, "0.35") for head, marker in marked.items()]
-    embeddings = [_handle(embedding, "s", colour) for embedding, colour in coloured.items()]
-    figure.legend(handles=heads, loc="outside upper center", ncols=min(6, len(heads) or 1), frameon=False)
-    if len(embeddings) > 1:
-        figure.legend(handles=embeddings, loc="outside lower center", frameon=False, fontsize=8.5)
+    heads = {head: _handle(marker, BEHIND) for head, marker in marked.items()}
+    legend(figure, "upper left", 6 if is_wide(width) else 3, heads)
+    if len(coloured) > 1:
+        legend(figure, "lower left", 1, {name: _handle("s", colour) for name, colour in coloured.items()})
     return figure
 
 
-def embedding_map(group: Group) -> Figure:
-    """PCA and t-SNE of a sample of test embeddings, coloured by class; errors of the best run crossed."""
+@styled
+def embedding_map(group: Group, width: float = WIDE) -> Figure:
+    """PCA and t-SNE of a sample of test embeddings, coloured by class; errors of the best run crossed.
+
+    Of more than ``MAPPED`` classes all have one colour.
+    """
     drawn: dict[str, Any] = group.map or {}
     labels, wrong = np.array(drawn["labels"]), np.array(drawn["wrong"])
-    figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+    told = len(group.class_names) <= MAPPED
+    columns = 2 if is_wide(width) else 1
+    rows = 3 - columns
+    figure = Figure(figsize=(width, rows * 3.6 + 1.0), layout="constrained")
     plans = (("pca", "principal component {}"), ("tsne", "t-SNE axis {} (distances mean little)"))
     colours = (*SERIES, "#999933", "#AA4499")
     handles: dict[str, Any] = {}  # by name: matplotlib would leave out a label that begins with _
-    for axes, (key, label) in zip(figure.subplots(1, 2), plans, strict=True):
+    for axes, (key, label) in zip(np.ravel(figure.subplots(rows, columns)), plans, strict=True):
         xy = np.array(drawn[key])
-        for code, name in enumerate(group.class_names):
-            here = labels == code
-            marker = MARKERS[code % len(MARKERS)] if len(group.class_names) <= MAPPED else "o"
+        for code, name in enumerate(group.class_names if told else ["called rightly"]):
+            here = labels == code if told else ~wrong
+            marker = MARKERS[code % len(MARKERS)] if told else "o"
             colour = colours[code % len(colours)]
             (points,) = axes.plot(*xy[here].T, marker, ms=3, color=colour, alpha=0.7, mew=0, ls="")
             handles[short(name, 16)] = points
@@ -183,29 +251,51 @@ def embedding_map(group: Group) -> Figure:
         axes.set_ylabel(label.format(2))
         axes.set_xticks([])
         axes.set_yticks([])
-    if len(group.class_names) <= MAPPED:
-        legend = figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=6, frameon=False, markerscale=2
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    legend(figure, "lower left", 6 if is_wide(width) else 3, handles)
     return figure
 
 
-def _intervals(axes: Axes, names: Sequence[str], numbers: Sequence[dict[str, Any]]) -> None:
-    """Values with their intervals, one below the other, the first on top."""
-    places = np.arange(len(names))
-    values = np.array([number["value"] for number in numbers])
-    low = np.maximum(values - [number["low"] for number in numbers], 0)
-    high = np.maximum(np.array([number["high"] for number in numbers]) - values, 0)
-    axes.errorbar(values, places, xerr=[low, high], fmt="o", color=TRAINING, capsize=3)
-    for place, value, up in zip(places, values, high, strict=True):
-        axes.annotate(f"{value:.3f}", (value + up, place), (6, 0), textcoords="offset points", va="center")
-    axes.set_yticks(places, [textwrap.fill(name, 44) for name in names], fontsize=8.5)
+def _intervals(rows: Sequence[Row], label: str, note: str, width: float) -> Figure:
+    """Values with their intervals, one below the other, the first on top; the note stands below."""
+    wide = is_wide(width)
+    names = [textwrap.wrap(row.name, 44 if wide else 18, max_lines=3, placeholder=" …") for row in rows]
+    lines = max(map(len, names))
+    below = textwrap.wrap(note, 130 if wide else 50)
+    height = (0.75 if wide else 0.9) + max(0.3, 0.15 * lines + 0.08) * len(rows) + 0.17 * len(below)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        around = [[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]]
+        colour = BEHIND if row.back else TRAINING
+        axes.errorbar(row.value, place, xerr=around, fmt="o", ms=5, color=colour, capsize=3)
+        axes.plot(row.seeds, [place + 0.22] * len(row.seeds), "|", ms=5, color=colour)
+        numbers = f"{row.value:.3f}" + (f"  ({row.low:.3f}–{row.high:.3f})" if wide else "")
+        axes.text(1.01, place, numbers, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
+    axes.set_yticks(range(len(rows)), ["\n".join(name) for name in names], fontsize=8.5)
     plain_ticks(axes)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.margins(x=0.2)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    margin = max(0.05 * (high - low), (ACCURACY_SPAN - (high - low)) / 2)
+    axes.set_xlim(low - margin, high + margin)
     axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(label if wide else textwrap.fill(label, 30), fontsize=8.5)
+    if below:
+        figure.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=8.5, parse_math=False)
+    return figure
+
+
+def _lines(width: float, lines: int) -> tuple[Figure, Axes]:
+    """A figure for so many lines."""
+    figure = Figure(figsize=(width, 3.6 if is_wide(width) else 2.8 + 0.17 * lines), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _legend_beside(figure: Figure, width: float) -> None:
+    legend(figure, "right upper" if is_wide(width) else "lower left")
 
 
 def _styled(entries: Sequence[Entry]) -> Any:
@@ -213,13 +303,6 @@ def _styled(entries: Sequence[Entry]) -> Any:
     return zip(entries, cycle(MARKERS), cycle(STYLES), cycle(SERIES), strict=False)
 
 
-def _legend_beside(axes: Axes) -> None:
-    legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_text(textwrap.fill(text.get_text(), 32))
-
-
-def _handle(name: str, marker: str, colour: str) -> Line2D:
+def _handle(marker: str, colour: str) -> Line2D:
     """What stands beside a name in a legend of markers."""
-    return Line2D([], [], marker=marker, color=colour, ls="", ms=6, label=name)
+    return Line2D([], [], marker=marker, color=colour, ls="", ms=6)

@@ -8,40 +8,73 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from models.heads.parameters import on_a_scale, shown
 from reports.entry import Entry
-from reports.figures.plot_style import MARKERS, SERIES, STYLES, TRAINING, VALIDATION, plain_ticks, short
+from reports.figures.plot_style import (
+    ACCURACY_SPAN,
+    BEHIND,
+    HALF,
+    INK,
+    MARKERS,
+    SERIES,
+    STYLES,
+    TRAINING,
+    VALIDATION,
+    legend,
+    plain_ticks,
+    short,
+    show_at_least,
+    styled,
+)
 
 ANNOTATED = 20  # classes up to which a confusion matrix carries numbers
-WIDE = 100  # times the lowest loss from which on the highest asks for a logarithmic axis
-NAMED = 40  # classes up to which it carries names
+WIDE_RANGE = 100  # times the lowest loss from which on the highest asks for a logarithmic axis
+NAMED = 40  # classes up to which it shows all of them, each with its name
+FLAT = 0.02  # of a loss: the least share of it that its axis shows
 MEASURED = ("accuracy", "loss", "train_accuracy", "seconds")  # of a candidate of a sweep; the rest names it
 
 
-def curves(entry: Entry) -> Figure:
-    """Accuracy and loss of training against validation, by epoch; the kept epoch is marked."""
-    history = entry.history
-    epochs = np.arange(1, len(history["accuracy"]) + 1)
-    kept = entry.kept_epoch or len(epochs)
-    figure = Figure(figsize=(6.8, 3.0), layout="constrained")
-    for axes, name, unit in zip(
-        figure.subplots(1, 2), ("accuracy", "loss"), ("accuracy", "cross-entropy (nats)"), strict=True
-    ):
-        axes.plot(epochs, history[name], "o-", ms=3.5, color=TRAINING, label="training")
-        axes.plot(epochs, history[f"val_{name}"], "s--", ms=3.5, color=VALIDATION, label="validation")
-        axes.axvline(kept, color="0.55", lw=1, ls=":", zorder=0)
-        axes.set_xlabel(f"epoch (dotted: kept, {kept})")
-        axes.set_ylabel(unit)
-        drawn = np.array([*history[name], *history[f"val_{name}"]])
-        if name == "loss" and drawn.min() > 0 and drawn.max() > WIDE * drawn.min():
-            axes.set_yscale("log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="best")
+@styled
+def accuracy_by_epoch(entry: Entry) -> Figure:
+    """Accuracy of training against validation, by epoch; the kept epoch is marked."""
+    figure = _by_epoch(entry, "accuracy", "accuracy")
+    show_at_least(figure.axes[0], ACCURACY_SPAN)
     return figure
 
 
+@styled
+def loss_by_epoch(entry: Entry) -> Figure:
+    """Loss of training against validation, by epoch; the kept epoch is marked."""
+    figure = _by_epoch(entry, "loss", "cross-entropy (nats)")
+    (axes,) = figure.axes
+    drawn = np.array([*entry.history["loss"], *entry.history["val_loss"]])
+    if drawn.min() > 0 and drawn.max() > WIDE_RANGE * drawn.min():
+        axes.set_yscale("log")
+    else:
+        show_at_least(axes, FLAT * float(np.abs(drawn).mean()))
+    return figure
+
+
+def _by_epoch(entry: Entry, name: str, label: str) -> Figure:
+    history = entry.history
+    epochs = np.arange(1, len(history[name]) + 1)
+    kept = entry.kept_epoch or len(epochs)
+    figure = Figure(figsize=(HALF, 3.1), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(epochs, history[name], "o-", ms=3.5, color=TRAINING, label="training")
+    axes.plot(epochs, history[f"val_{name}"], "s--", ms=3.5, color=VALIDATION, label="validation")
+    axes.axvline(kept, color=BEHIND, lw=1, ls=":", zorder=0)
+    axes.set_xlabel(f"epoch (dotted: kept, {kept})")
+    axes.set_ylabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    legend(figure, "upper left", columns=2)
+    return figure
+
+
+@styled
 def sweep(entry: Entry) -> Figure:
     """Accuracy over the swept parameter, training against validation (a line for each value of a second).
 
@@ -50,12 +83,12 @@ def sweep(entry: Entry) -> Figure:
     names = [name for name in entry.sweep[0] if name not in MEASURED]
     swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
     both = len(names) == 1 and "train_accuracy" in entry.sweep[0]
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    axes = figure.subplots()
     tried = _values(row[names[0]] for row in entry.sweep)
     scale = on_a_scale(tried) and min(tried) > 0
     places = dict(zip(map(shown, tried), tried if scale else range(len(tried)), strict=True))
     others = _values(row[names[1]] for row in entry.sweep) if len(names) > 1 else [None]
+    figure = Figure(figsize=(HALF, 3.1 + 0.18 * ((len(others) + 1) // 2)), layout="constrained")
+    axes = figure.subplots()
     for other, style, marker, colour in zip(
         others, cycle(STYLES), cycle(MARKERS), cycle(SERIES), strict=False
     ):
@@ -76,13 +109,13 @@ def sweep(entry: Entry) -> Figure:
     plain_ticks(axes)
     axes.minorticks_off()
     chosen = shown(entry.chosen[swept])
-    axes.axvline(places[chosen], color="0.55", lw=1, ls=":", zorder=0)
+    axes.axvline(places[chosen], color=BEHIND, lw=1, ls=":", zorder=0)
     axes.set_xlabel(f"{swept} (dotted: chosen, {short(chosen, 16)})", parse_math=False)
     axes.set_ylabel("accuracy" if both else "accuracy on validation")
     axes.grid(alpha=0.3)
+    show_at_least(axes, ACCURACY_SPAN)
     if both or len(others) > 1:
-        for text in axes.legend(frameon=False, fontsize=8).get_texts():
-            text.set_parse_math(False)
+        legend(figure, "upper left", columns=2)
     return figure
 
 
@@ -92,9 +125,10 @@ def _values(found: Iterable[Any]) -> list[Any]:
     return sorted(values) if on_a_scale(values) else values
 
 
+@styled
 def reliability(entry: Entry) -> Figure:
     """Accuracy against confidence in bins of equally many images, before and after scaling."""
-    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    figure = Figure(figsize=(HALF, 2.6), layout="constrained")
     pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
     for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
         bins = [row for row in numbers["bins"] if row["count"]]
@@ -106,37 +140,59 @@ def reliability(entry: Entry) -> Figure:
         axes.errorbar(x, y, yerr=around, fmt="o", ms=4, color=TRAINING, capsize=2)
         axes.set_title(f"{title}\nECE {numbers['ece']['value']:.3f}", fontsize=9)
         axes.set_xlabel("confidence")
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-0.03, 1.03)
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))  # so that no label meets its neighbour's
-        axes.set_ylim(0, 1)
+        axes.set_ylim(-0.03, 1.03)
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("share that is right (95% interval)")
+    figure.axes[0].set_ylabel("share that is right")
     return figure
 
 
+@styled
 def confusion_matrix(entry: Entry, class_names: Sequence[str]) -> Figure:
-    """Per cent of each true class (rows) that was called each class (columns)."""
+    """Per cent of each true class (rows) that was called each class (columns).
+
+    Of more than ``NAMED`` classes those alone that are confused most.
+    """
     counts = np.array(entry.confusion)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    classes = len(class_names)
-    side = min(9.0, 2.2 + 0.3 * classes)
+    shown = np.arange(len(counts)) if len(counts) <= NAMED else most_confused(counts, ANNOTATED)
+    cells = np.ix_(shown, shown)
+    counts, share = counts[cells], share[cells]
+    side = min(9.0, 1.8 + 0.3 * len(shown))
     figure = Figure(figsize=(side + 0.7, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    if classes <= ANNOTATED:
+    if len(shown) <= ANNOTATED:
         for row, column in np.ndindex(share.shape):
             value = share[row, column]
             if counts[row, column]:
                 text = f"{value:.0f}" if value >= 0.5 else "<1"
-                colour = "white" if value > 55 else "black"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    if classes <= NAMED:
-        names = [short(name, 16) for name in class_names]
-        axes.set_xticks(range(classes), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(classes), names)
-        plain_ticks(axes)
+                colour = "white" if value > 55 else INK
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
+    names = [short(class_names[code], 16) for code in shown]
+    axes.set_xticks(range(len(shown)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(shown)), names)
+    plain_ticks(axes)
+    if len(shown) < len(class_names):
+        axes.set_title(f"the {len(shown)} of {len(class_names):,} classes that are confused most", fontsize=9)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     return figure
+
+
+def most_confused(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The classes of the most frequent errors, at most so many, ascending: (k, k) counts to (m,) classes."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    found: dict[int, None] = {}
+    for place in np.argsort(-wrong, axis=None, kind="stable"):
+        pair = dict.fromkeys(map(int, divmod(place, len(counts))))
+        if len(found | pair) > most:
+            break
+        found |= pair
+    return np.array(sorted(found), dtype=np.int64)

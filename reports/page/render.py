@@ -113,8 +113,11 @@ def write(
     figures = draw(report)
     svgs = {name: _svg(figure, name) for name, figure in figures.items()}
     common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    narrow = {name: _svg(figure, f"{name}-narrow") for name, figure in draw_narrow(report).items()}
     page = common | {
+        "figures": {name: on_page(svg) for name, svg in svgs.items()},
+        "narrow": {name: on_page(svg) for name, svg in narrow.items()},
         "pictures": _Thumbnails(pictures or {}),
         "script": script,
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -175,30 +178,49 @@ def _leads_away(name: str) -> bool:
 
 def draw(report: Report) -> dict[str, Figure]:
     """Every figure by its file's name: ``comparison-<group>``, ``confusion-<run>``, ..."""
-    from reports.figures import plots, run_plots
+    from reports.figures import run_plots
+    from reports.figures.plot_style import WIDE
 
     figures: dict[str, Figure] = {}
     for number, group in enumerate(report.groups):
-        figures[f"comparison-{number}"] = plots.comparison(group)
-        if group.pairs:
-            figures[f"pairs-{number}"] = plots.pairs(group)
-        if any(entry.head != "prior" for entry in group.entries):
-            figures[f"coverage-{number}"] = plots.coverage(group)
-            figures[f"pareto-{number}"] = plots.pareto(group)
-        if any(entry.curve for entry in group.entries):
-            figures[f"learning-{number}"] = plots.learning(group)
-        if group.ladder:
-            figures[f"ladder-{number}"] = plots.ladder(group)
-        if group.map:
-            figures[f"map-{number}"] = plots.embedding_map(group)
+        figures |= _of_group(group, number, WIDE)
         for entry in group.configurations[:DETAILED]:
             figures[f"confusion-{entry.id}"] = run_plots.confusion_matrix(entry, group.class_names)
             figures[f"reliability-{entry.id}"] = run_plots.reliability(entry)
             if entry.history:
-                figures[f"curves-{entry.id}"] = run_plots.curves(entry)
+                figures[f"accuracy-{entry.id}"] = run_plots.accuracy_by_epoch(entry)
+                figures[f"loss-{entry.id}"] = run_plots.loss_by_epoch(entry)
             elif len(entry.sweep) > 1:
                 figures[f"sweep-{entry.id}"] = run_plots.sweep(entry)
     return figures
+
+
+def draw_narrow(report: Report) -> dict[str, Figure]:
+    """The figures of whole groups for a page as narrow as a phone; those of a run fit as they are."""
+    from reports.figures.plot_style import NARROW
+
+    figures: dict[str, Figure] = {}
+    for number, group in enumerate(report.groups):
+        figures |= _of_group(group, number, NARROW)
+    return figures
+
+
+def _of_group(group: Group, number: int, width: float) -> dict[str, Figure]:
+    from reports.figures import plots
+
+    figures = {"comparison": plots.comparison(group, width)}
+    if group.pairs:
+        figures["pairs"] = plots.pairs(group, width)
+    if any(entry.head != "prior" for entry in group.entries):
+        figures["coverage"] = plots.coverage(group, width)
+        figures["pareto"] = plots.pareto(group, width)
+    if any(entry.curve for entry in group.entries):
+        figures["learning"] = plots.learning(group, width)
+    if group.ladder:
+        figures["ladder"] = plots.ladder(group, width)
+    if group.map:
+        figures["map"] = plots.embedding_map(group, width)
+    return {f"{name}-{number}": figure for name, figure in figures.items()}
 
 
 def markdown(text: object) -> str:
@@ -264,6 +286,17 @@ def _svg(figure: Figure, name: str) -> str:
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
 
 
+def on_page(svg: str) -> str:
+    """A figure without a ground, black and blue in the page's own, at most a quarter enlarged."""
+    from reports.figures.plot_style import TRAINING
+
+    svg = re.sub(r'(<path d="[^"]*" style="fill: )#ffffff"', r'\1none"', svg)
+    width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]  # matplotlib's own
+    svg = svg.replace("<svg ", f'<svg style="max-width: {1.25 * width:.0f}pt" ', 1)
+    svg = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", svg)
+    return re.sub(f"(fill|stroke): {TRAINING.lower()}", r"\1: var(--blue)", svg)
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with _any_glyph():
@@ -308,6 +341,6 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
         "fixed": _fixed,
         "per_cent": _per_cent,
         "points": lambda value: f"{0.0 if abs(value) < 5e-4 else 100 * value:+.1f}",
-        "p_value": lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}",
+        "p_value": lambda value: "<\u00a00.0001" if value < 1e-4 else f"{value:.4f}",
     }
     return environment.get_template(name).render(values)

@@ -226,9 +226,9 @@ def test_equal_heads_are_told_apart(runs: list[Run]) -> None:
 def test_every_configuration_has_its_figures(folder: Path, runs: list[Run]) -> None:
     figures = {path.name for path in (folder / "figures").iterdir()}
     for run in runs[:2]:  # the third differs in its seed alone
-        kind = "curves" if run.history else "sweep"
-        for name in (f"confusion-{run.id}", f"reliability-{run.id}", f"{kind}-{run.id}"):
-            assert {f"{name}.svg", f"{name}.png"} <= figures
+        kinds = ("accuracy", "loss") if run.history else ("sweep",)
+        for kind in ("confusion", "reliability", *kinds):
+            assert {f"{kind}-{run.id}.svg", f"{kind}-{run.id}.png"} <= figures
     linked = set(re.findall(r"\(figures/([^)]+)\)", (folder / "report.md").read_text()))
     assert linked <= figures
 
@@ -261,23 +261,6 @@ def test_building_again_gives_the_same_page(runs: list[Run], folder: Path, tmp_p
     assert strip.sub("", again.read_text()) == strip.sub("", (folder / "index.html").read_text())
 
 
-@pytest.mark.parametrize("classes", [2, 25, 60])
-def test_figures_fit_any_number_of_classes(runs: list[Run], classes: int) -> None:
-    entry = build(runs).groups[0].entries[0]
-    wide = np.random.default_rng(0).integers(0, 50, (classes, classes)).tolist()
-    object.__setattr__(entry, "confusion", wide)
-    figure = run_plots.confusion_matrix(entry, [f"class {number}" for number in range(classes)])
-    figure.canvas.draw()
-    assert len(figure.axes[0].texts) == (classes**2 if classes <= run_plots.ANNOTATED else 0) - wide_zeros(
-        wide, classes
-    )
-
-
-def wide_zeros(wide: list[list[int]], classes: int) -> int:
-    """Empty cells carry no number."""
-    return int((np.array(wide) == 0).sum()) if classes <= run_plots.ANNOTATED else 0
-
-
 def test_axes_have_names_and_units(runs: list[Run]) -> None:
     knn = make("knn")
     points = [{"shots": shots, "images": 3 * shots, "accuracy": [0.5, 0.6]} for shots in (1, 10, 40)]
@@ -295,7 +278,7 @@ def test_axes_have_names_and_units(runs: list[Run]) -> None:
     kinds = {name.partition("-")[0] for name in drawn_figures}
     assert kinds == {
         "comparison", "pareto", "pairs", "coverage", "learning",
-        "map", "confusion", "reliability", "curves", "sweep",
+        "map", "confusion", "reliability", "accuracy", "loss", "sweep",
     }  # fmt: skip
     for name, figure in drawn_figures.items():
         named = all(
@@ -339,7 +322,8 @@ def test_a_loss_that_falls_by_orders_of_magnitude_is_on_a_logarithmic_axis() -> 
         (entry,) = (
             build([small_group.run("dense", range(90), history=history, kept_epoch=2)]).groups[0].entries
         )
-        assert [axes.get_yscale() for axes in run_plots.curves(entry).axes] == ["linear", scale]
+        drawn_figures = (run_plots.accuracy_by_epoch(entry), run_plots.loss_by_epoch(entry))
+        assert [figure.axes[0].get_yscale() for figure in drawn_figures] == ["linear", scale]
 
 
 @pytest.mark.parametrize(
@@ -451,6 +435,53 @@ def test_what_every_row_says_is_above_the_table(tmp_path: Path) -> None:
     assert "| embedding |" in text and "| 64 px |" in text
     assert re.search(r">Fingerprint</th>", page) and re.search(r">Cache \(MB\)</th>", page)
     assert not re.search(r">Seed</th>", page)
+
+
+def test_balanced_accuracy_has_a_column_where_it_is_not_accuracy(tmp_path: Path) -> None:
+    for name, labels, column in (
+        ("equal", small_group.LABELS, False),
+        ("unequal", small_group.LABELS[:199], True),
+    ):
+        page = write(build([small_group.run("ridge", range(150), labels=labels)]), tmp_path / name)
+        for text in (page.read_text(), page.with_name("report.md").read_text()):
+            assert ("Balanced accuracy is accuracy: every class has 50 test images" in text) is not column
+            assert bool(re.search(r"balanced accuracy( \(95%\) \||</th>)", text, re.I)) is column
+
+
+def test_a_row_links_to_the_section_of_its_head_with_curves_report_and_matrix(folder: Path) -> None:
+    """One click away, and named on top of the page."""
+    page = (folder / "index.html").read_text()
+    document = json.loads((folder / "report.json").read_text())
+    (group,) = document["groups"]
+    for entry in group["entries"]:
+        assert f'<th scope="row"><a href="#run-{entry["id"]}">{entry["name"]}</a></th>' in page
+        assert page.count(f'id="run-{entry["id"]}"') == 1
+    dense = next(entry for entry in group["entries"] if entry["head"] == "dense")
+    section = page.split(f'id="run-{dense["id"]}"')[1].split("<summary>dense")[0]
+    for title, kinds in (
+        ("Accuracy and loss by epoch", ("accuracy", "loss")),
+        ("Confusion matrix", ("confusion",)),
+    ):
+        behind = section.split(f"<h4>{title}</h4>")[1]
+        assert all(f'id="{kind}-{dense["id"]}-figure_1"' in behind for kind in kinds)
+    assert f'<pre tabindex="0">{html.escape(dense["text"], quote=False)[:20]}' in section
+    top = page.split("<table")[0]
+    assert f'Accuracy and loss by epoch: <a href="#run-{dense["id"]}">' in top
+    assert "Classification reports and confusion matrices: <a " in top
+
+
+def test_the_picture_stands_between_the_answer_and_the_table(folder: Path) -> None:
+    page = (folder / "index.html").read_text()
+    places = [page.index(part) for part in ('class="answer"', 'id="comparison-0-figure_1"', "<table")]
+    assert places == sorted(places)
+
+
+def test_figures_on_the_page_take_its_colours_and_have_no_ground(folder: Path) -> None:
+    """White remains on dark cells of heat maps alone; the files keep their white ground."""
+    page = (folder / "index.html").read_text()
+    assert "currentColor" in page
+    assert not re.search(r'(fill|stroke): (#000000|#0072b2)|<path [^>]*fill: #ffffff"', page)
+    assert 'style="fill: #ffffff"' in (folder / "figures" / "comparison-0.svg").read_text()
 
 
 def test_one_of_anything_is_singular(tmp_path: Path) -> None:

@@ -37,3 +37,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A link to what is folded away unfolds it.
+function unfold(hash) {
+  const target = hash && document.getElementById(hash.slice(1));
+  for (let part = target; part; part = part.parentElement) {
+    if (part.tagName === "DETAILS") part.open = true;
+  }
+  target?.scrollIntoView();
+}
+addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (link) unfold(link.hash);
+});
+addEventListener("hashchange", () => unfold(location.hash));
+unfold(location.hash);
