@@ -43,7 +43,7 @@ RECENT = 1000  # shards whose median is taken
 POLL = 1.0  # seconds between two looks at what has come
 REFRESH = 5.0  # seconds between two looks at which nodes there are
 VISIBLE_SECONDS = 60.0  # until this machine sees another's file: NFS remembers what is not there
-JOIN_SECONDS = 22.0  # until a cluster answers
+JOIN_SECONDS = 20.0  # until a cluster answers
 OBJECT_STORE = 512 << 20  # bytes of shared memory on this machine, where Ray is started here
 INSTALL = ".venv/bin/python -m pip install -r requirements-ray.txt"
 
@@ -116,9 +116,9 @@ class Ray:
             pool.refresh()
             median = statistics.median(durations) if durations else 0.0
             pool.report_stalled(median)
-            late = deque(
-                pool.stragglers(left, max(STRAGGLER * median, POLL)) if durations and not queue else ()
-            )
+            late = deque[Shard]()
+            if durations and not queue:
+                late.extend(pool.stragglers(left, max(STRAGGLER * median, POLL)))
             for worker in pool.workers:
                 while worker.state == READY:
                     if queue and len(worker.shards) < prefetch(len(queue), len(pool.workers)):
@@ -445,6 +445,8 @@ def _session(address: str | None) -> Iterator[None]:
     if address is None:
         # Ray replaces 127.0.0.1 by an address that others reach; so it is told that there are no others.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if not Path(os.environ.get("HOME", ""), ".ray", "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one there
     import ray
 
     with ExitStack() as stack:
