@@ -43,7 +43,7 @@ class Conditions:
     ----------
     image : embedding an image.
     start : from when a worker is there until its first shard: packages, weights, the first batch.
-    driver : of the driver, for a shard.
+    driver, row : of the driver, for a shard and for each of its rows, whose paths it sends.
     spread : standard deviation of a shard's logarithmic time.
     slow, slower : share of shards that take longer, and how many times as long.
     died : mean time until its process dies; another one starts at once.
@@ -53,6 +53,7 @@ class Conditions:
     image: float = 0.034
     start: float = 30.0
     driver: float = 0.0
+    row: float = 0.0
     spread: float = 0.0
     slow: float = 0.0
     slower: float = 5.0
@@ -144,7 +145,8 @@ class Pass:
         del worker.shards[shard]
         worker.since = self._now
         self._embed(number)
-        self._driver_free = max(self._driver_free, self._now) + self._conditions.driver
+        work = self._conditions.driver + self._conditions.row * self._rows
+        self._driver_free = max(self._driver_free, self._now) + work
         self._later(self._driver_free - self._now, "told", number, shard)
 
     def _told(self, number: int, shard: int) -> None:
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--image", type=float, default=usual.image, help="seconds a worker needs for one")
     parser.add_argument("--start", type=float, default=usual.start, help="seconds until a worker begins")
     parser.add_argument("--driver", type=float, default=2.0, help="ms of the driver for a shard")
+    parser.add_argument("--row", type=float, default=10.0, help="µs of the driver for a row of it")
     parser.add_argument("--spread", type=float, default=0.1, help="of a shard's logarithmic seconds")
     parser.add_argument("--slow", type=float, default=0.01, help="share of shards that take longer")
     parser.add_argument("--slower", type=float, default=usual.slower, help="times as long")
@@ -250,9 +253,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     conditions = Conditions(
-        args.image, args.start, args.driver / 1e3, args.spread, args.slow, args.slower, HOUR * args.died,
-        HOUR * args.preempted, 60 * args.away,
-    )  # fmt: skip
+        image=args.image,
+        start=args.start,
+        driver=args.driver / 1e3,
+        row=args.row / 1e6,
+        spread=args.spread,
+        slow=args.slow,
+        slower=args.slower,
+        died=HOUR * args.died,
+        preempted=HOUR * args.preempted,
+        away=60 * args.away,
+    )
     print("| workers | rows of a shard | shards | hours | efficiency | wasted | deaths over one shard |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for workers in args.workers or WORKERS:
