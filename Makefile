@@ -147,9 +147,12 @@ $(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt requirements-parquet.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-parquet.txt
 	@touch $@
 
-.venv-ray/.ready: requirements.txt requirements-dev.txt requirements-ray.txt
-	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
+# With the packages of .venv, by a path file, and Ray besides: so .venv stays without it.
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+.venv-ray/.ready: $(BIN)/.ready-dev requirements-ray.txt
+	@$(BIN)/python -m venv .venv-ray
+	@$(BIN)/python $(SITE) > "$$(.venv-ray/bin/python $(SITE))/headroom.pth"
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	@touch $@
 
 .venv-s3/.ready: requirements.txt requirements-dev.txt requirements-s3.txt requirements-s3-dev.txt
