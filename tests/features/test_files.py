@@ -199,7 +199,7 @@ def test_no_other_file_renames_or_writes_one() -> None:
 
 
 def test_no_file_has_a_process_number_in_its_name() -> None:
-    """Numbers repeat where containers share a folder; a lock's owner and a worker that stalls are told by it."""
+    """Numbers repeat where containers share a folder; words name one: a lock's owner, a stalled worker."""
     packages = ("features", "models", "reports", "pipeline")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     assert {path.name for path in files if "getpid" in path.read_text()} == {"lock.py", "ray.py"}
