@@ -12,7 +12,8 @@ from features.cache.embeddings import Embeddings
 from features.datasets.splits import stratified
 from features.progress import say
 from models.heads.blocks import Blocks, Rows, evenly
-from models.storedrows import Spool, StoredRows, check_finite
+from models.heads.spool import Spool
+from models.storedrows import StoredRows, check_finite
 
 VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from sklearn.utils.validation import validate_data
 
 ROWS = 4_096  # of a block, at most
 BYTES = 64 << 20  # of a block, at most
+SHARE = 1 / 16  # of the memory that a block may take
+LIVE = 4  # blocks that are in memory at once: read ahead, in use, and copies of these
 SAMPLE = 5_000  # rows that stand for all where a number is only measured
 
 
@@ -24,12 +27,14 @@ class Blocks(ABC):
     ----------
     shape : (n, d).
     memory : bytes that a fit may take beside the blocks.
+    folder : where there is room for temporary files.
     passes : how often all rows have been read.
     standard : mean and scale of the columns once they are known, so that one pass serves many fits.
     """
 
     shape: tuple[int, int]
     memory: int
+    folder: Path
     passes: int = 0
     standard: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
@@ -60,6 +65,12 @@ def in_blocks(X: Rows, most: int = ROWS) -> Iterator[tuple[slice, NDArray[np.flo
 def rows_of_a_block(width: int, most: int = BYTES) -> int:
     """How many rows of so many numbers a block has that takes at most so many bytes."""
     return min(max(most // (4 * width), 1), ROWS)
+
+
+def divided(memory: int, width: int) -> tuple[int, int]:
+    """The rows of a block where so much memory is given, and the bytes that are left beside blocks."""
+    step = rows_of_a_block(width, min(BYTES, int(SHARE * memory)))
+    return step, max(memory - LIVE * 4 * width * step, 0)
 
 
 def evenly(rows: int) -> NDArray[np.int64]:

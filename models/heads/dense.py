@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from features.backend import tensorflow
 from models.heads.base import BaseHead, OnEpoch, Watched
-from models.heads.blocks import Rows
-from models.heads.epochs import one_epoch
+from models.heads.blocks import Blocks, Rows, evenly, in_blocks, validated
+from models.heads.epochs import CALL_BYTES, one_epoch
 from models.heads.linear import centre_and_scale, class_weights
 from models.heads.parameters import (
     CLASS_WEIGHT,
@@ -31,6 +32,7 @@ from models.heads.parameters import (
     whole,
 )
 from models.heads.refusal import Refused
+from models.heads.spool import Scattered
 from models.temperature import softmax
 
 ACTIVATIONS = (
@@ -50,6 +52,8 @@ AUTO = "auto"  # a parameter that depends on the number of training images
 MANY, FEW = 50_000, 5_000  # training images from which on, and up to which, it no longer does
 UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
 PREDICT_ROWS = 4096  # rows a prediction call takes
+COPIES = 6  # of the network's arrays: weights, gradient, AdamW's two moments, the best epoch, one on its way
+CALLS = 3  # of the rows that one call trains on: on their way, in TensorFlow, and without what dropout takes
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
 
 
@@ -144,7 +148,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        X: NDArray[np.float32],
+        X: Rows,
         y: NDArray[Any],
         validation_data: Watched | None = None,
         on_epoch: OnEpoch | None = None,
@@ -160,7 +164,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             range, or training that diverges.
         """
         self.check()
-        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        X, y = validated(self, X, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -169,10 +173,13 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         moments = centre_and_scale(X) if self.standardize else (np.zeros(width), np.ones(width))
         self.mean_, self.scale_ = (part.astype(np.float32) for part in moments)
         rng = np.random.default_rng(self.random_state)
-        sample = np.sort(rng.permutation(len(X))[:MEASURE_ROWS])
-        measured = {"": (X[sample], codes[sample])}
+        drawn = np.sort(rng.permutation(len(X))[:MEASURE_ROWS])
+        own = (X.sample(), codes[evenly(len(X))]) if isinstance(X, Blocks) else (X[drawn], codes[drawn])
+        measured: dict[str, tuple[Rows, NDArray[np.int64]]] = {"": own}
         if validation_data is not None:
-            X_val = validate_data(self, validation_data[0], dtype=np.float32, reset=False)
+            X_val = validation_data[0]
+            if not isinstance(X_val, Blocks):
+                X_val = validate_data(self, X_val, dtype=np.float32, reset=False)
             target = np.asarray(validation_data[1])
             if target.shape != (len(X_val),) or not np.isin(target, self.classes_).all():
                 raise ValueError(
@@ -203,16 +210,25 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             self.best_epoch_ = epoch
             self.weights_ = self._network.get_weights()
         self._network.set_weights(self.weights_)
-        self._logits(X[sample])  # raises where training has diverged
+        self._measure(*own)  # raises where training has diverged
         return self
 
     def fit_watching(self, X: Rows, y: NDArray[Any], watched: Watched, on_epoch: OnEpoch | None) -> Any:
         """``fit`` with ``validation_data``."""
-        return self.fit(X, y, watched, on_epoch)  # type: ignore[arg-type]
+        return self.fit(X, y, watched, on_epoch)
 
     def curves(self) -> tuple[dict[str, list[float]], int | None]:
         """``history_`` and ``best_epoch_``."""
         return self.history_, self.best_epoch_
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of the network's arrays, and of the rows that calls train on."""
+        units = [width, *self.hidden, classes]
+        arrays = sum(inputs * outputs for inputs, outputs in pairwise(units))
+        return (
+            4 * COPIES * arrays + CALLS * CALL_BYTES,
+            f"{COPIES} x {arrays:,} weights x 4 bytes + {CALLS} x {CALL_BYTES:,} bytes of rows",
+        )
 
     def decided(self) -> dict[str, Any]:
         """The epoch at which validation stopped it, where ``patience`` lets it."""
@@ -293,9 +309,9 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             )
         return logits
 
-    def _measure(self, X: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, float]:
+    def _measure(self, X: Rows, codes: NDArray[np.int64]) -> tuple[float, float]:
         """Cross-entropy in nats, and accuracy."""
-        logits = self._logits(X).astype(np.float64)
+        logits = np.concatenate([self._logits(block) for _, block in in_blocks(X)]).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_likelihood = logits[np.arange(len(X)), codes] - np.log(np.exp(logits).sum(axis=1))
         return float(-log_likelihood.mean()), float((logits.argmax(axis=1) == codes).mean())
@@ -328,9 +344,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         layers.append(keras.layers.Dense(len(self.classes_), kernel_initializer=start))
         return keras.Sequential(layers)
 
-    def _trainer(
-        self, X: NDArray[np.float32], codes: NDArray[np.int64], epochs: int
-    ) -> Callable[[NDArray[np.int64]], None]:
+    def _trainer(self, X: Rows, codes: NDArray[np.int64], epochs: int) -> Callable[[NDArray[np.int64]], None]:
         """A function that trains one of so many epochs in a given order of rows."""
         import keras
 
@@ -346,4 +360,9 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             optimizer = keras.optimizers.SGD(rate)
         cost = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
         weights = class_weights(codes, self.classes_, self.class_weight)
-        return one_epoch(self._network, X, codes, size, optimizer, cost, weights)
+        source: NDArray[np.float32] | Scattered
+        if isinstance(X, Blocks):
+            source = Scattered(X, X.memory - self.memory_in_blocks(*X.shape, len(self.classes_))[0])
+        else:
+            source = X
+        return one_epoch(self._network, source, codes, size, optimizer, cost, weights)

@@ -1,21 +1,22 @@
-"""Epochs: a Keras network trained on rows in memory, many steps to a call."""
+"""Epochs: a Keras network trained on rows in random order, many steps to a call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.backend import tensorflow
+from models.heads.spool import Scattered
 
 CALL_BYTES = 2**24  # of rows that one call trains on
 
 
 def one_epoch(
     network: Any,
-    X: NDArray[np.float32],
+    X: NDArray[np.float32] | Scattered,
     codes: NDArray[np.int64],
     size: int,
     optimizer: Any,
@@ -34,7 +35,7 @@ def one_epoch(
     Parameters
     ----------
     network : a ``keras.Sequential`` from inputs to logits.
-    X, codes : (n, d) float32 and (n,) class numbers.
+    X, codes : (n, d) float32, in memory or scattered over parts on a disk, and (n,) class numbers.
     size : rows a step, at most n; an epoch leaves out the last n modulo ``size``.
     optimizer, cost : Keras' optimizer, and its loss of one-hot targets and logits.
     class_weights : (k,) what an image of each class counts; None: all the same.
@@ -70,14 +71,31 @@ def one_epoch(
 
         tf.while_loop(lambda step: step < tf.shape(truths)[0], one_step, [0], parallel_iterations=1)
 
-    steps, call = len(X) // size, max(CALL_BYTES // (4 * width * size), 1) * size
+    call = max(CALL_BYTES // (4 * width * size), 1) * size
 
     def epoch(order: NDArray[np.int64]) -> None:
-        for start in range(0, steps * size, call):
-            rows = order[start : min(start + call, steps * size)]
-            train(tf.constant(X[rows]), tf.constant(codes[rows]))
+        left, rows_left = np.empty((0, width), np.float32), np.empty(0, np.int64)
+        for rows, values in in_order(X, order, call):
+            if len(rows_left):
+                values, rows = np.concatenate((left, values)), np.concatenate((rows_left, rows))
+            whole = len(rows) // size * size
+            if whole:
+                train(tf.constant(values[:whole]), tf.constant(codes[rows[:whole]]))
+            left, rows_left = values[whole:], rows[whole:]
 
     return epoch
+
+
+def in_order(
+    X: NDArray[np.float32] | Scattered, order: NDArray[np.int64], most: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Each row once, at most so many at a time, in a random order: their numbers, and the rows."""
+    if isinstance(X, Scattered):
+        yield from X.in_order(order, most)
+        return
+    for start in range(0, len(order), most):
+        rows = order[start : start + most]
+        yield rows, X[rows]
 
 
 def _forward(layers: list[Any], inputs: Any) -> Any:

@@ -44,6 +44,9 @@ class Stored(Fake):
         for rows in sets:
             yield self._read(split, rows)
 
+    def take(self, split: str, layers: Sequence[str], rows: Any) -> NDArray[np.float32]:
+        return self._read(split, rows)
+
     def _read(self, split: str, rows: Any) -> NDArray[np.float32]:
         block = self._X[split][rows].copy()
         self.asked.append(f"X {split}")
@@ -56,11 +59,14 @@ def stored(tmp_path: Path) -> Stored:
     return Stored(tmp_path)
 
 
-def both(stored: Stored, head: str, settings: dict[str, Any] | None = None, **more: Any) -> tuple[Run, Run]:
+def both(
+    stored: Stored, head: str, settings: dict[str, Any] | None = None, memory: int = MEMORY
+) -> tuple[Run, Run]:
     """The run of a head in memory, and in blocks."""
-    whole = selection.train(TrainSplit(stored, LAYERS), head, 0, settings, **more)  # type: ignore[arg-type]
-    parts = selection.train(TrainSplit(stored, LAYERS, MEMORY), head, 0, settings, **more)  # type: ignore[arg-type]
-    return whole, parts
+    return (
+        selection.train(split(stored), head, 0, settings),
+        selection.train(split(stored, memory), head, 0, settings),
+    )
 
 
 def split(stored: Stored, memory: int | str | None = None) -> TrainSplit:
@@ -183,6 +189,38 @@ class TestHeadsOfSteps:
         (remark,) = (said for said in run.warnings if said.startswith("fitted out of core"))
         assert f"rows were read {material.passes} times from the disk" in remark
         assert material.passes > len(run.sweep)
+
+
+class TestDense:
+    SETTINGS: ClassVar = {"hidden": (16,), "epochs": 6, "patience": None, "batch_size": 32}
+
+    @pytest.fixture(autouse=True)
+    def _small_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("dense", "epochs"):
+            monkeypatch.setattr(f"models.heads.{module}.CALL_BYTES", 4_096)
+
+    def test_rows_that_lie_class_by_class_are_mixed(self, stored: Stored) -> None:
+        whole, parts = both(stored, "dense", self.SETTINGS, memory=30_000)
+        assert parts.id == whole.id
+        assert parts.parameters == whole.parameters
+        assert list(parts.history) == list(whole.history)
+        assert abs(parts.val_accuracy - whole.val_accuracy) <= 0.03
+        assert abs(parts.train_accuracy - whole.train_accuracy) <= 0.03
+        assert any(said.startswith("fitted out of core") for said in parts.warnings)
+
+    def test_one_seed_gives_one_result(self, stored: Stored) -> None:
+        one, two = (selection.train(split(stored, 30_000), "dense", 5, self.SETTINGS) for _ in range(2))
+        np.testing.assert_allclose(one.test_proba, two.test_proba, atol=1e-4)
+
+    def test_a_network_that_does_not_fit_is_refused_with_its_bytes(self, stored: Stored) -> None:
+        with pytest.raises(
+            UserError, match=r"the head dense needs at least .* \(6 x 5,632 weights x 4 bytes"
+        ):
+            selection.train(split(stored, 30_000), "dense", 0)
+
+    def test_validation_decides_when_to_stop(self, stored: Stored) -> None:
+        run = selection.train(split(stored, 30_000), "dense", 0, self.SETTINGS | {"patience": 2})
+        assert run.chosen == {"stop_epoch": int(np.argmax(run.history["val_accuracy"])) + 1}
 
 
 def test_a_head_that_knows_no_blocks_is_refused_with_the_bytes_of_all_rows(stored: Stored) -> None:
