@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ def test_what_is_no_json_or_nested_without_end_is_refused(content: bytes) -> Non
 
 
 def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.json").write_text("[1]")
-    assert read(tmp_path / "a.json") == [1]
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    assert read(path) == [1]
     monkeypatch.setattr(shapes, "LARGEST", 2)
-    with pytest.raises(ValueError, match="larger than 2 bytes"):
-        read(tmp_path / "a.json")
+    for size in (3, 1 << 40):
+        os.truncate(path, size)
+        with pytest.raises(ValueError, match="larger than 2 bytes"):
+            read(path)

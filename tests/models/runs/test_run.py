@@ -296,7 +296,7 @@ def test_what_cannot_be_a_run_is_passed_over_in_words_though_its_digests_are_rig
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b"null", b'{"format": 5}', b" " * 2**27])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b"null", b'{"format": 5}'])
 def test_a_json_that_is_none_is_passed_over(
     run: Run, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
