@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture bench lint clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes bench lint clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -121,6 +121,9 @@ browser: $(BIN)/.ready-dev ## the report page in Chromium (PAGE=: one that is th
 
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
 	@$(BIN)/python -m pytest tests/torture.py
+crashes: $(BIN)/.ready-dev ## each state that a power cut may leave, opened again
+	@HEADROOM_CRASHES=all $(ONE_THREAD) $(BIN)/python -m pytest tests/pipeline/test_crashes.py --numprocesses auto -rP
+
 
 ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
 	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py

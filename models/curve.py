@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from features.cache.embeddings import canonical
 from features.datasets.splits import pick
 from features.errors import UserError
-from features.files import write_whole
+from features.files import make_folder, write_whole
 from features.progress import say
 from features.shapes import anything, count, mapping, misfit, number, parsed, sha256, some, text
 from models import arrays
@@ -70,7 +70,7 @@ class Curve:
         said = canonical(about | {"whole": _digest_of(about)})
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(said), **self.rows)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_whole(path, buffer.getvalue())
         except OSError as error:
             raise UserError(

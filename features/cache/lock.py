@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
-from features.files import open_regular
+from features.files import make_folder, open_regular
 
 LONGEST = 200  # bytes that tell an owner
 ATTEMPTS = 5  # at a lock whose folder its last owner is just removing
@@ -34,7 +34,7 @@ def writing(path: Path) -> Iterator[None]:
     lock = FileLock(parts / "lock", timeout=1)  # a reader that asks who writes holds it for a moment
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            parts.mkdir(parents=True, exist_ok=True)
+            make_folder(parts)
             lock.acquire()
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             (parts / "owner").unlink(missing_ok=True)  # a pipe in its place would wait for a reader

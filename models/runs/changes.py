@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
+from features.files import make_folder
 
 LOCK = "lock"  # in the folder of runs: whoever holds it is the only one that changes the folder
 PATIENCE = 600.0  # seconds that a run waits for another to be saved; one of gigabytes takes a minute
@@ -39,7 +40,7 @@ def changing(root: Path) -> Iterator[None]:
         The folder cannot be written, or another process holds the lock for too long.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         with FileLock(root / LOCK, timeout=PATIENCE):
             _clear_up(root)
             try:

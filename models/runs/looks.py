@@ -18,7 +18,7 @@ from pathlib import Path
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
-from features.files import open_regular
+from features.files import open_regular, sync
 
 FILE = "looks.jsonl"
 LONGEST = 1_000  # bytes of a line; one has 250
@@ -97,6 +97,8 @@ def append(root: Path, line: bytes) -> None:
                 if file.write(line) < len(line):
                     raise OSError(ENOSPC, os.strerror(ENOSPC))
                 os.fsync(file.fileno())
+                if not size:
+                    sync(root)  # before the run has its name: no run stands without its line
             except OSError:
                 file.truncate(size)
                 raise

@@ -15,7 +15,7 @@ import numpy as np
 from features.budget import require
 from features.cache.embeddings import canonical
 from features.errors import UserError
-from features.files import open_regular, write_whole
+from features.files import open_regular, put_in_place, sync, write_whole
 from features.progress import say
 from features.shapes import read as read_json
 from models import arrays
@@ -83,7 +83,7 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
         looks.append(root, line)
         if target.exists():
             os.replace(target, old)
-        os.replace(temporary, target)
+        put_in_place(temporary, target)
     return target
 
 
@@ -147,12 +147,12 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
             (folder / SKOPS).unlink()
             say(f"warning: {run.head}: the fitted head is not kept, only its predictions: {error}")
             return {}
-        _sync(folder / SKOPS)
+        sync(folder / SKOPS)
     elif trust:
         import joblib
 
         joblib.dump(run.estimator.fitted_, folder / JOBLIB)
-        _sync(folder / JOBLIB)
+        sync(folder / JOBLIB)
     else:
         say(
             f"note: {run.head}: only its predictions are kept, not the fitted head, as files of other "
@@ -210,18 +210,12 @@ def _try_out(run: Run) -> None:
 def _write_npz(path: Path, named: saved.Arrays) -> None:
     """Write the arrays down to the disk, without a copy in memory."""
     np.savez(path, allow_pickle=False, **named)
-    _sync(path)
+    sync(path)
 
 
 def _sha256(path: Path) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have what was written to a file on the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _digest(document: dict[str, Any]) -> str:

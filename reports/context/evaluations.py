@@ -13,7 +13,7 @@ import numpy as np
 
 from features.cache.embeddings import canonical, slug
 from features.errors import UserError
-from features.files import write_whole
+from features.files import make_folder, write_whole
 from features.progress import say
 from features.shapes import Shape, count, either, fits, none_or, number, read, sha256, text
 from models.runs.run import Run
@@ -48,7 +48,7 @@ def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str
     document["sha256"] = _digest(document)
     path = path_of(root, document)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_whole(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(
