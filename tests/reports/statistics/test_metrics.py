@@ -19,6 +19,7 @@ from sklearn.metrics import (
 
 from reports.statistics.metrics import (
     DRAWS,
+    by_class,
     interval,
     ratio,
     resampled,
@@ -86,25 +87,43 @@ def test_a_class_that_occurs_nowhere_counts_as_in_scikit_learn() -> None:
         assert found["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(y, guess))
 
 
-def test_every_interval_is_that_of_drawing_images() -> None:
-    """Balanced accuracy and the three numbers of each class, against resampled images."""
+def test_the_interval_of_balanced_accuracy_is_that_of_drawing_images() -> None:
     rng = np.random.default_rng(4)
     y = np.repeat([0, 1, 2], [200, 120, 80])
     guess = np.where(rng.random(400) < 0.7, y, rng.integers(0, 3, 400))
     found = scores(y, np.eye(3)[guess], ("a", "b", "c"))
-    by_class, balanced = [], []
+    balanced = []
     for _ in range(1000):
         rows = np.concatenate(
             [rng.choice(np.flatnonzero(y == label), (y == label).sum()) for label in range(3)]
         )
-        by_class.append(precision_recall_fscore_support(y[rows], guess[rows])[:3])
         balanced.append(balanced_accuracy_score(y[rows], guess[rows]))
-    low, high = np.quantile(by_class, [0.025, 0.975], axis=0)
-    for place, metric in enumerate(METRICS):
-        assert [row[f"{metric}_low"] for row in found["per_class"]] == pytest.approx(low[place], abs=0.025)
-        assert [row[f"{metric}_high"] for row in found["per_class"]] == pytest.approx(high[place], abs=0.025)
     ends = found["balanced_accuracy"]["low"], found["balanced_accuracy"]["high"]
     assert ends == pytest.approx(np.quantile(balanced, [0.025, 0.975]), abs=0.008)
+
+
+def test_the_intervals_of_a_class_are_wilsons() -> None:
+    found = scores(
+        np.repeat([0, 1], [100, 50]), np.eye(2)[np.repeat([0, 1, 0, 1], [70, 30, 10, 40])], ("a", "b")
+    )
+    first, _ = found["per_class"]
+    low, high = wilson(70, 100 + 80 - 70)  # of the images that are of the class, or were predicted as it
+    assert (first["precision_low"], first["precision_high"]) == wilson(70, 80)
+    assert (first["recall_low"], first["recall_high"]) == wilson(70, 100)
+    assert (first["f1_low"], first["f1_high"]) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+
+
+@pytest.mark.parametrize(("recall", "others"), [(0.99, 0.001), (0.9, 0.01), (0.6, 0.05)])
+def test_the_intervals_of_a_class_cover_as_often_as_they_say(recall: float, others: float) -> None:
+    """Of 100 images of a class and 900 others, of which so many are taken for it."""
+    rng = np.random.default_rng(6)
+    hits, false = 100 * recall, 900 * others
+    truth = {"precision": hits / (hits + false), "recall": recall, "f1": 2 * hits / (100 + hits + false)}
+    covered = dict.fromkeys(METRICS, 0)
+    for right, wrong in zip(rng.binomial(100, recall, 400), rng.binomial(900, others, 400), strict=True):
+        for metric, (low, high) in by_class(int(right), int(right + wrong), 100).items():
+            covered[metric] += low <= truth[metric] <= high
+    assert all(0.90 <= count / 400 <= 0.995 for count in covered.values()), covered
 
 
 def test_the_recall_of_a_class_is_a_drawn_binomial() -> None:
