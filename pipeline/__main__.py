@@ -91,6 +91,7 @@ def _run(argv: list[str]) -> int:
         arguments = vars(parser(argv).parse_args(argv))
         stage = arguments.pop("stage")
         from pipeline import stages
+        from pipeline.failures import noting_interrupts
         from pipeline.options import Options
 
         options = Options(**arguments, said=tuple(arguments))
@@ -98,11 +99,14 @@ def _run(argv: list[str]) -> int:
         again = f".venv/bin/python -m pipeline {shlex.join(argv)}"
         print(f"error: {sys.executable} has no {error.name}; run: make setup, then: {again}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return _interrupted(f".venv/bin/python -m pipeline {shlex.join(argv)}")
     try:
         options.check()
         # Pillow's name no picture. What it cannot read is named; one with a corrupt EXIF is taken as it lies.
         warnings.filterwarnings("ignore", module="PIL")
-        return int(getattr(stages, stage)(options))
+        with noting_interrupts():
+            return int(getattr(stages, stage)(options))
     except UserError as error:
         from pipeline.failures import in_users_words, trace
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import FrameType
 
 from features.errors import UserError
 from features.progress import say
@@ -62,9 +66,39 @@ def reason(error: Exception, options: Options, job: str) -> str:
     return f"{type(error).__name__}: {first}; traceback: {_kept(error, options.logs, job)}"
 
 
+_interrupted = threading.Event()  # Ctrl-C has come since the last command began
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[None]:
+    """Note Ctrl-C when it comes, for :func:`is_interrupt`, until another such block begins.
+
+    It raises ``KeyboardInterrupt`` as always. Where SIGINT is ignored, as behind a shell, it still is.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+
+    def noted(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    _interrupted.clear()
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def is_interrupt(error: BaseException) -> bool:
-    """Whether this is Ctrl-C, or what native code makes of it: ``SystemError``, with it as the cause."""
-    return any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
+    """Whether this is Ctrl-C, or what native code has made of it.
+
+    Of TensorFlow's have been seen ``SystemError`` with the ``KeyboardInterrupt`` as its cause, and pybind11's
+    ``RuntimeError`` that has none and names it in its text; so what has been noted decides.
+    """
+    return _interrupted.is_set() or any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
 
 
 def memory(error: BaseException, stage: str = "") -> str | None:

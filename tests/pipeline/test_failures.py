@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from models.heads import moments, registry
 from models.heads.refusal import Refused
 from models.heads.registry import HEADS
 from models.runs.collection import load_all
-from pipeline.__main__ import STAGES
+from pipeline.__main__ import STAGES, main
 from pipeline.failures import COMMANDS, NAMES, in_users_words, reason, trace
 from pipeline.options import Options
 from tests.conftest import Project
@@ -243,6 +246,14 @@ def library() -> list[Path]:
     return [path for name in ("features", "models", "reports") for path in (root / name).rglob("*.py")]
 
 
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """As a terminal has it: a shell ignores it for what runs behind it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
 class ResourceExhaustedError(Exception):
     """Named as TensorFlow's."""
 
@@ -290,6 +301,38 @@ class TestWhatIsNoDefect:
             assert code == 130
             assert "interrupted; finished work is kept. To go on: make" in err
             assert "failed" not in err
+
+    @pytest.mark.usefixtures("sigint")
+    def test_ctrl_c_of_which_native_code_keeps_nothing(
+        self, trained: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As pybind11 in TensorFlow does, where it comes while another error is on its way."""
+
+        def replaced(*_: object) -> None:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("pybind11::error_already_set: MISMATCH of original and normalized")
+
+        monkeypatch.setattr("pipeline.stages.report", replaced)
+        monkeypatch.setattr(moments._MomentsHead, "_moments", replaced)
+        for given in (("report",), ("train", "--head", "ridge"), ("train", "--head", "all")):
+            code, _, err = trained(*given)
+            assert code == 130
+            assert "interrupted; finished work is kept. To go on: make" in err
+            assert "failed" not in err
+        self.fail(monkeypatch, RuntimeError("a defect"))
+        with pytest.raises(RuntimeError, match="a defect"):  # what was noted is of another command
+            trained("report")
+
+    def test_ctrl_c_before_the_options_are_known(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def pressed(_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("pipeline.__main__.parser", pressed)
+        assert main(["train", "--head", "ridge"]) == 130
+        assert capsys.readouterr().err.endswith("To go on: .venv/bin/python -m pipeline train --head ridge\n")
 
     @pytest.mark.parametrize(("error", "line"), MEMORY)
     def test_memory_that_runs_out(
