@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import IO, Any
 
 LOG_SECONDS = 10.0  # a log gets a line at most this often
@@ -54,6 +55,20 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
         bar_format=layout,
         **common,
     )
+
+
+class Occasionally:
+    """Says the first text it is given, and then at most one every ``seconds``; the rest is dropped."""
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def say(self, text: str) -> None:
+        """As :func:`say`, if it is time."""
+        if time.monotonic() >= self._next:
+            say(text)
+            self._next = time.monotonic() + self._seconds
 
 
 def say(text: str) -> None:

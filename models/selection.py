@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.budget import gigabytes, require
-from features.progress import say
+from features.progress import Occasionally, say
 from features.words import counted
 from models.heads.base import BaseHead
 from models.heads.blocks import Blocks, evenly, sample
@@ -166,8 +166,10 @@ def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selectio
     best.estimator = estimator = entry.make_for(seed, len(material.X))
     grid = {name: list(values) for name, values in entry.grid.items()}
 
+    epochs = Occasionally()
+
     def on_epoch(epoch: int, history: dict[str, list[float]]) -> None:
-        say(
+        epochs.say(
             f"{head}: epoch {epoch}, accuracy {history['accuracy'][-1]:.4f}, "
             f"validation {history['val_accuracy'][-1]:.4f}"
         )
