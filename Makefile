@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR WEIGHTS BATCH LIMIT \
+VARIABLES := DATASET ARCHIVE BACKBONE LAYERS IMAGE_SIZE PREPROCESS PRECISION MIRROR STORE WEIGHTS BATCH LIMIT \
   SKIP_UNREADABLE MAX_FILE EXECUTOR ADDRESS HEAD SET GRID SCALE MEMORY TRUST SEED SEEDS FORCE RUN IMAGE FORMAT TO OUT DEBUG
 
 # A variable no target knows is a misspelt one: name it and stop. (make writes a space within a
@@ -50,7 +50,7 @@ setup: $(BIN)/.ready ## install the pinned packages into .venv; others do it fir
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
-DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT MAX_FILE EXECUTOR ADDRESS DEBUG)
+DEMO = --dataset digits --out $(DEMO_OUT) $(call said,BACKBONE WEIGHTS PRECISION MIRROR STORE IMAGE_SIZE LAYERS PREPROCESS BATCH LIMIT MAX_FILE EXECUTOR ADDRESS DEBUG)
 demo: setup ## the whole job on 1,797 handwritten digits; needs no data
 	$(call fixed,DATASET ARCHIVE HEAD SET)
 	@$(PIPELINE) features $(DEMO)
@@ -77,7 +77,7 @@ curve: setup ## validation accuracy by number of training images
 ladder: setup ## train the steps from the baseline to the best, one by one
 	@$(PIPELINE) ladder $(OPTIONS)
 
-BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION WEIGHTS BATCH LIMIT SKIP_UNREADABLE MAX_FILE EXECUTOR ADDRESS OUT DEBUG) --layers block5 --preprocess unit
+BASELINE = $(call said,DATASET ARCHIVE IMAGE_SIZE PRECISION STORE WEIGHTS BATCH LIMIT SKIP_UNREADABLE MAX_FILE EXECUTOR ADDRESS OUT DEBUG) --layers block5 --preprocess unit
 baseline: setup ## the original assignment: block5, pixels / 255, plain SGD
 	$(call fixed,BACKBONE LAYERS PREPROCESS MIRROR HEAD SET)
 	@$(PIPELINE) features $(BASELINE)

@@ -26,7 +26,7 @@ STAGES = {
 }
 ALWAYS = ("out", "debug")
 IMAGES = ("dataset", "archive", "limit", "skip_unreadable", "weights", "precision", "batch", *ALWAYS)
-EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror")
+EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror", "store")
 PLACE = ("max_file", "executor", "address")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
 SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
@@ -196,7 +196,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
-    from features.backbones.extractor import PRECISIONS, PREPROCESS, Extractor
+    from features.backbones.extractor import PRECISIONS, PREPROCESS, STORES, Extractor
     from features.backbones.registry import BACKBONES, DEFAULT
     from features.cache.store import MAX_FILE
     from features.executors.registry import EXECUTORS
@@ -232,6 +232,10 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             "cached one, else the faster one",
         ),
         "mirror": (int, "1: embed each image and its mirror image and average the two; costs two passes"),
+        "store": (
+            str,
+            f"dtype in which embeddings are kept: {' or '.join(STORES)}, which takes half the disk",
+        ),
         "weights": (
             str,
             "the network's weights you have already (.h5, .weights.h5); default: found or downloaded",

@@ -123,8 +123,10 @@ def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Ru
 
 def _agree(run: Run, options: Options) -> None:
     """Refuse, by its name, a variable that says what the named run is not; weights are compared later."""
-    have = {**run.spec, "layers": ",".join(run.layers)}
-    for name in ("backbone", "layers", "image_size", "preprocess", "precision", "mirror"):
+    from features.backbones.extractor import store_of
+
+    have = {**run.spec, "layers": ",".join(run.layers), "store": store_of(run.spec)}
+    for name in ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "store"):
         others = (other for other in options.said if other != name)
         if name in options.said and not _has_what_was_said(run, options.without(*others)):
             came = getattr(options, name)
@@ -152,7 +154,7 @@ def _label_of(network: str, path: str) -> str:
 
 def _has_what_was_said(run: Run, options: Options) -> bool:
     """Whether a run has every variable that was given."""
-    from features.backbones.extractor import AUTO, parse_layers
+    from features.backbones.extractor import AUTO, parse_layers, store_of
     from features.backbones.registry import DEFAULT, backbone, having
     from features.datasets.registry import is_place, source_of
     from models.heads.registry import known
@@ -165,6 +167,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         said.pop("seed", None)  # it does not depend on the seed: its one run is that of every seed
     have = {
         **run.spec,
+        "store": store_of(run.spec),
         "dataset": run.dataset["source"],
         "limit": run.dataset["limit"],
         "layers": set(run.layers),

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from features.backbones.extractor import Extractor
     from features.datasets.base import Dataset
 
-EXTRACTOR = ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "weights", "batch")
+EXTRACTOR = (
+    "backbone",
+    "layers",
+    "image_size",
+    "preprocess",
+    "precision",
+    "mirror",
+    "store",
+    "weights",
+    "batch",
+)
 LARGEST = 2**63 - 1  # of a number: NumPy's int64
 PATHS = ("dataset", "archive", "weights", "run", "image", "to", "out")
 
@@ -37,6 +47,7 @@ class Options:
     preprocess: str | None = None
     precision: str | None = None
     mirror: int | None = None
+    store: str | None = None
     weights: str | None = None
     batch: int | None = None
     limit: int | None = None

@@ -91,7 +91,7 @@ def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor:
     """The network that made the run's embeddings; refuses other weights by name."""
-    from features.backbones.extractor import Extractor
+    from features.backbones.extractor import Extractor, store_of
 
     spec = run.spec
     extractor = Extractor(
@@ -103,6 +103,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
         options.weights,
         options.batch,
         spec["backbone"],
+        store_of(spec),
     )
     extractor.check_memory()
     extractor.weights  # noqa: B018  the spec below is of what was really found

@@ -17,6 +17,7 @@ from reports.context.gathering import ReportContext
 from reports.statistics.calibration import calibration, coverage
 from reports.statistics.diagnosis import diagnosis
 from reports.statistics.metrics import scores
+from reports.statistics.ranking import precision_of
 
 CONFUSED = 8  # pairs of classes named
 
@@ -108,7 +109,7 @@ def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -
     network = marked(spec["backbone"])
     embedding = (
         f"{network}{', ' if network else ''}{' + '.join(run.layers)} at {spec['image_size']} px, "
-        f"{spec['preprocess']} preprocessing, {spec['precision']}"
+        f"{spec['preprocess']} preprocessing, {precision_of(spec)}"
         f"{', with mirror images' if spec['mirror'] else ''}{weights}"
     )
     curve = context.curves.get(run.folder)
@@ -127,7 +128,7 @@ def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -
         width=run.width,
         image_size=spec["image_size"],
         preprocess=spec["preprocess"],
-        precision=spec["precision"],
+        precision=precision_of(spec),
         mirror=spec["mirror"],
         weights=spec["weights"],
         train_images=run.train_rows,

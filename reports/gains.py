@@ -10,7 +10,7 @@ from models.ladder import RUNGS, matches
 from models.runs.run import Run
 from reports.entry import Entry
 from reports.statistics.paired import bootstrap_difference, discordant
-from reports.statistics.ranking import is_right
+from reports.statistics.ranking import is_right, precision_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Gain:
 
 
 def ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Gain]:
-    """The rungs that were climbed, all in one precision and with one set of weights.
+    """The rungs that were climbed, all in one precision, stored alike, and with one set of weights.
 
     A gain is reported only where the rung that it stands on was climbed too.
     """
@@ -40,7 +40,7 @@ def ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Gain]:
     for each in sorted(firsts, key=lambda each: each.id):
         for place, rung in enumerate(RUNGS):
             if matches(rung, each):
-                ways[each.spec["precision"], each.spec["weights"]].setdefault(place, each)
+                ways[precision_of(each.spec), each.spec["weights"]].setdefault(place, each)
     climbed = max(ways.values(), key=len, default={})
     by_id = {entry.id: entry for entry in entries}
     found: list[Gain] = []

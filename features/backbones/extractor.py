@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from features.errors import UserError
 
 PREPROCESS = ("imagenet", "unit")
 PRECISIONS = ("float32", "bfloat16", "float16")
+STORES = ("float32", "float16")  # dtypes in which a cache keeps the vectors; a spec is silent about the first
 AUTO = "auto"  # a precision that is measured, and never part of a spec
 BATCHES = (500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
 BATCH_PIXELS = 500 * 32**2  # in one call: throughput is flat from about here on, memory is not
@@ -47,6 +48,7 @@ class Extractor:
     weights : path of the tensors; left out, ImageNet's are looked for.
     batch : images a call; left out, what keeps the first feature maps within memory.
     backbone : which network, by its name in ``BACKBONES``.
+    store : dtype in which a cache keeps the vectors; :meth:`embed` gives float32, and so does reading them.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class Extractor:
         weights: str | None = None,
         batch: int | None = None,
         backbone: str = DEFAULT,
+        store: str = STORES[0],
     ) -> None:
         self.backbone = known(backbone)
         if image_size < self.backbone.least:
@@ -81,12 +84,14 @@ class Extractor:
         for name, value, choice in (
             ("preprocess", preprocess, PREPROCESS),
             ("precision", precision, (AUTO, *PRECISIONS)),
+            ("store", store, STORES),
         ):
             if value not in choice:
                 raise UserError(f"{name}={value}: expected one of {', '.join(choice)}")
         self.image_size = image_size
         self.preprocess = preprocess
         self.precision = precision
+        self.store = store
         if mirror not in (0, 1):
             raise UserError(f"mirror={mirror}: expected 0 or 1")
         self.mirror = bool(mirror)
@@ -154,6 +159,8 @@ class Extractor:
             "mirror": self.mirror,
             "precision": self.precision,
         }
+        if self.store != STORES[0]:
+            spec["store"] = self.store
         if self.precision == AUTO:
             del spec["precision"]
         if spec["weights_sha256"] is None:
@@ -292,6 +299,11 @@ class Extractor:
         signature = [tf.TensorSpec((None, self.image_size, self.image_size, 3), tf.uint8)]
         traced = tf.function(network, input_signature=signature, autograph=False).get_concrete_function()
         return convert_variables_to_constants_v2(traced)
+
+
+def store_of(spec: Mapping[str, Any]) -> str:
+    """The dtype in which a cache of this spec keeps the vectors."""
+    return str(spec.get("store", STORES[0]))
 
 
 VGG16 = Extractor  # whose default network it is

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from features.backbones.extractor import STORES
 from features.cache.part import JSON, Part, arrays, canonical, header_digest
 from features.cache.shards import Shard, Vectors
 from features.datasets.base import SPLITS, Dataset
@@ -37,11 +38,18 @@ class Assembly:
     labelled : labels and ids of the rows that it is to hold, as :func:`labelled` gives them.
     widths : numbers in each layer's vector.
     starts : the row of each whole split that is the file's first; left out, 0.
+    store : dtype in which the vectors are kept.
     """
 
     def __init__(
-        self, path: Path, labelled: Labelled, widths: dict[str, int], starts: dict[str, int] | None = None
+        self,
+        path: Path,
+        labelled: Labelled,
+        widths: dict[str, int],
+        starts: dict[str, int] | None = None,
+        store: str = STORES[0],
     ) -> None:
+        self._store = np.dtype(store)
         self._starts = starts or dict.fromkeys(SPLITS, 0)
         with _uninterrupted():
             self._begin(path, labelled, widths)
@@ -63,7 +71,7 @@ class Assembly:
             for layer, width in widths.items():
                 shape, chunk = (rows, width), (min(CHUNK, rows), width)
                 self._file.create_dataset(
-                    f"{split}/{layer}", shape, np.float32, chunks=chunk, fletcher32=True
+                    f"{split}/{layer}", shape, self._store, chunks=chunk, fletcher32=True
                 )
 
     def __enter__(self) -> Assembly:
@@ -75,13 +83,31 @@ class Assembly:
             self._disk.close()
 
     def add(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
-        """Write the next shard's rows."""
+        """Write the next shard's rows.
+
+        Raises
+        ------
+        UserError
+            A number is beyond the range of the stored dtype.
+        """
         first = self._starts[shard.split]
         for layer, array in vectors.items():
-            name = f"{shard.split}/{layer}"
-            self._file[name][shard.start - first : shard.stop - first] = array
-            self._proofs[name].update(array.data)
+            name, kept = f"{shard.split}/{layer}", self._narrowed(shard, layer, array)
+            self._file[name][shard.start - first : shard.stop - first] = kept
+            self._proofs[name].update(kept.data)
         self._disk.check()
+
+    def _narrowed(self, shard: Shard, layer: str, array: NDArray[np.float32]) -> NDArray[Any]:
+        """The vectors in the dtype that they are kept in."""
+        with np.errstate(over="ignore"):
+            kept = array.astype(self._store, copy=False)
+        if kept is not array and not np.isfinite(kept).all():
+            raise UserError(
+                f"store={self._store}: expected numbers up to {np.finfo(self._store).max:,.6g}, came "
+                f"{np.abs(array).max():,.6g} in {layer} of rows {shard.start:,} to {shard.stop - 1:,} of "
+                f"{shard.split}; give store={STORES[0]}"
+            )
+        return kept
 
     def finish(self, header: dict[str, Any]) -> Part:
         """Write digests and header, bring all to the disk, and read it back.

@@ -8,6 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from features.backbones.extractor import store_of
 from features.cache.embeddings import Damaged, Embeddings
 from features.cache.lock import owner_of
 from features.errors import UserError
@@ -17,6 +18,7 @@ def fields(embeddings: Embeddings) -> dict[str, Any]:
     """What a command line can ask of a cache, by name."""
     return {
         **embeddings.spec,
+        "store": store_of(embeddings.spec),
         "dataset": embeddings.dataset["source"],
         "dataset_sha256": embeddings.dataset["digest"],
         "limit": embeddings.dataset["limit"],
@@ -27,11 +29,12 @@ def fields(embeddings: Embeddings) -> dict[str, Any]:
 def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
     """How a cache misses what is asked, a phrase for each field; empty if it fits.
 
-    A cache fits if it has the asked layers, perhaps among others.
+    A cache fits if it has the asked layers, perhaps among others. What is asked is a spec, or part of one:
+    where it says nothing of the stored dtype, it asks for float32.
     """
     have = fields(embeddings)
     phrases = []
-    for name, value in asked.items():
+    for name, value in {**asked, "store": store_of(asked)}.items():
         held = have.get(name)
         fits = set(value) <= set(held) if name == "layers" and held else held == value
         if not fits:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from features.cache.part import FORMAT, HEADER, PART_HEADER, Damaged, Part, canonical
+from features.datasets.base import SPLITS
 from features.errors import UserError
 from features.files import NotRegular, write_whole
 from features.shapes import Shape, anything, count, fits, mapping, read, sha256, some, text
@@ -69,7 +70,14 @@ def open_parts(folder: Path) -> tuple[dict[str, Any], list[Part]]:
         )
     if not fits(said, SHAPE) or said["sha256"] != _digest(said):
         raise Damaged(f"{path} is damaged; compute it again")
-    return said, [_part(folder, said, place) for place in range(len(said["parts"]))]
+    parts = [_part(folder, said, place) for place in range(len(said["parts"]))]
+    for split in SPLITS:
+        end = 0
+        for part in (part for part in parts if part.rows[split]):
+            if part.starts[split] != end:
+                raise Damaged(f"{part.path} does not begin with row {end:,} of {split}; compute it again")
+            end += part.rows[split]
+    return said, parts
 
 
 def _part(folder: Path, said: dict[str, Any], place: int) -> Part:

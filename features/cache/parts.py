@@ -117,11 +117,18 @@ class PartAssembly:
     shards : where the shards are kept.
     labelled : labels and ids of all rows, as :func:`features.cache.assembly.labelled` gives them.
     plan : the shards of each part that is still to be written.
+    store : dtype in which the vectors are kept.
     """
 
     def __init__(
-        self, folder: PartFolder, shards: ShardFolder, labelled: Labelled, plan: list[list[Shard]]
+        self,
+        folder: PartFolder,
+        shards: ShardFolder,
+        labelled: Labelled,
+        plan: list[list[Shard]],
+        store: str,
     ) -> None:
+        self._store = store
         self.path = folder.path
         self._folder = folder
         self._shards = shards
@@ -150,7 +157,15 @@ class PartAssembly:
             self._making, self._seconds = None, 0.0
 
     def finish(self, header: dict[str, Any]) -> None:
-        """Write the index, and bring it to the disk."""
+        """Write the index, and bring it to the disk.
+
+        Raises
+        ------
+        ValueError
+            A shard has not been added yet.
+        """
+        if self._plan:
+            raise ValueError(f"{self._plan[0][0].name} has not been added yet")
         digests = {
             name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in self._labelled.items()
         }
@@ -166,7 +181,7 @@ class PartAssembly:
             for name in (f"{split}/labels", f"{split}/ids"):
                 labelled[name] = self._labelled[name][start:stop]
         temporary = self._shards.path / "part.tmp"
-        return Assembly(temporary, labelled, self._shards.widths, self._starts)
+        return Assembly(temporary, labelled, self._shards.widths, self._starts, self._store)
 
     def _complete(self, making: Assembly, shards: list[Shard]) -> None:
         about = {"starts": self._starts, "seconds": self._seconds}

@@ -10,6 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from features.backbones.extractor import store_of
 from features.backbones.registry import marked
 from features.cache.assembly import Assembly, labelled
 from features.cache.embeddings import FORMAT, Embeddings, canonical, slug
@@ -61,13 +64,13 @@ class EmbeddingStore:
     ) -> None:
         self._max_file = size("max_file", max_file)
         self._dataset = dataset
-        self._spec = spec
+        self._spec, self._store = spec, store_of(spec)
         self._widths = widths
         self.fingerprint = fingerprint(spec, dataset.digest(), dataset.limit)
         name = "-".join(filter(None, (slug(dataset.name), marked(spec["backbone"]))))
         name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}"
-        name += f"{'-mirror' if spec['mirror'] else ''}-{self.fingerprint[:12]}"
-        self.path = root / f"{name}.h5"
+        name += "-mirror" * spec["mirror"] + f"-{self._store}" * ("store" in spec)
+        self.path = root / f"{name}-{self.fingerprint[:12]}.h5"
         self.folder = ShardFolder(parts_of(self.path), self.fingerprint, widths)
 
     def lock(self) -> AbstractContextManager[None]:
@@ -97,7 +100,7 @@ class EmbeddingStore:
 
     @property
     def _row_bytes(self) -> int:
-        return 4 * sum(self._widths.values())
+        return np.dtype(self._store).itemsize * sum(self._widths.values())
 
     @property
     def _in_parts(self) -> bool:
@@ -153,13 +156,13 @@ class EmbeddingStore:
             plan = list(self._parts.cut(self._row_bytes, self._max_file))
             with (
                 in_words(self._parts.path),
-                PartAssembly(self._parts, self.folder, rows, plan) as parts,
+                PartAssembly(self._parts, self.folder, rows, plan, self._store) as parts,
             ):
                 yield parts
             return
         temporary = self.path.with_suffix(".tmp")
         try:
-            with in_words(temporary), Assembly(temporary, rows, self._widths) as assembly:
+            with in_words(temporary), Assembly(temporary, rows, self._widths, store=self._store) as assembly:
                 yield assembly
         finally:
             temporary.unlink(missing_ok=True)

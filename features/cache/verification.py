@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.backbones.extractor import TOLERANCE, Extractor
+from features.backbones.extractor import TOLERANCE, Extractor, store_of
 from features.cache.embeddings import Damaged, Embeddings
 from features.datasets.base import SPLITS, Dataset
 from features.errors import UserError
@@ -18,6 +18,7 @@ SAMPLE = 64  # rows of each split that are embedded again
 BLOCK = 1_000  # rows looked at together
 ENOUGH = 200  # rows in a split from which dead dimensions and copies mean something
 DEAD = 0.5  # share of a layer's dimensions that may be the same for all images
+ROUNDED = {"float32": 0.0, "float16": 2**-11}  # of a vector's length, by being stored (IEEE 754 binary16)
 DOUBLED = 0.01  # share of rows that may equal another: datasets do hold a few images twice
 
 Check = tuple[str, str | None]
@@ -38,8 +39,9 @@ def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None)
     """Yield ``(what, None)`` for each check that holds and ``(what, problem)`` for each other.
 
     Digests first (of the file, then of the images), then labels and ids row by row, the silent
-    disasters, then a random sample of rows embedded again and compared within the precision's tolerance.
-    A damaged file is not compared with the images, and of other images nothing further is asked.
+    disasters, then a random sample of rows embedded again and compared within the precision's tolerance,
+    and what storing them has rounded. A damaged file is not compared with the images, and of other images
+    nothing further is asked.
     """
     digests = ((f"digest of {name}", problem) for name, problem in embeddings.problems())
     for group in (digests, _same_images(embeddings, dataset)):
@@ -118,6 +120,7 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
         spec["mirror"],
         weights,
         backbone=spec["backbone"],
+        store=store_of(spec),
     )
     try:
         problem = _same(extractor.weights.digest, spec["weights_sha256"])
@@ -126,7 +129,7 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
     yield "digest of the weights", problem
     if problem:
         return
-    tolerance = TOLERANCE[spec["precision"]]
+    tolerance = TOLERANCE[spec["precision"]] + ROUNDED[store_of(spec)]
     rng = np.random.default_rng()
     for split in SPLITS:
         count = embeddings.rows[split]

@@ -101,13 +101,18 @@ def _traits(run: Run) -> tuple[str, ...]:
         " + ".join(run.layers),
         f"{run.spec['image_size']} px",
         run.spec["preprocess"],
-        run.spec["precision"],
+        precision_of(run.spec),
         "mirror" if run.spec["mirror"] else "",
         run.spec["weights"],
         f"{run.train_rows:,} images",
         ", ".join(changed),
         f"seed {run.seed}",
     )
+
+
+def precision_of(spec: Mapping[str, Any]) -> str:
+    """The precision of the network's arithmetic, and of the stored embeddings where that is not float32."""
+    return str(spec["precision"]) + (f", stored as {spec['store']}" if "store" in spec else "")
 
 
 def _short(value: Any) -> str:

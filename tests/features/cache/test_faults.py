@@ -16,8 +16,6 @@ import h5py
 import numpy as np
 import pytest
 
-from features.cache.embeddings import Embeddings
-from features.datasets.base import SPLITS
 from models.runs.collection import load_all
 
 pytestmark = pytest.mark.slow
@@ -74,19 +72,19 @@ class Stage:
     def content(self, out: str = "out") -> dict[str, Any]:
         """Every array of the finished file, after checking that it stands alone."""
         (path,) = (self.root / out / "embeddings").iterdir()
-        if path.is_dir():
-            return self._together(Embeddings(path))
-        with h5py.File(path) as file:
-            return {f"{split}/{name}": file[split][name][:] for split in file for name in file[split]}
+        return content(path)
 
-    @staticmethod
-    def _together(parts: Embeddings) -> dict[str, Any]:
-        """Every array of a cache in several files."""
-        vectors = {
-            f"{split}/{name}": parts.matrix(split, [name]) for split in SPLITS for name in parts.layers
-        }
-        ids = {f"{split}/ids": np.array([row.encode() for row in parts.ids(split)]) for split in SPLITS}
-        return {**vectors, **ids, "train/labels": parts.labels(), "test/labels": parts.test_labels()}
+
+def content(path: Path) -> dict[str, Any]:
+    """Every array of a finished cache, in whatever number of files."""
+    parts = sorted(path.glob("*.h5"), key=lambda part: (part.name.startswith("test"), part.name)) or [path]
+    found: dict[str, list[Any]] = {}
+    for part in parts:
+        with h5py.File(part) as file:
+            for split in file:
+                for name in file[split]:
+                    found.setdefault(f"{split}/{name}", []).append(file[split][name][:])
+    return {name: np.concatenate(arrays) for name, arrays in found.items()}
 
 
 def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:

@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
+from features.cache import index
 from features.cache import store as store_module
 from features.cache.catalogue import damaged, find
 from features.cache.embeddings import Damaged, Embeddings
+from features.cache.index import open_parts
 from features.cache.lock import clear, finished_of, parts_of
-from features.cache.part import Part
+from features.cache.part import HEADER, Part
 from features.cache.parts import PartFolder
 from features.cache.store import EmbeddingStore
 from features.datasets.base import SPLITS
@@ -118,8 +120,8 @@ class TestReadAsOne:
         assert [path.name for path in parts.path.parent.iterdir()] == [parts.path.name], "nothing beside it"
         assert {path.name for path in parts.path.iterdir()} == {"index.json", *PARTS}
         assert parts.nbytes == sum(path.stat().st_size for path in parts.path.glob("*.h5"))
-        index = json.loads((parts.path / "index.json").read_text())
-        assert [part["file"] for part in index["parts"]] == PARTS
+        said = json.loads((parts.path / "index.json").read_text())
+        assert [part["file"] for part in said["parts"]] == PARTS
         with h5py.File(parts.path / PARTS[1]) as file:
             assert file["train/block3"].shape == (16, 6)
             assert file["test/ids"].asstr()[0] == "test/cat/000.png"
@@ -202,6 +204,22 @@ class TestDamage:
         path.write_text(json.dumps({**json.loads(path.read_text()), "headroom_format": 99}))
         with pytest.raises(UserError, match="has format 99, this Headroom reads 2: use the"):
             Embeddings(parts.path)
+
+    def test_parts_that_leave_rows_out_are_damage(self, parts: Embeddings) -> None:
+        said, files = open_parts(parts.path)
+        header = {name: said[name] for name in HEADER}
+        for some in (files[1:], files[::2], files[::-1]):
+            index.write(parts.path, header, said["digests"], some)
+            with pytest.raises(Damaged, match=r"does not begin with row \d+ of (train|test);"):
+                Embeddings(parts.path)
+
+    def test_a_cache_is_not_finished_before_its_last_shard(self, make: Make) -> None:
+        store = make()
+        with store.lock(), store.assembly() as assembly:
+            add(store, assembly, 5)
+            with pytest.raises(ValueError, match=r"test-000000010\.shard has not been added yet"):
+                store.commit(assembly, {})
+            assert not store.path.exists()
 
     def test_a_part_alone_is_no_cache(self, parts: Embeddings) -> None:
         alone = parts.path.with_name("alone.h5")
