@@ -39,7 +39,7 @@ def writing(path: Path) -> Iterator[None]:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             (parts / "owner").unlink(missing_ok=True)  # a pipe in its place would wait for a reader
             (parts / "owner").write_text(f"process {os.getpid()} since {since}")
-            for left in (path.with_suffix(".tmp"), *parts.glob("*.tmp")):
+            for left in (path.with_suffix(".tmp"), *parts.glob("*.tmp"), *finished_of(path).glob("*.tmp")):
                 left.unlink(missing_ok=True)
             break
         except Timeout:

@@ -46,9 +46,10 @@ class PartFolder:
         found = {}
         for path in sorted(self.path.glob("*.h5")):
             try:
-                part = self._proved.setdefault(path, Part(path, PART_HEADER))
+                part = self._proved.get(path) or Part(path, PART_HEADER)
                 for name in part.digests:
                     part.prove(name)
+                self._proved[path] = part
                 shards = self._held(part)
             except Damaged:
                 shards = []

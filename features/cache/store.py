@@ -69,7 +69,7 @@ class EmbeddingStore:
         self.fingerprint = fingerprint(spec, dataset.digest(), dataset.limit)
         name = "-".join(filter(None, (slug(dataset.name), marked(spec["backbone"]))))
         name += f"-{spec['image_size']}px-{spec['preprocess']}-{spec['precision']}"
-        name += "-mirror" * spec["mirror"] + f"-{self._store}" * ("store" in spec)
+        name += "-mirror" * spec["mirror"] + f"-stored-{self._store}" * ("store" in spec)
         self.path = root / f"{name}-{self.fingerprint[:12]}.h5"
         self.folder = ShardFolder(parts_of(self.path), self.fingerprint, widths)
 

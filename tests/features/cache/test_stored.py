@@ -96,8 +96,8 @@ class TestRoundTrip:
 
 
 def test_the_name_of_the_file_says_so(make: Make) -> None:
-    assert "-float32-float16-" in make().path.name
-    assert "float16" not in make(spec=SPEC).path.name
+    assert "-float32-stored-float16-" in make().path.name
+    assert "stored" not in make(spec=SPEC).path.name
 
 
 def test_caches_of_both_kinds_lie_beside_each_other(make: Make, dataset: Folder) -> None:
