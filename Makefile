@@ -158,7 +158,7 @@ SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	@touch $@
 
-.venv-s3/.ready: requirements.txt requirements-dev.txt requirements-s3.txt requirements-s3-dev.txt
+.venv-s3/.ready: requirements.txt requirements-dev.txt requirements-ray.txt requirements-s3.txt requirements-s3-dev.txt
 	@$(PYTHON) -m venv .venv-s3
 	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
 	@touch $@

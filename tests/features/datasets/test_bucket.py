@@ -1,6 +1,6 @@
 """Pictures in a bucket: a folder's dataset, wherever it is read; held by a real S3 server in this process.
 
-Skipped where s3fs or the server is not installed (``make s3`` installs both).
+Skipped where s3fs or the server is not installed (``make s3`` installs both, and Ray).
 """
 
 from __future__ import annotations
@@ -401,6 +401,16 @@ def test_the_whole_job_leaves_no_keys_behind(
     for text in (*told, *(path.read_bytes().decode("latin-1") for path in files)):
         assert KEY not in text
         assert SECRET not in text
+
+
+def test_workers_on_ray_read_them(url: str, weights_path: str, tmp_path: Path) -> None:
+    """Each from the bucket, and not through the process that hands out the shards."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+    from tests.features.executors.test_ray import RayStage
+
+    stage = RayStage(url, weights_path, tmp_path)  # type: ignore[arg-type]
+    stage.ended(stage.start())
+    stage.same_as_local()
 
 
 def test_names_of_training_images_are_warned_of_as_in_a_folder(url: str) -> None:
