@@ -40,8 +40,9 @@ class FileDigests:
     ----------
     storage : where the files lie.
     fresh : trust nothing that is remembered.
-    digest : the digest of a file by its path; left out, that of its bytes.
-    kind : what that is a digest of, if not of the file's bytes.
+    digest : the digest of a file by its path, or another text that follows from its content; left out, the
+        SHA-256 of its bytes.
+    kind : what that is, if it is not of the file's bytes.
     """
 
     def __init__(
@@ -154,16 +155,26 @@ class FileDigests:
         ):
             for start in range(0, len(paths), BATCH):
                 group = paths[start : start + BATCH]
-                stamps = {path: self._stamp(path) for path in group}
-                known = {} if self._fresh else self._known(group)
-                unknown = [path for path in group if path not in known or known[path][:2] != stamps[path]]
-                fresh = pool.map(self._sha256, unknown)
-                news = [(path, *stamps[path], sha) for path, sha in zip(unknown, fresh, strict=True)]
-                known.update({path: (size, changed, sha) for path, size, changed, sha in news})
-                rows = ((str(self._storage), path + self._kind, *rest) for path, *rest in news)
-                self._keep("file", [row for row in rows if row[-1]])
+                found = self._of(group, lambda unknown: pool.map(self._sha256, unknown))
                 bar.update(len(group))
-                yield from ((known[path][2], stamps[path]) for path in group)
+                yield from found
+
+    def digest(self, path: str) -> str:
+        """The digest of one file. Raises as :meth:`digests`."""
+        self._missing = False
+        ((digest, _),) = self._of([path], lambda unknown: map(self._sha256, unknown))
+        return digest
+
+    def _of(self, group: list[str], take: Callable[[list[str]], Iterable[str]]) -> list[tuple[str, Stamp]]:
+        """Digests and stamps of some files; those that are not remembered are taken, and kept."""
+        stamps = {path: self._stamp(path) for path in group}
+        known = {} if self._fresh else self._known(group)
+        unknown = [path for path in group if path not in known or known[path][:2] != stamps[path]]
+        news = [(path, *stamps[path], sha) for path, sha in zip(unknown, take(unknown), strict=True)]
+        known.update({path: (size, changed, sha) for path, size, changed, sha in news})
+        rows = ((str(self._storage), path + self._kind, *rest) for path, *rest in news)
+        self._keep("file", [row for row in rows if row[-1]])
+        return [(known[path][2], stamps[path]) for path in group]
 
     def unreadable(self, digests: NDArray[np.bytes_]) -> Iterator[list[int] | None]:
         """Which pictures in a file could not be read, by its digest, in order; None: nobody has looked."""

@@ -49,6 +49,10 @@ class Shard(ABC):
     class_names: tuple[str, ...] | None = None
     other: int = 0
 
+    def differs(self) -> bool:
+        """Whether the file holds something else than what was remembered of it, where anything was."""
+        return False
+
     @abstractmethod
     def open(self) -> Reader:
         """The pictures, to be read."""
@@ -129,6 +133,13 @@ class Packed(Encoded):
         self.limit = limit
         self._lock = threading.Lock()
         self._open: dict[str, tuple[int, Reader]] = {}
+
+    def digest(self, fresh: bool = False) -> str:
+        if fresh:
+            for shard in self._by_name.values():
+                if shard.differs():
+                    raise UserError(f"{shard.path} has changed, at equal size and time; run this again")
+        return super().digest(fresh)
 
     def name_of(self, split: str, row: int) -> str:
         part = self._part_of[split]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from features.datasets.filedigests import FileDigests
 from features.datasets.images import SUFFIXES
 from features.datasets.packed import Packed, Reader, Shard
+from features.datasets.storage import Disk
 from features.errors import UserError
 from features.files import open_regular
 from features.words import is_utf8
 
 SUFFIX = ".tar"
+INDEX = "index of a tar, 1"  # another number where another index follows from the same file
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label; a larger one is none
 LAYOUT = "expected key.jpg, .jpeg or .png with key.cls (a class's name or number) or key.json (with label)"
 
@@ -23,7 +31,7 @@ class TarShard(Shard):
 
     The key is a member's name up to the first dot behind its folder
     (https://github.com/webdataset/webdataset, "The WebDataset Format"). Headers are read once, for labels and
-    where the pictures begin; nothing is unpacked.
+    where the pictures begin, which is remembered by the file's stamp; nothing is unpacked.
 
     Raises
     ------
@@ -33,50 +41,16 @@ class TarShard(Shard):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        pictures: dict[str, tuple[int, int]] = {}
-        labels: dict[str, str] = {}
-        other = 0
-        try:
-            with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
-                    if member.isdir():
-                        continue
-                    folder, slash, base = member.name.rpartition("/")
-                    stem, _, suffix = base.partition(".")
-                    key, kind = folder + slash + stem, suffix.lower()
-                    if not is_utf8(member.name):
-                        raise UserError(f"{path}, {member.name!a}: not a UTF-8 name; rename it")
-                    if not member.isreg() or member.sparse is not None:
-                        other += 1
-                    elif f".{kind}" in SUFFIXES:
-                        if key in pictures:
-                            raise UserError(f"{path}, {key}: two pictures of one key; rename or remove one")
-                        pictures[key] = member.offset_data, member.size
-                    elif kind in ("cls", "json") and member.size <= MAX_LABEL:
-                        stream.seek(member.offset_data)
-                        label = _label(stream.read(member.size), kind)
-                        if label and (kind == "cls" or key not in labels):
-                            labels[key] = label
-                    else:
-                        other += 1
-                stream.seek(archive.offset)  # tarfile takes a damaged header for the end
-                if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                    raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
-        except (tarfile.TarError, EOFError) as error:
-            raise UserError(
-                f"{path}: expected a whole tar file, not compressed; came: {error}; fetch it again"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        for key in pictures.keys() ^ labels.keys():
-            what = "no label" if key in pictures else "a label but no picture"
-            raise UserError(f"{path}, {key}: {what}; {LAYOUT}")
-        if not pictures:
-            raise UserError(f"{path} holds no pictures; {LAYOUT}")
-        self.labels = [labels[key] for key in pictures]
-        self._keys, self._places = list(pictures), list(pictures.values())
-        self.other = other
+        text = self._remembered()
+        self._proof = hashlib.sha256(text.encode()).digest()
+        index = json.loads(text)
+        self.labels = [sys.intern(label) for label in index["labels"]]
+        self.other = index["other"]
+        self._keys: list[str] = index["keys"]
+        self._places = np.array(index["places"], np.int64)
+
+    def differs(self) -> bool:
+        return hashlib.sha256(self._remembered(fresh=True).encode()).digest() != self._proof
 
     def key(self, row: int) -> str:
         return self._keys[row]
@@ -84,19 +58,71 @@ class TarShard(Shard):
     def open(self) -> Reader:
         return _Pictures(self.path, self._places)
 
+    def _remembered(self, fresh: bool = False) -> str:
+        with FileDigests(Disk(self.path.parent), fresh, lambda _: _index(self.path), INDEX) as known:
+            return known.digest(self.path.name)
+
+
+def _index(path: Path) -> str:
+    """What a tar file holds, as JSON: keys, labels, where pictures begin and how long they are."""
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, str] = {}
+    other = 0
+    try:
+        with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            end = os.fstat(stream.fileno()).st_size
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
+                if member.isdir():
+                    continue
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                key, kind = folder + slash + stem, suffix.lower()
+                if not is_utf8(member.name):
+                    raise UserError(f"{path}, {member.name!a}: not a UTF-8 name; rename it")
+                if not member.isreg() or member.sparse is not None:
+                    other += 1
+                elif f".{kind}" in SUFFIXES:
+                    if key in pictures:
+                        raise UserError(f"{path}, {key}: two pictures of one key; rename or remove one")
+                    pictures[key] = member.offset_data, min(member.size, end)  # a header may say anything
+                elif kind in ("cls", "json") and member.size <= MAX_LABEL:
+                    stream.seek(member.offset_data)
+                    label = _label(stream.read(member.size), kind)
+                    if label and (kind == "cls" or key not in labels):
+                        labels[key] = label
+                else:
+                    other += 1
+            stream.seek(archive.offset)  # tarfile takes a damaged header for the end
+            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{path}: expected a whole tar file, not compressed; came: {error}; fetch it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    for key in pictures.keys() ^ labels.keys():
+        what = "no label" if key in pictures else "a label but no picture"
+        raise UserError(f"{path}, {key}: {what}; {LAYOUT}")
+    if not pictures:
+        raise UserError(f"{path} holds no pictures; {LAYOUT}")
+    about = {"keys": list(pictures), "labels": [labels[key] for key in pictures]}
+    return json.dumps(about | {"places": list(pictures.values()), "other": other})
+
 
 class _Pictures:
     """The pictures of a tar file, by where they begin and how long they are; it is open while one is read."""
 
-    def __init__(self, path: Path, places: list[tuple[int, int]]) -> None:
+    def __init__(self, path: Path, places: NDArray[np.int64]) -> None:
         self._path, self._places = path, places
 
     def read(self, row: int) -> bytes:
-        start, size = self._places[row]
+        start, size = map(int, self._places[row])
         try:
             with open_regular(self._path) as stream:
                 stream.seek(start)
-                return stream.read(min(size, os.fstat(stream.fileno()).st_size))  # a header may say anything
+                return stream.read(size)
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}") from None
 

@@ -405,3 +405,31 @@ class TestTar:
         (tmp_path / "x.tar").write_bytes(content)
         with pytest.raises(UserError, match=r"x\.tar: expected a whole tar file, not compressed; came: \w+"):
             open_dataset(str(tmp_path / "x.tar"))
+
+    def test_headers_are_read_once_and_not_at_every_command(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shards = write_shards(root, ".tar")
+        before = open_dataset(str(shards))
+        before.digest()
+        monkeypatch.setattr(webdataset, "_index", lambda path: pytest.fail(f"{path} is read again"))
+        again = open_dataset(str(shards))
+        assert again.digest() == before.digest()
+        for split in SPLITS:
+            assert again.ids(split) == before.ids(split)
+            assert np.array_equal(again.images(split, 0, 12, 32), before.images(split, 0, 12, 32))
+        os.utime(shards / "train-000000.tar", ns=(1, 1))
+        with pytest.raises(pytest.fail.Exception, match=r"train-000000\.tar is read again"):
+            open_dataset(str(shards))
+
+    def test_a_label_that_changes_at_equal_size_and_time_is_seen_by_a_fresh_digest(self, root: Path) -> None:
+        path = write_shards(root, ".tar") / "train-000000.tar"
+        before = open_dataset(str(path.parent)).labels("train")
+        stat, content = path.stat(), path.read_bytes()
+        path.write_bytes(content.replace(b"cat" + bytes(509), b"dog" + bytes(509), 1))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        dataset = open_dataset(str(path.parent))
+        assert np.array_equal(dataset.labels("train"), before), "the one stated exception to trusting content"
+        with pytest.raises(UserError, match=r"train-000000\.tar has changed, at equal size and time; run"):
+            dataset.digest(fresh=True)
+        assert (open_dataset(str(path.parent)).labels("train") != before).sum() == 1
