@@ -78,6 +78,32 @@ def test_nothing_overflows_complains_or_is_asked_for(
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_before_any_click_there_are_the_answer_and_its_picture(
+    browser: Browser, page_path: Path, width: int, height: int, scheme: Any
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.goto(page_path.as_uri())
+    for part in (".answer", "figure svg:visible"):
+        box = page.locator(part).first.bounding_box()
+        assert box is not None and box["y"] > 0 and box["y"] + box["height"] <= height, part
+        assert box["width"] > 0.9 * min(width - 32, 992), "it has the width that is there"
+    page.close()
+
+
+def test_a_row_unfolds_the_section_of_its_head(browser: Browser, page_path: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(page_path.as_uri())
+    link = page.locator("table th[scope=row] a").first
+    section = page.locator(link.get_attribute("href") or "")
+    assert not section.is_visible()
+    link.click()
+    for part in ("figure svg", "pre"):
+        assert section.locator(part).first.is_visible()
+    page.close()
+
+
 def test_a_click_sorts_and_another_turns_round(browser: Browser, page_path: Path) -> None:
     page, _ = opened(browser, page_path, 1024)
     table = page.locator("table.sortable").first

@@ -18,6 +18,7 @@ INK = "#1b1f24"  # of text on a coloured cell; plain black becomes the page's ow
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X<>hd"
 STYLES = ("-", "--", "-.", ":")
+LETTER = 0.075  # inches of a letter in a legend
 ACCURACY_SPAN = 0.02  # the least that an axis of accuracies shows: less than that is no difference to look at
 
 styled = rc_context(
@@ -57,18 +58,22 @@ def show_at_least(axes: Axes, span: float) -> None:
         axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
-def legend(figure: Figure, place: str, columns: int = 1, handles: Mapping[str, Artist] | None = None) -> None:
+def legend(figure: Figure, place: str, handles: Mapping[str, Artist] | None = None) -> None:
     """A legend outside the axes, so that it hides nothing.
 
     Parameters
     ----------
-    place : ``upper left``, ``lower left``, ``right upper``, ...: matplotlib's places of a figure's legend.
+    place : ``upper left``, ``lower left`` (as many columns as there is room for) or ``right upper`` (one).
     handles : by name; without them what the axes label, each name once.
     """
     if handles is None:
         labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
         handles = {name: handle for found in labelled for handle, name in zip(*found, strict=True)}
     names = [textwrap.fill(name, 32) for name in handles]
-    drawn: Any = figure.legend(handles.values(), names, loc=f"outside {place}", ncols=columns)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    columns = 1 if place.startswith("right") else int(figure.get_figwidth() / (0.4 + LETTER * longest))
+    drawn: Any = figure.legend(
+        handles.values(), names, loc=f"outside {place}", ncols=max(1, min(len(names), columns))
+    )
     for text in drawn.get_texts():
         text.set_parse_math(False)

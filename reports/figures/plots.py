@@ -36,6 +36,7 @@ from reports.report import Group
 MAPPED = 20  # classes up to which a map tells them apart
 LINES = 8  # runs in one figure of lines: as many as there are colours
 STEPS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # points at which the colours of pairs may end
+AT_A_GLANCE = 8  # configurations that a phone shows beside the answer
 CELL = 0.42  # inches of a cell of pairs that has room for its number
 
 
@@ -53,16 +54,15 @@ class Row(NamedTuple):
 @styled
 def comparison(group: Group, width: float = WIDE) -> Figure:
     """Test accuracy of the best configurations with 95% intervals, best on top; the others are named."""
-    rows = [
-        Row(each.name, each.value, each.low, each.high, each.seeds, not each.level) for each in group.drawn
-    ]
+    shown = group.drawn[: None if is_wide(width) else AT_A_GLANCE]
+    rows = [Row(each.name, each.value, each.low, each.high, each.seeds, not each.level) for each in shown]
     notes = []
     if any(row.back for row in rows):
         several = sum(not row.back for row in rows) > 1
         notes.append("blue: the best" + (", and what paired tests cannot tell from it" if several else ""))
     if any(row.seeds for row in rows):
         notes.append("small bars: single seeds")
-    beside = [f"{each.name} {each.value:.3f}" for each in group.standings[len(group.drawn) :]]
+    beside = [f"{each.name} {each.value:.3f}" for each in group.standings[len(shown) :]]
     if beside:
         notes.append(f"lower, not drawn: {listed(beside)}")
     label = f"test accuracy on {group.test_images:,} images, 95% interval"
@@ -217,9 +217,9 @@ def pareto(group: Group, width: float = WIDE) -> Figure:
         axes.set_ylabel("test accuracy")
         axes.grid(alpha=0.3)
     heads = {head: _handle(marker, BEHIND) for head, marker in marked.items()}
-    legend(figure, "upper left", 6 if is_wide(width) else 3, heads)
+    legend(figure, "upper left", heads)
     if len(coloured) > 1:
-        legend(figure, "lower left", 1, {name: _handle("s", colour) for name, colour in coloured.items()})
+        legend(figure, "lower left", {name: _handle("s", colour) for name, colour in coloured.items()})
     return figure
 
 
@@ -251,14 +251,14 @@ def embedding_map(group: Group, width: float = WIDE) -> Figure:
         axes.set_ylabel(label.format(2))
         axes.set_xticks([])
         axes.set_yticks([])
-    legend(figure, "lower left", 6 if is_wide(width) else 3, handles)
+    legend(figure, "lower left", handles)
     return figure
 
 
 def _intervals(rows: Sequence[Row], label: str, note: str, width: float) -> Figure:
     """Values with their intervals, one below the other, the first on top; the note stands below."""
     wide = is_wide(width)
-    names = [textwrap.wrap(row.name, 44 if wide else 18, max_lines=3, placeholder=" …") for row in rows]
+    names = [textwrap.wrap(row.name, 44 if wide else 18, max_lines=3 if wide else 2, placeholder=" …") for row in rows]
     lines = max(map(len, names))
     below = textwrap.wrap(note, 130 if wide else 50)
     height = (0.75 if wide else 0.9) + max(0.3, 0.15 * lines + 0.08) * len(rows) + 0.17 * len(below)

@@ -70,7 +70,7 @@ def _by_epoch(entry: Entry, name: str, label: str) -> Figure:
     axes.set_ylabel(label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    legend(figure, "upper left", columns=2)
+    legend(figure, "upper left")
     return figure
 
 
@@ -115,7 +115,7 @@ def sweep(entry: Entry) -> Figure:
     axes.grid(alpha=0.3)
     show_at_least(axes, ACCURACY_SPAN)
     if both or len(others) > 1:
-        legend(figure, "upper left", columns=2)
+        legend(figure, "upper left")
     return figure
 
 
@@ -128,7 +128,7 @@ def _values(found: Iterable[Any]) -> list[Any]:
 @styled
 def reliability(entry: Entry) -> Figure:
     """Accuracy against confidence in bins of equally many images, before and after scaling."""
-    figure = Figure(figsize=(HALF, 2.6), layout="constrained")
+    figure = Figure(figsize=(HALF, 2.8), layout="constrained")
     pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
     for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
         bins = [row for row in numbers["bins"] if row["count"]]
