@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.budget import memory_of
 from features.cache.embeddings import Embeddings
 from features.errors import UserError
 from models.heads.blocks import Blocks, divided
@@ -41,12 +43,13 @@ class StoredRows(Blocks):
         self.rows, self._kept = rows, kept
         width = sum(embeddings.width(layer) for layer in layers)
         self.shape = (embeddings.rows[split] if rows is None else len(rows), width)
-        self._step, self.memory = divided(memory, width)
+        self.step, self.memory = divided(memory, width)
         self.folder = embeddings.path.parent
+        self.source = {"fingerprint": embeddings.fingerprint}
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         self.passes += 1
-        for start, block in self.embeddings.blocks(self.split, self.layers, self._step):
+        for start, block in self.embeddings.blocks(self.split, self.layers, self.step):
             check_finite(block, self.embeddings)
             if self.rows is None:
                 yield slice(start, start + len(block)), block
@@ -58,6 +61,27 @@ class StoredRows(Blocks):
     def sample(self) -> Blocks | NDArray[np.float32]:
         """The evenly spaced rows."""
         return super().sample() if self._kept is None else self._kept
+
+
+def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRows:
+    """The training rows of a run that leaves them in their cache, one of those below ``root``.
+
+    Raises
+    ------
+    UserError
+        There is none with this fingerprint.
+    """
+    for path in sorted(root.glob("*.h5")):
+        try:
+            embeddings = Embeddings(path)
+        except UserError:
+            continue
+        if embeddings.fingerprint == fingerprint:
+            return StoredRows(embeddings, "train", layers, memory_of(None))
+    raise UserError(
+        f"the head needs its training images, which stay in their cache, and {root} has none of the "
+        f"fingerprint {fingerprint[:12]}; compute it again"
+    )
 
 
 def check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:

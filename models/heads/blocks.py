@@ -26,15 +26,19 @@ class Blocks(ABC):
     Attributes
     ----------
     shape : (n, d).
+    step : rows of a block, at most.
     memory : bytes that a fit may take beside the blocks.
     folder : where there is room for temporary files.
+    source : what names the rows where they stay on the disk.
     passes : how often all rows have been read.
     standard : mean and scale of the columns once they are known, so that one pass serves many fits.
     """
 
     shape: tuple[int, int]
+    step: int
     memory: int
     folder: Path
+    source: dict[str, str]
     passes: int = 0
     standard: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.words import counted
 from models.heads.base import BaseHead
-from models.heads.blocks import Rows
+from models.heads.blocks import Blocks, Rows, evenly, in_blocks
 from models.heads.parameters import check, one_of, optional
 from models.heads.refusal import Refused
+from models.heads.spool import Scattered
 from models.temperature import softmax
 
 STANDARD = "standard"
@@ -73,7 +75,7 @@ class EstimatorHead(BaseHead):
             self._guarded(self.estimator._validate_params)
 
     def fit(self, X: Rows, y: NDArray[Any]) -> EstimatorHead:
-        """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,).
+        """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,); on blocks by ``partial_fit``.
 
         Raises
         ------
@@ -87,15 +89,50 @@ class EstimatorHead(BaseHead):
         self.check()
         model = clone(self.estimator)
         self.fitted_ = make_pipeline(StandardScaler(), model) if self.scale else model
+        epochs = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            self._guarded(self.fitted_.fit, X, y)
+            if isinstance(X, Blocks):
+                epochs = self._fit_in_blocks(X, y)
+            else:
+                self._guarded(self.fitted_.fit, X, y)
         self._remarks = list(dict.fromkeys(_one_line(str(warning.message)) for warning in caught))
+        if epochs is not None:
+            self._remarks.append(f"fitted by partial_fit in {counted(epochs, 'epoch')}")
         self.classes_ = np.asarray(self.fitted_.classes_)
         self._least = 1 / (len(y) + len(self.classes_))
         return self
 
-    def predict_proba(self, X: Rows) -> NDArray[np.float64]:
+    def _fit_in_blocks(self, X: Blocks, y: NDArray[Any]) -> int:
+        """One pass an epoch, in random order; how many.
+
+        What has epochs (``max_iter``) stops, as scikit-learn's own does, after ``n_iter_no_change`` of them
+        without gain: here of accuracy on a sample of the training rows.
+        """
+        *scaler, model = self.fitted_ if self.scale else [self.fitted_]
+        if scaler:
+            for _, block in in_blocks(X):
+                scaler[0].partial_fit(block)
+        prepared = scaler[0].transform if scaler else np.asarray
+        classes, codes = np.unique(y, return_inverse=True)
+        own = codes[evenly(len(X))]
+        parameters = self.get_params(deep=False)
+        seed = parameters.get("random_state")
+        rng = np.random.default_rng(seed if isinstance(seed, int) else 0)
+        rows = Scattered(X, X.memory // 2)
+        best, best_epoch, epoch = -1.0, 0, 0
+        for epoch in range(1, int(parameters.get("max_iter", 1)) + 1):
+            for numbers, values in rows.in_order(rng.permutation(len(X)), X.step):
+                self._guarded(model.partial_fit, prepared(values), y[numbers], classes)
+            said = [self._guarded(model.predict, prepared(block)) for _, block in in_blocks(X.sample())]
+            accuracy = float((np.concatenate(said) == classes[own]).mean())
+            if accuracy > best:
+                best, best_epoch = accuracy, epoch
+            if epoch - best_epoch >= int(parameters.get("n_iter_no_change", 5)):
+                break
+        return epoch
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities, ``(n, k)`` float64, none of them 0; columns follow ``classes_``.
 
         Raises
@@ -115,7 +152,7 @@ class EstimatorHead(BaseHead):
         proba = np.maximum(proba, self._least)
         return np.asarray(proba / proba.sum(axis=1, keepdims=True))
 
-    def _proba(self, X: Rows) -> NDArray[np.float64]:
+    def _proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Probabilities as the classifier has them."""
         if hasattr(self.fitted_, "predict_proba"):
             return np.asarray(self._guarded(self.fitted_.predict_proba, X), np.float64)
@@ -125,7 +162,7 @@ class EstimatorHead(BaseHead):
         predicted = np.asarray(self._guarded(self.fitted_.predict, X))
         return np.asarray(predicted[:, None] == self.classes_, np.float64)
 
-    def predict(self, X: Rows) -> NDArray[Any]:
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
 
@@ -143,6 +180,12 @@ class EstimatorHead(BaseHead):
             (kernels * rows**2 * 8, f"{kernels} x {rows:,} x {rows:,} pairs of images x 8 bytes"),
         ]
         return int(sum(size for size, _ in parts)), " + ".join(words for size, words in parts if size)
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Where the classifier has a ``partial_fit``: bytes of coefficients and what is made of them."""
+        if not hasattr(self.estimator, "partial_fit"):
+            return super().memory_in_blocks(rows, width, classes)
+        return 16 * width * classes, f"16 x {width:,} values x {classes:,} classes"
 
     def plain(self, temperature: float = 1.0) -> Any:
         """The fitted classifier as it is: its probabilities, if it has any, are not calibrated."""

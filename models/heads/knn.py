@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.heads.base import BaseHead, Candidate, OnEpoch, Watched
-from models.heads.blocks import Rows
+from models.heads.blocks import Blocks, Rows, in_blocks, sample, validated
 from models.heads.parameters import check, positive, whole
 from models.heads.refusal import Refused
 
@@ -41,6 +41,8 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     classes_ : (k,) class labels.
     rows_, codes_ : the training rows (n, d) as they came, float32, and the numbers of their classes.
     inverse_norms_ : (n,) float32.
+    source_ : in the place of ``rows_`` and ``inverse_norms_``, where rows come in blocks: which cache they
+        stay in. A head that is read from a file is given them by :meth:`attach`.
     """
 
     remembers = True
@@ -49,8 +51,8 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         self.k = k
         self.temperature = temperature
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> KnnHead:
-        """Remember ``X`` (n, d), not copied, and ``y`` (n,).
+    def fit(self, X: Rows, y: NDArray[Any]) -> KnnHead:
+        """Remember ``X`` (n, d), not copied, and ``y`` (n,); of rows in blocks, where they lie.
 
         Raises
         ------
@@ -59,13 +61,30 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
             its range.
         """
         self.check()
-        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
+        X, y = validated(self, X, y)
         check_classification_targets(y)
         self.classes_, self.codes_ = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise Refused("KnnHead needs at least two classes; came one class")
-        self.rows_, self.inverse_norms_ = X, _inverse_norms(X)
+        for name in ("rows_", "inverse_norms_", "source_", "_blocks"):  # of an earlier fit
+            if hasattr(self, name):
+                delattr(self, name)
+        if isinstance(X, Blocks):
+            self.source_ = X.source
+            self.attach(X)
+        else:
+            self.rows_, self.inverse_norms_ = X, _inverse_norms(X)
         return self
+
+    def attach(self, X: Blocks) -> None:
+        """Give a head that names its rows the rows themselves."""
+        if len(X) != len(self.codes_):
+            raise Refused(f"it was fitted on {len(self.codes_):,} images, its cache has {len(X):,}")
+        self._blocks = X
+
+    def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+        """Bytes of one row that is compared with blocks, and of all rows' classes."""
+        return 4 * width + 8 * rows, f"4 x {width:,} values + 8 x {rows:,} images"
 
     def check(self) -> None:
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
@@ -83,7 +102,8 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         ``X`` is not looked at: the head has its rows.
         """
         check_is_fitted(self)
-        similarities, neighbours = self.neighbours(self.rows_[rows], self.k + 1)
+        own_rows = self.rows_[rows] if hasattr(self, "rows_") else sample(self._stored())
+        similarities, neighbours = self.neighbours(own_rows, self.k + 1)
         own = neighbours == np.asarray(rows)[:, None]
         own[~own.any(axis=1), -1] = True  # its copies came first
         kept = (len(rows), neighbours.shape[1] - 1)
@@ -104,14 +124,18 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     ) -> Iterator[Candidate]:
         """Each combination with the probabilities it gives the validation rows; one search for all."""
         self.fit(X, y)
-        similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))  # type: ignore[arg-type]
+        similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))
         for k, temperature in product(grid["k"], grid["temperature"]):
             chosen = {"k": int(k), "temperature": temperature}
             self.set_params(**chosen).check()
             yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
 
+    def proba_of(self, X: Rows) -> NDArray[np.float64]:
+        """Probabilities (n, k) of rows in memory or in blocks; as few passes over stored rows as fit."""
+        return self._votes(*self.neighbours(X, self.k)) if isinstance(X, Blocks) else self.predict_proba(X)
+
     def neighbours(
-        self, X: NDArray[np.float32], k: int, advance: Callable[[int], object] | None = None
+        self, X: Rows, k: int, advance: Callable[[int], object] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cosine similarities and row numbers of the ``k`` most similar training rows, ``(n, k)``.
 
@@ -122,6 +146,9 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         from scipy.linalg.blas import sgemm
 
         check_is_fitted(self)
+        if isinstance(X, Blocks) or not hasattr(self, "rows_"):
+            parts = [self._neighbours_in_blocks(part, k) for part in self._queries(X)]
+            return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         k = min(k, len(self.rows_))
         width = -(-len(self.rows_) // GROUP) * GROUP
         similarities = np.empty((len(X), k), dtype=np.float32)
@@ -154,6 +181,47 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
                     advance(done)
         return similarities, neighbours
 
+    def _neighbours_in_blocks(
+        self, X: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """:meth:`neighbours` in one pass over the stored rows, the k best of each query running along."""
+        from scipy.linalg.blas import sgemm
+
+        k = min(k, len(self.codes_))
+        queries = X * _inverse_norms(X)[:, None]
+        best = np.full((len(X), k), -np.inf, np.float32)
+        names = np.full((len(X), k), np.iinfo(np.int64).max)
+        for places, block in in_blocks(self._stored()):
+            found = sgemm(1, block.T, queries.T, trans_a=True).T * _inverse_norms(block)  # (queries, rows)
+            most = min(k, found.shape[1])
+            picked = np.argpartition(found, found.shape[1] - most, axis=1)[:, -most:]
+            values = np.concatenate((best, np.take_along_axis(found, picked, axis=1)), axis=1)
+            named = np.concatenate((names, picked + places.start), axis=1)
+            order = np.lexsort((named, -values), axis=1)[:, :k]
+            best, names = np.take_along_axis(values, order, axis=1), np.take_along_axis(named, order, axis=1)
+        return best, names
+
+    def _queries(self, X: Rows) -> Iterator[NDArray[np.float32]]:
+        """Rows in parts that, with their products with a block, take a third of the memory."""
+        stored = self._stored()
+        most = max(stored.memory // (3 * 4 * (2 * X.shape[1] + 4 * stored.step)), 1)
+        if not isinstance(X, Blocks):
+            yield from (X[start : start + most] for start in range(0, len(X), most))
+            return
+        waiting: list[NDArray[np.float32]] = []
+        for _, block in in_blocks(X, most):
+            if sum(map(len, waiting)) + len(block) > most:
+                yield np.concatenate(waiting)
+                waiting = []
+            waiting.append(block)
+        yield np.concatenate(waiting)
+
+    def _stored(self) -> Blocks:
+        """The rows that stay in a cache."""
+        if not hasattr(self, "_blocks"):
+            raise Refused("its training images stay in their cache, which this head was not given")
+        return self._blocks
+
     def plain(self, temperature: float = 1.0) -> Any:
         """A fitted ``KNeighborsClassifier``: the shares of the k votes alone, at no temperature.
 
@@ -163,6 +231,8 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         from sklearn.neighbors import KNeighborsClassifier
 
         check_is_fitted(self)
+        if not hasattr(self, "rows_"):
+            raise Refused("its training images stay in their cache, and no plain object can hold them")
         # exp(-distance / T) as a power, so that the pickle needs nothing but NumPy: in float64, as float32
         # ends at 1e-45, and never 0 at the largest distance, 2, where scikit-learn would refuse to vote.
         weights = partial(np.power, np.maximum(np.exp(-1 / np.float64(self.temperature)), SMALLEST))

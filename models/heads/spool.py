@@ -40,7 +40,7 @@ class Spool(Blocks):
 
     def __init__(self, folder: Path, shape: tuple[int, int], memory: int) -> None:
         self.shape, self.folder = shape, folder
-        self._step, self.memory = divided(memory, shape[1])
+        self.step, self.memory = divided(memory, shape[1])
         self._file = _File(folder, shape)
         self._added = 0
 
@@ -51,8 +51,8 @@ class Spool(Blocks):
 
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         self.passes += 1
-        for start in range(0, len(self), self._step):
-            places = slice(start, min(start + self._step, len(self)))
+        for start in range(0, len(self), self.step):
+            places = slice(start, min(start + self.step, len(self)))
             yield places, self._file.read(places.start, places.stop)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from features.errors import UserError
 from features.files import replacing
 from models.heads.dense import DenseHead
+from models.heads.refusal import Refused
 from models.runs.run import Run
 
 SUFFIXES = {True: (".keras",), False: (".joblib", ".skops")}  # of a Keras head, and of any other
@@ -39,7 +40,10 @@ def write(run: Run, to: Path) -> Path:
         raise UserError(
             f"to={to}: expected a name that ends in {' or '.join(wanted)} for the head {run.head}"
         )
-    plain = run.estimator.plain(run.temperature)
+    try:
+        plain = run.estimator.plain(run.temperature)
+    except Refused as error:
+        raise UserError(f"{run.folder} cannot be exported: {error}") from None
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with replacing(to, to.suffix) as temporary:

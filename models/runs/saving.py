@@ -22,12 +22,14 @@ from models import arrays
 from models.heads import objects, saved
 from models.heads.base import BaseHead
 from models.heads.estimator import EstimatorHead
+from models.heads.knn import KnnHead
 from models.heads.refusal import Refused
 from models.heads.registry import known, remade
 from models.runs import looks
 from models.runs.changes import changing
 from models.runs.run import Run
 from models.runs.shape import ARRAYS, check
+from models.storedrows import rows_of_run
 
 FORMAT = 5
 PREDICTIONS, NPZ, SKOPS, JOBLIB = "predictions.npz", "head.npz", "head.skops", "head.joblib"
@@ -180,6 +182,8 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
     head: BaseHead = saved.from_data(
         remade(run.head, run.seed, run.parameters), learned, arrays.read(folder / NPZ)
     )
+    if isinstance(head, KnnHead) and hasattr(head, "source_"):
+        head.attach(rows_of_run(run.fingerprint, run.layers, folder.parent.parent / "embeddings"))
     return head
 
 
@@ -195,6 +199,8 @@ def _goes_together(run: Run) -> bool:
 
 def _try_out(run: Run) -> None:
     """Refuse a head whose parts do not go together, before its first embeddings."""
+    if isinstance(run.estimator, KnnHead) and hasattr(run.estimator, "source_"):
+        return  # a pass over all of its cache; its rows were counted
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):  # ones are far from any embedding
             warnings.simplefilter("ignore")

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from features.errors import UserError
 from models import selection
+from models.heads import saved
 from models.heads.blocks import Blocks, evenly, in_blocks, sample
+from models.heads.knn import KnnHead
 from models.runs.run import Run
 from models.trainsplit import TrainSplit
 from tests.models.heads.test_heads import blobs
@@ -221,6 +223,55 @@ class TestDense:
     def test_validation_decides_when_to_stop(self, stored: Stored) -> None:
         run = selection.train(split(stored, 30_000), "dense", 0, self.SETTINGS | {"patience": 2})
         assert run.chosen == {"stop_epoch": int(np.argmax(run.history["val_accuracy"])) + 1}
+
+
+class TestKnn:
+    def test_it_has_the_neighbours_that_it_has_in_memory(self, stored: Stored) -> None:
+        whole, parts = both(stored, "knn", memory=300_000 // 10)
+        assert parts.chosen == whole.chosen
+        np.testing.assert_allclose(parts.val_proba, whole.val_proba, atol=1e-4)
+        np.testing.assert_allclose(parts.test_proba, whole.test_proba, atol=1e-4)
+        assert parts.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.005)
+
+    def test_queries_are_cut_into_parts_that_fit(self, stored: Stored) -> None:
+        material = split(stored, 30_000)
+        head = KnnHead().fit(material.X_fit, material.y_fit)
+        for queries in (material.X_val, stored._X["test"]):
+            rows = np.concatenate([block for _, block in in_blocks(queries)])
+            assert np.array_equal(np.concatenate(list(head._queries(queries))), rows)
+            similarities, found = KnnHead().fit(split(stored).X_fit, material.y_fit).neighbours(rows, 7)
+            ours, named = head.neighbours(queries, 7)
+            np.testing.assert_allclose(ours, similarities, atol=1e-6)
+            assert (named == found).mean() > 0.99  # but for ties within rounding
+
+    def test_its_rows_stay_in_the_cache(self, stored: Stored) -> None:
+        run = selection.train(split(stored, 30_000), "knn", 0)
+        learned, arrays = saved.to_data(run.estimator)
+        assert set(arrays) == {"classes_", "codes_"}
+        assert learned["source_"] == {"dict": {"fingerprint": stored.fingerprint}}
+        with pytest.raises(ValueError, match="its training images stay in their cache"):
+            run.estimator.plain()
+        again = saved.from_data(KnnHead(), learned, arrays)
+        with pytest.raises(ValueError, match="stay in their cache, which this head was not given"):
+            again.predict_proba(stored._X["test"])
+        again.set_params(**run.chosen).attach(split(stored, 30_000).X)
+        np.testing.assert_allclose(again.predict_proba(stored._X["test"]), run.test_proba, atol=1e-6)
+
+
+class TestClassifiersOfScikitLearn:
+    def test_naive_bayes_is_that_of_all_rows(self, stored: Stored) -> None:
+        whole, parts = both(stored, "GaussianNB", memory=30_000)
+        np.testing.assert_allclose(parts.test_proba, whole.test_proba, atol=1e-5)
+
+    def test_what_has_epochs_has_a_pass_for_each(self, stored: Stored) -> None:
+        whole, parts = both(stored, "SGDClassifier", {"loss": "log_loss", "scale": "standard"}, memory=30_000)
+        assert abs(parts.val_accuracy - whole.val_accuracy) < 0.05
+        (remark,) = (said for said in parts.warnings if "partial_fit" in said)
+        assert int(remark.split(" in ")[1].split()[0]) > 5
+
+    def test_what_partial_fit_refuses_is_told(self, stored: Stored) -> None:
+        with pytest.raises(UserError, match="SGDClassifier: class_weight 'balanced' is not supported"):
+            selection.train(split(stored, 30_000), "SGDClassifier", 0, {"class_weight": "balanced"})
 
 
 def test_a_head_that_knows_no_blocks_is_refused_with_the_bytes_of_all_rows(stored: Stored) -> None:

@@ -1,0 +1,88 @@
+"""``MEMORY`` on the command line: what is fitted out of core, what is refused, and what a run then needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.runs.collection import load_all
+from models.runs.saving import load
+from tests.conftest import Project
+
+LITTLE = ("--memory", "100KB")  # 40 training images of 1,024 values take 164 KB
+
+KNN = ("--head", "knn", "--set", "k=5,temperature=0.1")
+
+
+@pytest.fixture
+def computed(project: Project) -> Project:
+    assert project("features")[0] == 0
+    return project
+
+
+def test_a_run_has_the_name_and_the_predictions_that_it_has_in_memory(computed: Project) -> None:
+    code, whole, err = computed("train", "--head", "centroid")
+    assert code == 0
+    assert "out of core" not in err
+    predicted = load(Path(whole.strip())).test_proba
+    code, parts, err = computed("train", "--head", "centroid", "--force", *LITTLE)
+    assert code == 0
+    assert "40 training images are 0.0 GB" in err
+    assert parts == whole
+    run = load(Path(parts.strip()))
+    assert abs(run.test_proba - predicted).max() < 1e-6
+    assert run.warnings[-1].startswith("fitted out of core")
+
+
+def test_neighbours_are_read_from_the_cache_and_asked_for_by_name(computed: Project) -> None:
+    test = str(computed.images / "test")
+    code, _, _ = computed("train", *KNN)
+    assert code == 0
+    _, whole, _ = computed("predict", "--image", test, "--csv")
+    code, out, _ = computed("train", *KNN, "--force", *LITTLE)
+    assert code == 0
+    assert (Path(out.strip()) / "head.npz").stat().st_size < 3_000
+    _, parts, _ = computed("predict", "--image", test, "--csv")
+    assert [line.split(",")[:2] for line in parts.splitlines()] == [
+        line.split(",")[:2] for line in whole.splitlines()
+    ]
+    code, _, err = computed("export", "--head", "knn", "--to", str(computed.out / "knn.joblib"))
+    assert code == 2
+    assert "cannot be exported: its training images stay in their cache" in err
+    computed.cache.rename(computed.out / "elsewhere.h5")
+    code, _, err = computed("predict", "--image", test)
+    assert code == 2
+    (line,) = (line for line in err.splitlines() if line.startswith("error"))
+    assert "the head needs its training images, which stay in their cache" in line
+    assert "has none of the fingerprint" in line
+    assert "run: make features" in line
+
+
+def test_what_does_not_fit_is_named_with_its_bytes_and_stops_nothing_else(computed: Project) -> None:
+    code, _, err = computed("train", "--head", "all", *LITTLE)
+    assert code == 1
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert [line.split()[1] for line in failed] == ["lda", "ridge", "svm", "logistic", "dense", "baseline"]
+    assert "ridge needs at least 0.0 GB of memory (8 x 1,024 x 1,024 bytes of covariance" in failed[1]
+    assert "a larger MEMORY= gives more" in failed[1]
+    assert {run.head for run in load_all(computed.out / "runs")} == {"prior", "centroid", "knn"}
+
+
+def test_a_curve_is_grown_within_it(computed: Project) -> None:
+    computed("train", "--head", "centroid")
+    _, whole, _ = computed("curve", "--head", "centroid")
+    grown = Path(whole.strip()).read_bytes()
+    Path(whole.strip()).unlink()
+    code, parts, err = computed("curve", "--head", "centroid", *LITTLE)
+    assert code == 0
+    assert "they are read in blocks" in err
+    assert parts == whole
+    assert Path(parts.strip()).read_bytes() == grown
+
+
+@pytest.mark.parametrize("stage", ["train", "curve"])
+def test_what_is_no_amount_of_memory_is_refused_before_any_work(project: Project, stage: str) -> None:
+    code, out, err = project(stage, "--memory", "much")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: MEMORY=much: expected bytes, such as 50GB")
