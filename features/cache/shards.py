@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from features.cache.embeddings import canonical
 from features.errors import UserError
-from features.files import replacing
+from features.files import open_regular, replacing
+from features.shapes import fits, number, parsed, text
 
 Vectors = dict[str, NDArray[np.float32]]
+LONGEST = 1_000  # bytes before the numbers of a shard; there are some 200
+SECONDS = number(0, sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,22 @@ class ShardFolder:
 
     def read(self, shard: Shard) -> Kept | None:
         """A shard as :meth:`put` wrote it, or None if there is none, or it is another or damaged."""
+        size = 4 * shard.rows * sum(self.widths.values())
         try:
-            content = (self.path / shard.name).read_bytes()
+            with open_regular(self.path / shard.name) as file:
+                content = file.read(LONGEST + size)
         except OSError:
             return None
         proof, body = content[:64], memoryview(content)[64:]
-        if hashlib.sha256(body).hexdigest().encode() != proof:
+        start = content.find(b"\n") + 1
+        if hashlib.sha256(body).hexdigest().encode() != proof or len(content) - start != size:
             return None
-        start = content.index(b"\n") + 1
-        about = json.loads(content[64:start])
+        try:
+            about = parsed(content[64:start])
+        except ValueError:
+            return None
+        if not fits(about, {"fingerprint": text, "shard": text, "seconds": SECONDS}):
+            return None
         if (about["fingerprint"], about["shard"]) != (self.fingerprint, shard.name):
             return None
         vectors = {}

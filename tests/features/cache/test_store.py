@@ -125,6 +125,50 @@ def test_a_damaged_shard_is_done_again(filled: tuple[EmbeddingStore, Path], dama
     assert store.missing() == [victim]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no JSON\n",
+        b"[" * 100_000 + b"\n",
+        b"null\n",
+        b"{}\n",
+        b'{"fingerprint": "F", "shard": "S", "seconds": "long"}\n',
+        b'{"fingerprint": "F", "shard": "S", "seconds": NaN}\n',
+        b'{"fingerprint": "F", "shard": "S", "seconds": 0, "more": 0}\n',
+        b'{"fingerprint": "0", "shard": "S", "seconds": 0}\n',
+        b'{"fingerprint": "F", "shard": "train", "seconds": 0}\n',
+        b"",
+    ],
+)
+@pytest.mark.parametrize("rows", [10, 9, 11])
+def test_what_cannot_be_a_shard_is_done_again_though_its_digest_is_right(
+    filled: tuple[EmbeddingStore, Path], body: bytes, rows: int
+) -> None:
+    store, parts = filled
+    victim = store.shards[0]
+    whole = b'{"fingerprint": "F", "shard": "S", "seconds": 0}\n'
+    for said in (body, whole):
+        names = said.replace(b"F", store.folder.fingerprint.encode()).replace(b"S", victim.name.encode())
+        content = names + bytes(4 * rows * sum(store.folder.widths.values()))
+        (parts / victim.name).write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+        assert (store.missing() == []) == (said == whole and rows == 10)
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(filled: tuple[EmbeddingStore, Path]) -> None:
+    store, parts = filled
+    (parts / store.shards[0].name).unlink()
+    os.mkfifo(parts / store.shards[0].name)
+    assert store.missing() == [store.shards[0]]
+
+
+def test_of_a_file_without_end_in_the_place_of_a_shard_no_more_is_read_than_a_shard_has(
+    filled: tuple[EmbeddingStore, Path],
+) -> None:
+    store, parts = filled
+    os.truncate(parts / store.shards[0].name, 1 << 40)
+    assert store.missing() == [store.shards[0]]
+
+
 def test_a_flipped_bit_anywhere_in_a_shard_is_noticed(filled: tuple[EmbeddingStore, Path]) -> None:
     store, parts = filled
     path = parts / store.shards[0].name
