@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from features.datasets.storage import Stamp, Storage
 from features.download import cache_dir
 from features.errors import UserError
-from features.files import open_regular
 from features.progress import progress, say
 
 BATCH = 2_000  # files hashed between two commits: what a kill can cost
@@ -59,8 +58,6 @@ class FileDigests:
         self._place = cache_dir() / "file-digests.sqlite"
         try:
             self._place.parent.mkdir(parents=True, exist_ok=True)
-            if self._place.exists():
-                open_regular(self._place).close()
             self._db = self._open(self._place)
         except FAILURES as error:
             if _is_damage(error):

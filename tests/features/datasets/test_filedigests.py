@@ -107,14 +107,21 @@ def test_a_store_that_lets_nothing_be_written_is_begun_again(root: Path) -> None
     assert hashed(root)[0] == digests
 
 
-def test_a_device_in_the_place_of_the_store_is_left_alone(
-    root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_in_the_place_of_the_store_is_left_alone(
+    root: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """SQLite waits for none of them."""
     store().parent.mkdir()
-    store().symlink_to("/dev/null")
+    if kind == "pipe":
+        os.mkfifo(store())
+    elif kind == "device":
+        store().symlink_to("/dev/null")
+    else:
+        store().mkdir()
     assert len(hashed(root)[1]) == 24
     assert "cannot be remembered" in capsys.readouterr().err
-    assert store().is_char_device()
+    assert not store().is_file()
 
 
 def test_no_flipped_bit_gives_another_digest(root: Path) -> None:
