@@ -12,9 +12,9 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 WORDS := $(subst \$(SPACE),_,$(MAKEOVERRIDES))
 GIVEN := $(foreach word,$(WORDS),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-UNKNOWN := $(filter-out $(VARIABLES) PYTHON PEERS PAGE,$(GIVEN))
+UNKNOWN := $(filter-out $(VARIABLES) PYTHON LOCKED PEERS PAGE,$(GIVEN))
 ifneq ($(UNKNOWN),)
-$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES) PYTHON PEERS PAGE; see: make help)
+$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES) PYTHON LOCKED PEERS PAGE; see: make help)
 endif
 
 # Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size=64. The
@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes bench lint clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes bench lint lock sbom clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -46,7 +46,10 @@ help: ## print this help
 	@echo "Meanings and defaults: docs/options.md, or"
 	@echo "  $(BIN)/python -m pipeline train --help"
 
-setup: $(BIN)/.ready ## install the pinned packages into .venv; others do it first
+# LOCKED=1 installs files that requirements.lock has the SHA-256 of, and no others; those of the tests too.
+LOCK := $(if $(call GIVES,LOCKED),$(LOCKED))
+$(if $(filter-out 0 1,$(LOCK)),$(error LOCKED=$(LOCK): expected 0 or 1))
+setup: $(BIN)/$(if $(filter 1,$(LOCK)),.locked,.ready) ## pinned packages into .venv (LOCKED=1: proved by their hashes)
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
@@ -121,44 +124,71 @@ browser: $(BIN)/.ready-dev ## the report page in Chromium (PAGE=: one that is th
 
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
 	@$(BIN)/python -m pytest tests/torture.py
+
 crashes: $(BIN)/.ready-dev ## each state that a power cut may leave, opened again
 	@HEADROOM_CRASHES=all $(ONE_THREAD) $(BIN)/python -m pytest tests/pipeline/test_crashes.py --numprocesses auto -rP
 
-
 ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
 	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
+
 s3: .venv-s3/.ready ## images in a bucket, against a real S3 server
 	@$(ONE_THREAD) .venv-s3/bin/python -m pytest tests/features/datasets/test_bucket.py
-
 
 PEER = $(if $(call GIVES,PEERS),$(PEERS))
 bench: setup ## images per second against Keras' predict (PEERS=1: OpenVINO)
 	$(call only,DATASET WEIGHTS PEERS)$(if $(filter-out 0 1,$(PEER)),$(error PEERS=$(PEERS): expected 0 or 1))
 	@$(BIN)/python benchmarks/extraction.py $(call said,DATASET WEIGHTS) $(if $(filter 1,$(PEER)),--peers)
 
+# Written by uv, and read by pip; it holds for every Python from 3.11 on.
+LOCKED_FILES := requirements.txt requirements-dev.txt requirements-parquet.txt
+lock: .venv-lock/.ready ## requirements.lock anew, with the hashes of all packages
+	@.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --upgrade --custom-compile-command "make lock" --output-file requirements.lock $(LOCKED_FILES)
+
+SBOM_OUT = $(if $(call GIVES,OUT),"$$OUT",out)
+sbom: .venv-lock/.ready ## a CycloneDX bill of materials: OUT/sbom.json
+	@mkdir -p $(SBOM_OUT)
+	@.venv-lock/bin/cyclonedx-py requirements --output-reproducible --output-file $(SBOM_OUT)/sbom.json requirements.lock
+
 clean: ## remove the caches of tools, never OUT
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache
 
-$(BIN)/.ready: requirements.txt
+define NEW_VENV
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 expected, came {v[0]}.{v[1]}; run: make setup PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv || { echo "error: no venv module; install python3-venv, then: make setup" >&2; exit 1; }
+endef
+
+$(BIN)/.ready: requirements.txt
+	$(NEW_VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+$(BIN)/.locked: requirements.lock $(LOCKED_FILES)
+	$(NEW_VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $(BIN)/.ready $(BIN)/.ready-dev $@
 
 $(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt requirements-parquet.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-parquet.txt
 	@touch $@
 
-# With the packages of .venv, by a path file, and Ray besides: so .venv stays without it.
-SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-.venv-ray/.ready: $(BIN)/.ready-dev requirements-ray.txt
-	@$(BIN)/python -m venv .venv-ray
-	@$(BIN)/python $(SITE) > "$$(.venv-ray/bin/python $(SITE))/headroom.pth"
-	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+.venv-lock/.ready: requirements-lock.txt
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lock.txt
 	@touch $@
 
-.venv-s3/.ready: requirements.txt requirements-dev.txt requirements-ray.txt requirements-s3.txt requirements-s3-dev.txt
-	@$(PYTHON) -m venv .venv-s3
-	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$^,-r $(file))
+# With the packages of .venv, by a path file, and others besides: so .venv stays without them.
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define BESIDE_VENV
+	@$(BIN)/python -m venv $(@D)
+	@$(BIN)/python $(SITE) > "$$($(@D)/bin/python $(SITE))/headroom.pth"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(foreach file,$(filter %.txt,$^),-r $(file))
 	@touch $@
+endef
+
+.venv-ray/.ready: $(BIN)/.ready-dev requirements-ray.txt
+	$(BESIDE_VENV)
+
+.venv-s3/.ready: $(BIN)/.ready-dev requirements-ray.txt requirements-s3.txt requirements-s3-dev.txt
+	$(BESIDE_VENV)

@@ -85,6 +85,16 @@ def test_readme_repeats_figures_of_the_results() -> None:
     assert set(shown) <= known
 
 
+def test_the_lock_file_holds_every_pinned_package_with_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    held = dict(re.findall(r"^([\w.-]+==[^ ]+).*?\\\n((?:    --hash=sha256:[0-9a-f]{64}.*\n)+)", lock, re.M))
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-parquet.txt"):
+        for line in (ROOT / file).read_text().splitlines():
+            assert line.startswith("#") or line in held, f"{line} is not in requirements.lock; run: make lock"
+    assert lock.count("==") >= len(held) > 50
+    assert "://" not in lock, "no host of a package index"
+
+
 def test_design_names_every_file() -> None:
     design = (ROOT / "docs" / "design.md").read_text()
     for package in ("features", "models", "reports", "pipeline"):
@@ -154,6 +164,12 @@ def test_peers_1_is_the_only_yes(value: str, asked: bool) -> None:
     done = make("--dry-run", "--assume-old=setup", "bench", f"PEERS={value}")
     assert "benchmarks/extraction.py" in done.stdout
     assert ("--peers" in done.stdout) is asked
+
+
+def test_locked_is_yes_or_no() -> None:
+    assert "LOCKED=2: expected 0 or 1" in make("--dry-run", "setup", "LOCKED=2").stderr
+    assert "--require-hashes" in make("--dry-run", "--always-make", "setup", "LOCKED=1").stdout
+    assert "--require-hashes" not in make("--dry-run", "--always-make", "setup", "LOCKED=0").stdout
 
 
 def test_a_variable_of_the_environment_is_not_an_option() -> None:
