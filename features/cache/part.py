@@ -139,7 +139,7 @@ class Part:
         """Some rows of an array, ascending, into ``out``; chunks without any of them are not read."""
         with self._open() as file:
             item = file[name]
-            chunk = item.chunks[0]
+            chunk = (item.chunks or (1,))[0]
             step = max(1, _rows_of_a_block(item) // chunk) * chunk
             cut = (np.diff(rows // chunk) > 1) | (np.diff(rows // step) > 0)
             done = 0
