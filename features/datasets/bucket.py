@@ -25,7 +25,7 @@ from features.errors import UserError
 
 SCHEME = "s3://"
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older names have more letters.
-PLACE = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][\w.-]{1,253}[A-Za-z0-9])(?:/(?P<key>.*))?", re.ASCII)
+PLACE = re.compile(r"s3://[A-Za-z0-9][\w.-]{1,253}[A-Za-z0-9](/.*)?", re.ASCII)
 THREADS = 32  # objects that are read at once: a small one is little but latency
 LARGEST = 256 << 20  # bytes of an object, which is read whole
 CONNECT = 4.0  # seconds until the server has answered a connection,
@@ -51,8 +51,7 @@ def bucket_url(text: str) -> str:
     UserError
         It is another URL, or none. It is not repeated, as there may be keys in it.
     """
-    found = PLACE.fullmatch(text)
-    if found is None or not text.isprintable():
+    if not PLACE.fullmatch(text) or not text.isprintable():
         raise UserError(
             "dataset= is a URL, but none of a bucket: expected s3://bucket/prefix or s3://bucket/list.csv, "
             f"without user, key or port; keys belong in the environment ({KEYS}), another server in "
@@ -110,7 +109,11 @@ class Bucket:
                 yield listed[0]
 
     def normal(self, path: str) -> str:
-        return path if path.startswith(SCHEME) else posixpath.normpath(path)
+        if not is_url(path):
+            return posixpath.normpath(path)
+        if not PLACE.fullmatch(path):
+            raise UserError("a URL, but none of an object: expected s3://bucket/key, without user or port")
+        return path
 
     def where(self, path: str) -> str:
         if path.startswith(SCHEME) or not path:

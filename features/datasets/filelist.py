@@ -91,7 +91,10 @@ class FileList(PictureFiles):
                     f"{where}: expected a path, a label and, where there are splits, train or test; "
                     f"came {came}; fill it in or remove the row"
                 )
-            name = self._storage.normal(row.path)
+            try:
+                name = self._storage.normal(row.path)
+            except UserError as error:
+                raise UserError(f"{where}: {error}; put it right or remove the row") from None
             if name in seen:
                 raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
             if not skip_unreadable and not self._storage.has(name):

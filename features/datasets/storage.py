@@ -51,7 +51,7 @@ class Storage(Protocol):
         """The names of the files in each of some folders, in any order."""
 
     def normal(self, path: str) -> str:
-        """One spelling of a path that may have several."""
+        """One spelling of a path that may have several; UserError where it is none."""
 
     def where(self, path: str) -> str:
         """What names a file in a message."""
