@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 BOUNDS = (1e-4, 1e4)  # of a temperature; reached only by uninformative or perfectly separable scores
 FLOOR = 1e-12  # of a probability whose logarithm is a loss: one certain error is not all that counts
+BLOCK = 1_000_000  # probabilities that are scaled at a time
 TINY = 1e-300  # of a probability that is scaled: as little as possible is lost of what it was
 
 
@@ -45,8 +46,16 @@ def fit_temperature(logits: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
 
 
 def scaled(proba: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Probabilities ``(n, k)`` after temperature scaling; 1 leaves them as they are."""
-    return softmax(np.log(np.clip(proba, TINY, None)) / temperature)
+    """Probabilities ``(n, k)`` after temperature scaling; 1 leaves them as they are.
+
+    Block by block, so that what is computed on the way is small beside the result.
+    """
+    result = np.empty_like(proba, dtype=np.result_type(proba, np.float32))
+    rows = max(1, BLOCK // max(1, proba.shape[1]))
+    for start in range(0, len(proba), rows):
+        part = proba[start : start + rows]
+        result[start : start + rows] = softmax(np.log(np.clip(part, TINY, None)) / temperature)
+    return result
 
 
 def temperature_of(proba: NDArray[np.float64], codes: NDArray[np.int64]) -> float:

@@ -41,7 +41,8 @@ from reports.statistics.ranking import (
     seeds_of,
 )
 
-SCHEMA = 3  # of report.json; docs/report.schema.json describes it
+SCHEMA = 4  # of report.json; docs/report.schema.json describes it
+MATRIX = 200  # classes up to which report.json holds confusion matrices
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ class Report:
         Returns
         -------
         dict
-            ``schema``, ``created``, ``level``, ``draws`` and ``groups``.
+            ``schema``, ``created``, ``level``, ``draws`` and ``groups``. Of more than 200 classes the
+            confusion matrices are None: ``confusion.csv`` holds their cells.
 
         Examples
         --------
@@ -160,7 +162,12 @@ class Report:
         >>> document["groups"][0]["dataset"]
         'digits'
         """
-        return asdict(self)
+        document = asdict(self)
+        for group in document["groups"]:
+            if len(group["class_names"]) > MATRIX:
+                for entry in group["entries"]:
+                    entry["confusion"] = None
+        return document
 
 
 def build(runs: Sequence[Run], context: ReportContext | None = None) -> Report:

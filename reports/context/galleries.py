@@ -52,11 +52,8 @@ def galleries(
     if not asked:
         return []
     labels = asked[0].test_labels
-    probas = [run.test_scaled for run in asked]
-    said = np.array([proba.argmax(axis=1) for proba in probas])  # (heads, n)
-    wrong = said != labels
-    sure = np.array([proba.max(axis=1) for proba in probas])
-    on_label = np.mean([proba[np.arange(len(labels)), labels] for proba in probas], axis=0)
+    said, sure, of_label = (np.array(each) for each in zip(*map(_told, asked), strict=True))  # (heads, n)
+    wrong, on_label = said != labels, np.mean(of_label, axis=0)
     best = names[asked[0].id]
     plans = [
         (
@@ -99,12 +96,18 @@ def galleries(
                 -found.similarities[:, 0],
             )
         )
-    context = _Context(asked, probas, names, cache, found)
+    context = _Context(asked, said, sure, names, cache, found)
     return [
         Gallery(key, title, about, len(rows), context.items(rows[np.argsort(order[rows], kind="stable")]))
         for key, title, about, rows, order in plans
         if len(rows)
     ]
+
+
+def _told(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The class a run says, its calibrated probability, and that of the label: (n,) each."""
+    proba = run.test_scaled
+    return proba.argmax(axis=1), proba.max(axis=1), proba[np.arange(len(proba)), run.test_labels]
 
 
 class _Context:
@@ -113,12 +116,13 @@ class _Context:
     def __init__(
         self,
         runs: Sequence[Run],
-        probas: list[NDArray[np.float64]],
+        said: NDArray[np.int64],
+        sure: NDArray[np.float64],
         names: Mapping[str, str],
         cache: Embeddings | None,
         found: Neighbours | None,
     ) -> None:
-        self._runs, self._probas, self._found = runs, probas, found
+        self._runs, self._said, self._sure, self._found = runs, said, sure, found
         self._heads = [names[run.id] for run in runs]
         self._names = runs[0].class_names
         self._ids = {split: cache.ids(split) if cache else [] for split in ("train", "test")}
@@ -129,12 +133,10 @@ class _Context:
 
     def _item(self, row: int) -> dict[str, Any]:
         says = [
-            {
-                "head": head,
-                "class": self._names[int(proba[row].argmax())],
-                "probability": float(proba[row].max()),
-            }
-            for head, proba in zip(self._heads, self._probas, strict=True)
+            {"head": head, "class": self._names[int(code)], "probability": float(probability)}
+            for head, code, probability in zip(
+                self._heads, self._said[:, row], self._sure[:, row], strict=True
+            )
         ]
         return {
             "row": row,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -20,6 +20,11 @@ MARKERS = "osD^vP*X<>hd"
 STYLES = ("-", "--", "-.", ":")
 LETTER = 0.075  # inches of a letter in a legend
 ACCURACY_SPAN = 0.02  # the least that an axis of accuracies shows: less than that is no difference to look at
+
+Place = Literal["outside upper left", "outside lower left", "outside right upper"]  # of a legend
+ABOVE: Place = "outside upper left"
+BELOW: Place = "outside lower left"
+BESIDE: Place = "outside right upper"
 
 styled = rc_context(
     {
@@ -58,12 +63,12 @@ def show_at_least(axes: Axes, span: float) -> None:
         axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
-def legend(figure: Figure, place: str, handles: Mapping[str, Artist] | None = None) -> None:
+def legend(figure: Figure, place: Place, handles: Mapping[str, Artist] | None = None) -> None:
     """A legend outside the axes, so that it hides nothing.
 
     Parameters
     ----------
-    place : ``upper left``, ``lower left`` (as many columns as there is room for) or ``right upper`` (one).
+    place : above or below the axes in as many columns as there is room for, or beside them in one.
     handles : by name; without them what the axes label, each name once.
     """
     if handles is None:
@@ -71,9 +76,7 @@ def legend(figure: Figure, place: str, handles: Mapping[str, Artist] | None = No
         handles = {name: handle for found in labelled for handle, name in zip(*found, strict=True)}
     names = [textwrap.fill(name, 32) for name in handles]
     longest = max(len(line) for name in names for line in name.split("\n"))
-    columns = 1 if place.startswith("right") else int(figure.get_figwidth() / (0.4 + LETTER * longest))
-    drawn: Any = figure.legend(
-        handles.values(), names, loc=f"outside {place}", ncols=max(1, min(len(names), columns))
-    )
+    columns = 1 if place == BESIDE else int(figure.get_figwidth() / (0.4 + LETTER * longest))
+    drawn = figure.legend(handles.values(), names, loc=place, ncols=max(1, min(len(names), columns)))
     for text in drawn.get_texts():
         text.set_parse_math(False)

@@ -16,8 +16,11 @@ from matplotlib.ticker import LogLocator
 from features.words import listed
 from reports.entry import Entry
 from reports.figures.plot_style import (
+    ABOVE,
     ACCURACY_SPAN,
     BEHIND,
+    BELOW,
+    BESIDE,
     INK,
     MARKERS,
     SERIES,
@@ -217,9 +220,9 @@ def pareto(group: Group, width: float = WIDE) -> Figure:
         axes.set_ylabel("test accuracy")
         axes.grid(alpha=0.3)
     heads = {head: _handle(marker, BEHIND) for head, marker in marked.items()}
-    legend(figure, "upper left", heads)
+    legend(figure, ABOVE, heads)
     if len(coloured) > 1:
-        legend(figure, "lower left", {name: _handle("s", colour) for name, colour in coloured.items()})
+        legend(figure, BELOW, {name: _handle("s", colour) for name, colour in coloured.items()})
     return figure
 
 
@@ -251,14 +254,15 @@ def embedding_map(group: Group, width: float = WIDE) -> Figure:
         axes.set_ylabel(label.format(2))
         axes.set_xticks([])
         axes.set_yticks([])
-    legend(figure, "lower left", handles)
+    legend(figure, BELOW, handles)
     return figure
 
 
 def _intervals(rows: Sequence[Row], label: str, note: str, width: float) -> Figure:
     """Values with their intervals, one below the other, the first on top; the note stands below."""
     wide = is_wide(width)
-    names = [textwrap.wrap(row.name, 44 if wide else 18, max_lines=3 if wide else 2, placeholder=" …") for row in rows]
+    letters, most = (44, 3) if wide else (18, 2)
+    names = [textwrap.wrap(row.name, letters, max_lines=most, placeholder=" …") for row in rows]
     lines = max(map(len, names))
     below = textwrap.wrap(note, 130 if wide else 50)
     height = (0.75 if wide else 0.9) + max(0.3, 0.15 * lines + 0.08) * len(rows) + 0.17 * len(below)
@@ -295,7 +299,7 @@ def _lines(width: float, lines: int) -> tuple[Figure, Axes]:
 
 
 def _legend_beside(figure: Figure, width: float) -> None:
-    legend(figure, "right upper" if is_wide(width) else "lower left")
+    legend(figure, BESIDE if is_wide(width) else BELOW)
 
 
 def _styled(entries: Sequence[Entry]) -> Any:

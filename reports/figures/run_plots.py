@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from models.heads.parameters import on_a_scale, shown
 from reports.entry import Entry
 from reports.figures.plot_style import (
+    ABOVE,
     ACCURACY_SPAN,
     BEHIND,
     HALF,
@@ -68,9 +70,9 @@ def _by_epoch(entry: Entry, name: str, label: str) -> Figure:
     axes.axvline(kept, color=BEHIND, lw=1, ls=":", zorder=0)
     axes.set_xlabel(f"epoch (dotted: kept, {kept})")
     axes.set_ylabel(label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
-    legend(figure, "upper left")
+    legend(figure, ABOVE)
     return figure
 
 
@@ -115,7 +117,7 @@ def sweep(entry: Entry) -> Figure:
     axes.grid(alpha=0.3)
     show_at_least(axes, ACCURACY_SPAN)
     if both or len(others) > 1:
-        legend(figure, "upper left")
+        legend(figure, ABOVE)
     return figure
 
 

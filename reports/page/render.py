@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from features.files import open_regular, write_whole
 from features.shapes import fits, mapping, read, sha256, text
 from features.words import counted, listed
 from reports.entry import Entry
+from reports.page.excerpt import LISTED, classification_report, worst
 from reports.page.spreadsheet import CSV, ENCODING, cell
 from reports.report import Group, Report
 
@@ -36,7 +37,7 @@ DETAILED = 15  # configurations of a group that get figures of their own, best f
 PNG_DPI = 200
 PATIENCE = 60.0  # seconds that a report waits for another to be written; one takes a second
 TEMPLATES = Path(__file__).parent / "templates"
-COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
+RUNS: dict[str, Callable[[Group, Entry], Any]] = {  # columns of runs.csv
     "dataset": lambda group, entry: group.dataset,
     "name": lambda group, entry: entry.name,
     "head": lambda group, entry: entry.head,
@@ -72,6 +73,11 @@ COLUMNS: dict[str, Callable[[Group, Entry], Any]] = {  # of runs.csv
     "run": lambda group, entry: entry.folder,
     "command": lambda group, entry: entry.command,
 }
+CLASSES = (  # columns of classes.csv
+    "run", "name", "class", "support",
+    *(f"{metric}{end}" for metric in ("precision", "recall", "f1") for end in ("", "_low", "_high")),
+)  # fmt: skip
+CONFUSION = ("run", "name", "true", "predicted", "images")  # columns of confusion.csv
 
 
 def write(
@@ -90,7 +96,7 @@ def write(
     ----------
     pictures : where a group's images are, by test digest; without them the page says so.
     state : what the report follows from, for :func:`current`.
-    form : of ``runs.csv``: ``csv``, the data as it is, or ``spreadsheet``.
+    form : of the CSV files: ``csv``, the data as it is, or ``spreadsheet``.
 
     Returns
     -------
@@ -112,7 +118,13 @@ def write(
     folder = Path(folder)
     figures = draw(report)
     svgs = {name: _svg(figure, name) for name, figure in figures.items()}
-    common = {"report": report, "figures": svgs, "detailed": DETAILED, "chosen": chosen_name}
+    common = {
+        "report": report,
+        "figures": svgs,
+        "detailed": DETAILED,
+        "chosen": chosen_name,
+        "listed_most": LISTED,
+    }
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     narrow = {name: _svg(figure, f"{name}-narrow") for name, figure in draw_narrow(report).items()}
     page = common | {
@@ -126,7 +138,9 @@ def write(
     files |= {f"figures/{name}.png": _png(figure) for name, figure in figures.items()}
     files["report.json"] = (json.dumps(report.to_json(), ensure_ascii=False) + "\n").encode()
     files["report.md"] = _template("report.md.j2", common, autoescape=False).encode()
-    files["runs.csv"] = _csv(report, form).encode(ENCODING[form])
+    files["runs.csv"] = _csv(RUNS, _runs(report), form)
+    files["classes.csv"] = _csv(CLASSES, _classes(report), form)
+    files["confusion.csv"] = _csv(CONFUSION, _confusion(report), form)
     files["index.html"] = _template("index.html.j2", page, autoescape=True).encode()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = (json.dumps({"state": state, "sha256": digests}, indent=1) + "\n").encode()
@@ -265,14 +279,37 @@ class _Thumbnails:
         return None if found is None or found.problem else found.uri(split, row)
 
 
-def _csv(report: Report, form: str) -> str:
+def _csv(columns: Iterable[str], rows: Iterable[Sequence[Any]], form: str) -> bytes:
     text = io.StringIO()
     sheet = csv.writer(text)
-    sheet.writerow(COLUMNS)
+    sheet.writerow(columns)
+    sheet.writerows([cell(value, form) for value in row] for row in rows)
+    return text.getvalue().encode(ENCODING[form])
+
+
+def _runs(report: Report) -> Iterator[list[Any]]:
     for group in report.groups:
         for entry in group.entries:
-            sheet.writerow([cell(value(group, entry), form) for value in COLUMNS.values()])
-    return text.getvalue()
+            yield [value(group, entry) for value in RUNS.values()]
+
+
+def _classes(report: Report) -> Iterator[list[Any]]:
+    """Each class of each run."""
+    for group in report.groups:
+        for entry in group.entries:
+            for row in entry.per_class:
+                yield [entry.folder, entry.name, *(row[name] for name in CLASSES[2:])]
+
+
+def _confusion(report: Report) -> Iterator[list[Any]]:
+    """Each cell of each run's confusion matrix that holds images."""
+    for group in report.groups:
+        names = group.class_names
+        for entry in group.entries:
+            for true, row in enumerate(entry.confusion):
+                for predicted, images in enumerate(row):
+                    if images:
+                        yield [entry.folder, entry.name, names[true], names[predicted], images]
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -335,6 +372,8 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
         "markdown": markdown,
         "fenced": fenced,
         "code": code,
+        "classification_report": classification_report,
+        "worst": worst,
         "counted": counted,
         "listed": listed,
         "thousands": lambda value: f"{value:,}",
