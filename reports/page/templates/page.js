@@ -39,7 +39,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 // A link to what is folded away unfolds it.
 function unfold(hash) {
-  const target = hash && document.getElementById(hash.slice(1));
+  const target = document.getElementById(hash.slice(1));
   for (let part = target; part; part = part.parentElement) {
     if (part.tagName === "DETAILS") part.open = true;
   }
