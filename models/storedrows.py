@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ class StoredRows(Blocks):
     embeddings, split, layers : whose rows and columns they are.
     memory : bytes that rows and a fit may take together.
     rows : (n,) the stored rows, ascending; None: all of the split.
-    kept : the sample of these rows, where it is at hand.
+    kept : gives the sample of these rows, where it is at hand.
 
     Raises
     ------
@@ -37,7 +37,7 @@ class StoredRows(Blocks):
         layers: Sequence[str],
         memory: int,
         rows: NDArray[np.int64] | None = None,
-        kept: Blocks | None = None,
+        kept: Callable[[], Blocks] | None = None,
     ) -> None:
         self.embeddings, self.split, self.layers = embeddings, split, tuple(layers)
         self.rows, self._kept = rows, kept
@@ -60,7 +60,7 @@ class StoredRows(Blocks):
 
     def sample(self) -> Blocks | NDArray[np.float32]:
         """The evenly spaced rows."""
-        return super().sample() if self._kept is None else self._kept
+        return super().sample() if self._kept is None else self._kept()
 
 
 def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRows:

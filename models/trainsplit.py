@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,6 @@ class TrainSplit:
 
     X: Rows
     X_fit: Rows
-    X_val: Rows
 
     def __init__(
         self, embeddings: Embeddings, layers: Sequence[str], memory: int | str | None = None
@@ -86,22 +86,33 @@ class TrainSplit:
             f"{len(labels):,} training images are {gigabytes(self.bytes)}, and {gigabytes(self.memory)} of "
             "memory may be taken (memory=): they are read in blocks"
         )
-        whole = StoredRows(self.embeddings, "train", self.layers, self.memory)
-        kept = [  # one pass proves and looks at all rows, and copies those that are needed again and again
-            (rows, Spool(self.embeddings.path.parent, (len(rows), whole.shape[1]), self.memory))
-            for rows in (self.val_rows, self.fit_rows[evenly(len(self.fit_rows))], evenly(len(labels)))
-        ]
-        for places, block in whole:
-            for rows, spool in kept:
-                first, last = np.searchsorted(rows, (places.start, places.stop))
-                spool.add(block[rows[first:last] - places.start])
-        (_, self.X_val), (_, of_fit), (_, of_all) = kept
-        self.X = StoredRows(self.embeddings, "train", self.layers, self.memory, kept=of_all)
-        self.X_fit = StoredRows(
-            self.embeddings, "train", self.layers, self.memory, self.fit_rows, kept=of_fit
-        )
+        self.X = self._stored(None, lambda: self._kept[2])
+        self.X_fit = self._stored(self.fit_rows, lambda: self._kept[1])
         self.order, self.y = np.arange(len(labels)), labels
         self.y_fit, self.y_val = labels[self.fit_rows], labels[self.val_rows]
+
+    @cached_property
+    def X_val(self) -> Rows:
+        """The validation rows."""
+        return self._kept[0]
+
+    @cached_property
+    def _kept(self) -> list[Spool]:
+        """Of rows in blocks: those that are needed again and again, copied in one pass.
+
+        The validation rows, and the samples of ``X_fit`` and of ``X``.
+        """
+        count, width = self.X.shape
+        wanted = [self.val_rows, self.fit_rows[evenly(len(self.fit_rows))], evenly(count)]
+        spools = [Spool(self.embeddings.path.parent, (len(rows), width), self.memory) for rows in wanted]
+        for places, block in self._stored(None):
+            for rows, spool in zip(wanted, spools, strict=True):
+                first, last = np.searchsorted(rows, (places.start, places.stop))
+                spool.add(block[rows[first:last] - places.start])
+        return spools
+
+    def _stored(self, rows: NDArray[np.int64] | None, kept: Callable[[], Blocks] | None = None) -> StoredRows:
+        return StoredRows(self.embeddings, "train", self.layers, self.memory, rows, kept)
 
     def chosen(self, rows: NDArray[np.int64]) -> Rows:
         """Some rows of ``X_fit``, ascending, by number: in memory where half of it holds them."""

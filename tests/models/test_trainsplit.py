@@ -122,19 +122,19 @@ class TestTheSplit:
         with pytest.raises(
             UserError, match=r"not enough disk in .* for a copy of 100 rows.* a larger memory="
         ):
-            split(stored, MEMORY)
+            sample(split(stored, MEMORY).X)
 
     def test_a_folder_that_may_not_be_written_is_told(self, stored: Stored, tmp_path: Path) -> None:
         stored.path = tmp_path / "file" / "fake.h5"
         (tmp_path / "file").write_text("")
         with pytest.raises(UserError, match=r"cannot write a temporary file in .*file: Not a directory"):
-            split(stored, MEMORY)
+            sample(split(stored, MEMORY).X)
 
     @pytest.mark.parametrize("bad", [np.inf, np.nan])
     def test_what_is_no_number_is_refused(self, stored: Stored, bad: float) -> None:
         stored._X["train"][777, 3] = bad
         with pytest.raises(UserError, match="holds NaN or infinite numbers; verify the cache"):
-            split(stored, MEMORY)
+            selection.train(split(stored, MEMORY), "centroid", 0)
 
     @pytest.mark.parametrize("memory", ["much", "4 apples", "-1", "0", "1e9", "GB"])
     def test_what_is_no_amount_of_memory_is_refused(self, stored: Stored, memory: str) -> None:
@@ -280,6 +280,7 @@ def test_a_head_that_knows_no_blocks_is_refused_with_the_bytes_of_all_rows(store
         match=r"RandomForestClassifier needs at least .* \(1,000 images x 8 values x 4 bytes\).*memory=",
     ):
         selection.train(split(stored, MEMORY), "RandomForestClassifier", 0)
+    assert "X train" not in stored.asked
 
 
 def test_the_test_split_is_read_after_the_last_fit(stored: Stored) -> None:
