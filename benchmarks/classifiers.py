@@ -3,12 +3,21 @@
     .venv/bin/python benchmarks/classifiers.py --embeddings out/embeddings/FILE.h5
     .venv/bin/python benchmarks/classifiers.py --embeddings FILE.h5 --only LogisticRegression,logistic
     .venv/bin/python benchmarks/classifiers.py --embeddings FILE.h5 --rows 10000 --only SVC
+    .venv/bin/python benchmarks/classifiers.py --memory   # what one fit of each class holds, of made-up rows
 
 Each head is trained as ``make train`` does, in a process of its own: chosen on the validation split, fitted
 again on all of train, one prediction of the test split. What takes longer than ``--hours`` is stopped and
 tried again on ``--fallback`` training images, and its line says so. Seconds are of the processor (user and
 system, all threads): a busy machine changes them least. Memory is the peak of resident memory above that of
 the imports and the train split. Prints a table line by line, then JSON.
+
+``--memory`` needs no embeddings. Each of scikit-learn's classifiers that is a head is fitted on float32 rows
+drawn from seed 0 in ``CLASSES`` classes, ``--rows`` x ``--width`` and both halved, each in a process of its
+own (Linux: its ``VmHWM`` is set back before the fit, after a small one has loaded what is loaded late). Peaks
+above the rows themselves are told as copies of the float32 rows, and from all four sizes as ``a`` float64
+values for each value of the rows, ``b`` for each pair of rows and ``c`` for each pair of columns, by least
+squares, none below 0: what ``models/heads/estimator.py`` reckons with. Processes of ``n_jobs`` are not
+counted.
 """
 
 from __future__ import annotations
@@ -30,6 +39,7 @@ from features.backbones.registry import BACKBONES, DEFAULT
 from features.cache.embeddings import Embeddings
 from features.environment import processor, versions
 from models.heads.parameters import parse
+from models.heads.registry import LEFT_OUT, head
 from models.selection import train
 from models.trainsplit import TrainSplit
 
@@ -56,6 +66,8 @@ HEADS = (  # a name, and what SET= says
     ("LinearSVC", ""),
     ("HistGradientBoostingClassifier", ""),
 )
+CLASSES = 10  # of the made-up rows
+SMALL = (300, 8)  # rows and columns of the fit that loads what a class imports late
 
 
 class Peak(threading.Thread):
@@ -111,20 +123,86 @@ def measure(path: Path, layers: str, name: str, settings: str, rows: int | None)
     }
 
 
+def made_up(rows: int, width: int) -> tuple[Any, Any]:
+    """Rows that are not negative, as embeddings are, and their classes."""
+    rng, y = np.random.default_rng(0), np.arange(rows) % CLASSES
+    X = rng.random((rows, width), dtype=np.float32)
+    X += rng.random((CLASSES, width), dtype=np.float32)[y]
+    return X, y
+
+
+def fit_peak(name: str, rows: int, width: int) -> int:
+    """Bytes by which resident memory grows at most while a class is fitted, in this process."""
+
+    def resident(kind: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
+
+    head(name).make(0).fit(*made_up(*SMALL))
+    X, y = made_up(rows, width)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again: proc(5)
+    before = resident("VmRSS")
+    head(name).make(0).fit(X, y)
+    return resident("VmHWM") - before
+
+
+def memory(only: list[str] | None, rows: int, width: int, hours: float) -> None:
+    """Print what a fit of each of scikit-learn's classifiers holds."""
+    from scipy.optimize import nnls
+    from sklearn.utils import all_estimators
+
+    sizes = [(r, w) for r in (rows, rows // 2) for w in (width, width // 2)]
+    terms = np.array([[8 * r * w, 8 * r * r, 8 * w * w, 1] for r, w in sizes], float)
+    used = f"scikit-learn {versions()['scikit-learn']}"
+    print(f"{rows:,} x {width:,} values and both halved, {CLASSES} classes, {used}")
+    print(f"{'class':32} {'copies':>7} {'a':>6} {'b':>6} {'c':>6}   MB at each size")
+    for name in (name for name, _ in all_estimators("classifier") if name not in LEFT_OUT):
+        if only is not None and name not in only:
+            continue
+        grown = []
+        for size in sizes:
+            command = [sys.executable, __file__, "--fit", name, *map(str, size)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=3600 * hours)
+            except subprocess.TimeoutExpired:
+                print(f"{name:32} more than {hours:g} h at {size[0]:,} x {size[1]:,}", flush=True)
+                break
+            if done.returncode:
+                print(f"{name:32} {done.stderr.strip().splitlines()[-1]}", flush=True)
+                break
+            grown.append(int(done.stdout))
+        else:
+            a, b, c, _ = nnls(terms / terms.max(0), np.array(grown))[0] / terms.max(0)
+            shown = "  ".join(f"{size / 1e6:,.0f}" for size in grown)
+            copies = grown[0] / (4 * rows * width)
+            print(f"{name:32} {copies:7.2f} {a:6.2f} {b:6.2f} {c:6.2f}   {shown}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--embeddings", type=Path, required=True)
+    parser.add_argument("--embeddings", type=Path, help="a cache; needed without --memory")
     parser.add_argument("--layers", default=BACKBONES[DEFAULT].layers)
     parser.add_argument("--only", help="names of heads, with commas")
     parser.add_argument("--rows", type=int, help="so many training images instead of all")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--fallback", type=int, default=10_000)
+    parser.add_argument("--memory", action="store_true", help="what scikit-learn's classes hold")
+    parser.add_argument("--width", type=int, default=1_000, help="values of a made-up row; --rows is 4,000")
+    parser.add_argument("--fit", nargs=3, metavar=("CLASS", "ROWS", "WIDTH"), help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, metavar=("HEAD", "SET"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    chosen = given.only.split(",") if given.only else None
+    if given.fit:
+        print(fit_peak(given.fit[0], int(given.fit[1]), int(given.fit[2])))
+        return
+    if given.memory:
+        memory(chosen, given.rows or 4_000, given.width, given.hours)
+        return
+    if given.embeddings is None:
+        parser.error("--embeddings is needed without --memory")
     if given.one:
         print(json.dumps(measure(given.embeddings, given.layers, *given.one, given.rows)))
         return
-    chosen = given.only.split(",") if given.only else None
     found = []
     print(f"{processor()}, scikit-learn {versions()['scikit-learn']}, {given.layers}")
     print(f"{'head':48} {'images':>7} {'validation':>10} {'test':>7} {'CPU s':>8} {'peak GB':>8}")

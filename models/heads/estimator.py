@@ -177,7 +177,7 @@ class EstimatorHead(BaseHead):
         kernels = KERNELS.get(name, 0)
         parts = [
             (copies * rows * width * 8, f"{copies:g} x {rows:,} images x {width:,} values x 8 bytes"),
-            (kernels * rows**2 * 8, f"{kernels} x {rows:,} x {rows:,} pairs of images x 8 bytes"),
+            (kernels * rows**2 * 8, f"{kernels:g} x {rows:,} x {rows:,} pairs of images x 8 bytes"),
         ]
         return int(sum(size for size, _ in parts)), " + ".join(words for size, words in parts if size)
 
@@ -208,19 +208,23 @@ class EstimatorHead(BaseHead):
 
 
 # What a fit holds at once, at least, by class: in matrices of float64 as large as the embeddings, and of all
-# pairs of images. Growth of resident memory with scikit-learn 1.9.1, by hand at 4,000 x 1,000 values;
-# LinearDiscriminantAnalysis and RidgeClassifier at 50,000 x 2,816 too (docs/results.md). That of
-# GaussianProcessClassifier is reckoned: a kernel and its Cholesky factor. A class that is not named counts
-# nothing: it held less than half of a matrix, or was not measured.
+# pairs of images. Growth of resident memory with scikit-learn 1.9.1 (benchmarks/classifiers.py --memory
+# --rows 3000 --width 600); LinearDiscriminantAnalysis, which held 2.1 there, at 50,000 x 2,816
+# (docs/results.md). That of GaussianProcessClassifier is reckoned: a kernel and its Cholesky factor. A class
+# that is not named counts nothing: it held less than half of a matrix, or was not measured.
 COPIES: dict[str, float] = {
+    "BernoulliNB": 1.7,
+    "ComplementNB": 0.9,
     "LinearDiscriminantAnalysis": 1.6,
     "LinearSVC": 3,
+    "MultinomialNB": 0.9,
+    "NearestCentroid": 2,
     "NuSVC": 2,
-    "RidgeClassifier": 0.6,
+    "RidgeClassifier": 1,
     "RidgeClassifierCV": 3,
     "SVC": 2,
 }
-KERNELS = {"GaussianProcessClassifier": 2, "LabelPropagation": 1, "LabelSpreading": 1}
+KERNELS: dict[str, float] = {"GaussianProcessClassifier": 2, "LabelPropagation": 1.4, "LabelSpreading": 1.4}
 
 
 def _one_line(text: str) -> str:

@@ -153,7 +153,5 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_tried(
     code, _, err = trained("train", "--head", "LabelSpreading")
     assert code == 2
     line = err.strip().splitlines()[-1]
-    assert (
-        "the head LabelSpreading needs at least 0.0 GB of memory (40 images x 1,024 values x 4 bytes" in line
-    )
-    assert "+ 1 x 40 x 40 pairs of images" in line
+    assert "the head LabelSpreading needs at least 0.0 GB of memory (40 images x 1,024 values" in line
+    assert "+ 1.4 x 40 x 40 pairs of images x 8 bytes)" in line
