@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import warnings
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from features.datasets import images
 from features.datasets.images import array_squares, read_square, square, stored
 from features.errors import UserError
 
@@ -235,6 +237,15 @@ def test_scans_count_in_a_jpeg_that_is_not_progressive(kind: int) -> None:
     with pytest.raises(UserError, match=r"bad\.jpg: .* came: 300 scans of 4000 x 4000 pixels; replace"):
         read_square("bad.jpg", 32, empty_scans(4_000, 300, kind))
     assert read_square("good.jpg", 32, empty_scans(400, 300, kind)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("block", [1, 7, images.BLOCK])
+def test_every_scan_is_counted_wherever_blocks_end(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(images, "BLOCK", block)
+    stream = io.BytesIO(empty_scans(64, 30, 0xC0))
+    stream.seek(5)
+    assert images._scans(stream) == 30
+    assert stream.tell() == 5
 
 
 def test_a_progressive_jpeg_as_encoders_make_it_is_read(tmp_path: Path) -> None:
