@@ -144,12 +144,18 @@ def average_intervals(draws: int, rng: np.random.Generator) -> None:
         both = np.array(found)  # (draws, 2, 2)
         line("macro F1 (bootstrap)", setting, float(f1.mean()), both[:, 0])
         line("balanced accuracy (bootstrap)", setting, float(np.mean(recall)), both[:, 1])
+        said = {"precision": "precision", "recall": "recall", "f1": "F1"}
         truths = {"precision": right / guesses, "recall": np.array(recall), "f1": f1}
         for label, which in ((0, "first"), (len(sizes) - 1, "last")):
             counts = drawn[:, label, label], drawn[:, :, label].sum(axis=1), drawn[:, label].sum(axis=1)
             for metric, truth in truths.items():
                 ends = of_counts(lambda *n, of=metric: by_class(*n)[of], *counts, what=metric)
-                line(f"{metric} of a class (Wilson)", f"{setting}: the {which}", float(truth[label]), ends)
+                line(
+                    f"{said[metric]} of a class (Wilson)",
+                    f"{setting}: the {which}",
+                    float(truth[label]),
+                    ends,
+                )
 
 
 def calibration_intervals(draws: int, rng: np.random.Generator) -> None:
@@ -244,9 +250,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")
     given = parser.parse_args()
-    print("| interval | test set | truth | draws | held | truth below | truth above | mean width |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in given.only.split(","):
+    names = given.only.split(",")
+    if unknown := [name for name in names if name not in KINDS]:
+        parser.error(f"--only {unknown[0]}: expected some of {', '.join(KINDS)}")
+    if set(names) - {"alarms", "power"}:
+        print("| interval | test set | truth | draws | held | truth below | truth above | mean width |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in names:
         KINDS[name](given.draws, np.random.default_rng([given.seed, list(KINDS).index(name)]))
 
 

@@ -121,6 +121,7 @@ class State:
     """What a power cut may leave, and how it came to be."""
 
     about: str
+    length: int  # of the prefix, in operations
     tree: dict[str, bytes | None]
     whole: bool  # whether nothing is lost or torn
     last: bool  # whether the command had finished
@@ -178,7 +179,7 @@ class Recorder:
                 if instead is not None:
                     disk.do(instead)
             about = f"{length} of {len(self.log)} operations" + (f", {how} {place}" if how else "")
-            state = State(about, disk.tree(), not how, length == len(self.log))
+            state = State(about, length, disk.tree(), not how, length == len(self.log))
             if (key := _digest(state)) not in seen:
                 seen.add(key)
                 yield state
