@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes bench lint lock sbom clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes fuzz bench lint lock sbom clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -128,6 +128,9 @@ torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
 crashes: $(BIN)/.ready-dev ## each state that a power cut may leave, opened again
 	@HEADROOM_CRASHES=all $(ONE_THREAD) $(BIN)/python -m pytest tests/pipeline/test_crashes.py --numprocesses auto -rP
 
+fuzz: .venv-fuzz/.ready ## any bytes and any words at every boundary
+	@$(ONE_THREAD) .venv-fuzz/bin/python -m pytest tests/fuzz.py -rP
+
 ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
 	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
 
@@ -191,4 +194,7 @@ endef
 	$(BESIDE_VENV)
 
 .venv-s3/.ready: $(BIN)/.ready-dev requirements-ray.txt requirements-s3.txt requirements-s3-dev.txt
+	$(BESIDE_VENV)
+
+.venv-fuzz/.ready: $(BIN)/.ready-dev requirements-fuzz.txt
 	$(BESIDE_VENV)
