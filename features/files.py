@@ -34,12 +34,14 @@ def given_path(name: str, value: str) -> Path:
     if not value:
         raise UserError(f"{name}= is empty: expected a path; give one or leave it out")
     given_text(name, value)
+    if "\0" in value:  # which Python can say, and no command line
+        raise UserError(f"{name}={value!a}: expected a path without \\x00; leave it out")
     try:
         path = Path(value).expanduser()
     except RuntimeError:
         raise UserError(f"{shown}: there is no such user here; give the path without ~") from None
     names = [len(part.encode()) for part in path.parts]
-    if sum(names) + len(names) > LONGEST_PATH or max(names, default=0) > LONGEST_NAME or "\0" in value:
+    if sum(names) + len(names) > LONGEST_PATH or max(names, default=0) > LONGEST_NAME:
         raise UserError(
             f"{shown}: expected a path of at most {LONGEST_PATH:,} bytes, and names of at most "
             f"{LONGEST_NAME}, came {len(value.encode()):,}; give a shorter one"

@@ -22,7 +22,7 @@ from features.datasets.parquet import ParquetShard
 from features.datasets.webdataset import TarShard
 from features.download import file_digest
 from features.errors import UserError
-from features.files import NotRegular, given_file, open_regular, replacing, write_whole
+from features.files import NotRegular, given_file, given_path, open_regular, replacing, write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,6 +109,11 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
                 open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nothing")
+
+
+def test_a_path_holds_no_nul() -> None:
+    with pytest.raises(UserError, match=r"^weights='a\\x00b': expected a path without \\x00; leave it out$"):
+        given_path("weights", "a\0b")
 
 
 def test_what_is_no_file_where_one_was_given_is_told_as_what_it_is(tmp_path: Path) -> None:
