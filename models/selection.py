@@ -116,7 +116,7 @@ def train(
     for warned, fit in ((stopped, "of a value that was tried"), (stopped_again, "of the final fit")):
         if warned:
             selection.notes.append(f"the solver {fit} stopped before it had converged: {warned[-1].message}")
-    selection.notes += [f"the final fit warned: {remark}" for remark in estimator.remarks()]
+    selection.notes += [f"the final fit {remark}" for remark in estimator.remarks()]
     if isinstance(material.X, Blocks):
         selection.notes.append(
             f"fitted out of core: the training images are {gigabytes(material.bytes)}, of memory "

@@ -105,7 +105,7 @@ class BaseHead:
         return {}
 
     def remarks(self) -> list[str]:
-        """What a reader of the result should know of the last fit: a phrase each."""
+        """What a reader of the result should know of the last fit: phrases of which it is the subject."""
         return []
 
     def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:

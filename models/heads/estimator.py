@@ -96,9 +96,11 @@ class EstimatorHead(BaseHead):
                 epochs = self._fit_in_blocks(X, y)
             else:
                 self._guarded(self.fitted_.fit, X, y)
-        self._remarks = list(dict.fromkeys(_one_line(str(warning.message)) for warning in caught))
+        self._remarks = list(
+            dict.fromkeys(f"warned: {_one_line(str(warning.message))}" for warning in caught)
+        )
         if epochs is not None:
-            self._remarks.append(f"fitted by partial_fit in {counted(epochs, 'epoch')}")
+            self._remarks.append(f"was by partial_fit, in {counted(epochs, 'epoch')}")
         self.classes_ = np.asarray(self.fitted_.classes_)
         self._least = 1 / (len(y) + len(self.classes_))
         return self
