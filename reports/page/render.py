@@ -123,7 +123,7 @@ def write(
         "figures": svgs,
         "detailed": DETAILED,
         "chosen": chosen_name,
-        "listed_most": LISTED,
+        "most": LISTED,
     }
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     narrow = {name: _svg(figure, f"{name}-narrow") for name, figure in draw_narrow(report).items()}
