@@ -122,7 +122,7 @@ class _Pictures:
         try:
             with open_regular(self._path) as stream:
                 stream.seek(start)
-                return stream.read(size)
+                return stream.read(min(size, os.fstat(stream.fileno()).st_size))
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}") from None
 

@@ -310,8 +310,7 @@ def test_costs_that_all_heads_share_have_no_figure(tmp_path: Path) -> None:
     assert drawn(ridge, lda) == [fit, predict]
     elsewhere = replace(lda, fingerprint="a" * 64)
     assert drawn(ridge, elsewhere) == [network, fit, predict], "both files have 1,234 bytes"
-    larger.path = tmp_path / "larger.h5"
-    larger.path.write_bytes(b"x" * 4321)
+    larger.nbytes = 4321
     assert drawn(ridge, elsewhere) == [network, disk, fit, predict]
 
 
