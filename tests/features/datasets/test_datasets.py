@@ -184,6 +184,30 @@ class TestFolder:
         with pytest.raises(UserError, match="/proc"):
             open_dataset("/proc")
 
+    def test_a_folder_that_the_system_refuses_is_named(
+        self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(folder: Path) -> object:
+            raise OSError(5, "Input/output error", str(folder))
+
+        root = make_folder(8)
+        monkeypatch.setattr(Path, "iterdir", refused)
+        with pytest.raises(UserError, match=r"pets.*: Input/output error"):
+            open_dataset(str(root))
+
+    def test_a_path_that_may_not_be_looked_at_is_named(
+        self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(path: Path) -> bool:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        root = make_folder(8)
+        monkeypatch.setattr(Path, "is_dir", refused)
+        with pytest.raises(
+            UserError, match=r"dataset=.*pets: cannot be read: Permission denied; name another"
+        ):
+            open_dataset(str(root))
+
     def test_a_class_folder_that_cannot_be_listed_is_named(
         self, make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
