@@ -31,6 +31,7 @@ from models.runs.collection import find, load_all
 from models.runs.identity import identity
 from models.runs.run import Run
 from models.runs.saving import FORMAT, load, save
+from models.runs.shape import SHAPE
 from tests.models.heads.test_heads import blobs
 from tests.models.test_selection import Fake, train
 from tests.models.test_selection import fake as fake
@@ -269,6 +270,7 @@ def rewritten(folder: Path, arrays: dict[str, Any] | None = None, **said: Any) -
         ({"sweep": [{"accuracy": 0.5, "loss": float("nan")}]}, r"sweep\[0\]"),
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "value": 1}], "chosen": {}}, "chosen is empty"),
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0}] * 2}, "rows without a value"),
+        ({"sweep": [{"accuracy": 0.5, "loss": 1.0, name: 1} for name in "ab"]}, "rows of several kinds"),
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "train_accuracy": "x"}]}, "no number"),
         ({"history": {"loss": [1.0]}}, "history"),
         ({"history": {name: [0.5] for name in CURVES}, "kept_epoch": 2}, "kept_epoch"),
@@ -294,6 +296,12 @@ def test_what_cannot_be_a_run_is_passed_over_in_words_though_its_digests_are_rig
         load(rewritten(save(run, tmp_path), **said))
     assert load_all(tmp_path) == []
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", SHAPE)
+def test_each_field_of_a_run_is_held_to_its_type(run: Run, tmp_path: Path, field: str) -> None:
+    with pytest.raises(UserError, match=rf"not a whole run \({field}"):
+        load(rewritten(save(run, tmp_path), **{field: [[["of no field"]]]}))
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b"null", b'{"format": 5}'])
