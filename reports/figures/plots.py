@@ -39,7 +39,7 @@ from reports.report import Group
 MAPPED = 20  # classes up to which a map tells them apart
 LINES = 8  # runs in one figure of lines: as many as there are colours
 STEPS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # points at which the colours of pairs may end
-AT_A_GLANCE = 8  # configurations that a phone shows beside the answer
+AT_A_GLANCE = 8, 5  # configurations that the first screen shows below the answer; on a phone
 CELL = 0.42  # inches of a cell of pairs that has room for its number
 
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 @styled
 def comparison(group: Group, width: float = WIDE) -> Figure:
     """Test accuracy of the best configurations with 95% intervals, best on top; the others are named."""
-    shown = group.drawn[: None if is_wide(width) else AT_A_GLANCE]
+    shown = group.drawn[: AT_A_GLANCE[not is_wide(width)]]
     rows = [Row(each.name, each.value, each.low, each.high, each.seeds, not each.level) for each in shown]
     notes = []
     if any(row.back for row in rows):
