@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from features import budget
 from features.cache.embeddings import Embeddings
 from features.errors import UserError
 from models.heads.registry import HEADS
@@ -36,6 +37,15 @@ def trained(project: Project) -> Project:
     project("features")
     project("train", "--head", "logistic")
     return project
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_a_picture_is_read(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "available", lambda: 10**9)
+    code, out, err = trained("predict", "--image", str(trained.images / "test"), "--batch", "1000000000")
+    assert (code, out) == (2, "")
+    assert "GB of memory" in err.strip().splitlines()[-1]
 
 
 def _votes_alone(run: Run, fake: Any) -> NDArray[np.float64]:
