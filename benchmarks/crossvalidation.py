@@ -71,16 +71,15 @@ def fits(
     y: NDArray[np.int64],
     settings: Mapping[str, Any],
     rows: int | None = None,
-    seed: int = 0,
     parts: int = FOLDS,
 ) -> NDArray[np.bool_]:
-    """Which rows are right while held out by a head with these settings, trained to its end.
+    """Which rows are right while held out by a head with these settings (seed 0), trained to its end.
 
     Shape ``(n,)``, in the order of the rows; with fewer ``parts`` than folds, only rows of the first ones.
     """
     right, seen = np.zeros(len(y), bool), np.zeros(len(y), bool)
     for fit, held_out in islice(folds(y, rows), parts):
-        estimator = head(name, settings).make(seed).fit(X[fit], y[fit])
+        estimator = head(name, settings).make(0).fit(X[fit], y[fit])
         right[held_out] = estimator.predict(X[held_out]) == y[held_out]
         seen[held_out] = True
     return right[seen]

@@ -234,9 +234,6 @@ class _IterativeHead(LinearHead, ABC):
             slope += residual.sum(axis=0, dtype=np.float64)
         return loss, gradient, slope
 
-    def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
-        """What remains once the coefficients stand."""
-
     def check(self) -> None:
         """Raise ``ValueError`` for the first parameter that is not what it may be."""
         check(

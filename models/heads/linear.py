@@ -138,6 +138,9 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
         parts = [self._scores(block) for _, block in in_blocks(sample(X))]
         self.temperature_ = fit_temperature(np.concatenate(parts), codes[evenly(len(X))])
 
+    def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
+        """Set what follows from the coefficients and the training images; nothing by default."""
+
     def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
         """Take weights (d, k) and biases of standardised inputs."""
         raw = weights / self.scale_[:, None]

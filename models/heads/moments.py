@@ -72,7 +72,8 @@ class _MomentsHead(LinearHead, ABC):
         """
         self.check()
         X, codes = self._checked(X, y)
-        self._finish(self._moments(X, codes), X, codes)
+        self._fold(*self._solve(self._moments(X, codes)))
+        self._settle(X, codes)
         return self
 
     def sweep(
@@ -91,15 +92,13 @@ class _MomentsHead(LinearHead, ABC):
         moments = self._moments(X, codes)
         for value in grid[self._swept]:
             self.set_params(**{self._swept: value}).check()
-            self._finish(moments, X, codes)
+            self._fold(*self._solve(moments))
+            self._settle(X, codes)
             yield {self._swept: value}, self.proba_of(watched[0])
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
         """Bytes of the covariance of the columns."""
         return Covariance.memory(width)
-
-    def _finish(self, moments: Moments, X: Rows, codes: NDArray[np.int64]) -> None:
-        self._fold(*self._solve(moments))
 
     def _moments(self, X: Rows, codes: NDArray[np.int64]) -> Moments:
         from scipy.linalg.blas import sgemm
@@ -203,8 +202,7 @@ class RidgeHead(_MomentsHead):
         weights = moments.gram.solve(1, self.alpha, right, moments.rounding)
         return weights, 2 * share - 1 - total / images @ weights
 
-    def _finish(self, moments: Moments, X: Rows, codes: NDArray[np.int64]) -> None:
-        super()._finish(moments, X, codes)
+    def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
         self._calibrate(X, codes)
 
 

@@ -43,7 +43,7 @@ class Pair:
     detectable: float
 
 
-def compare(correct: Mapping[str, NDArray[np.bool_]], seed: int = 0) -> list[Pair]:
+def compare(correct: Mapping[str, NDArray[np.bool_]]) -> list[Pair]:
     """Every pair of heads, in the mapping's order, all tested together.
 
     Parameters
@@ -56,7 +56,7 @@ def compare(correct: Mapping[str, NDArray[np.bool_]], seed: int = 0) -> list[Pai
     pairs = []
     for (first, second), only, raw, corrected in zip(keys, counts, p, holm(p), strict=True):
         images = len(correct[first])
-        low, high = bootstrap_difference(*only, images, seed)
+        low, high = bootstrap_difference(*only, images)
         pairs.append(
             Pair(
                 first=first,
