@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
-from features.files import given_path, open_regular, put_in_place
+from features.files import file_digest, given_path, put_in_place
 from features.progress import progress
 
 TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
@@ -30,12 +29,6 @@ def cache_dir() -> Path:
 def keras_dir() -> Path:
     """Keras' own cache folder (``$KERAS_HOME``, or ``~/.keras``)."""
     return given_path("KERAS_HOME", os.environ.get("KERAS_HOME") or "~/.keras")
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a regular file's bytes."""
-    with open_regular(path) as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> None:

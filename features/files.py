@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -123,6 +124,12 @@ def open_regular(path: Path | str) -> BufferedReader:
         what = "Is a directory" if stat.S_ISDIR(mode) else "Not a regular file"
         raise NotRegular(errno.EINVAL, what, str(path))
     return open(handle, "rb")
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a regular file's bytes; raises as :func:`open_regular`."""
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.embeddings import canonical
+from features.cache.embeddings import canonical, canonical_digest
 from features.datasets.splits import pick
 from features.errors import UserError
 from features.files import make_folder, write_whole
@@ -67,7 +67,7 @@ class Curve:
         buffer = io.BytesIO()
         digests = {name: _digest(rows) for name, rows in self.rows.items()}
         about = {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
-        said = canonical(about | {"whole": _digest_of(about)})
+        said = canonical(about | {"whole": canonical_digest(about)})
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(said), **self.rows)
         try:
             make_folder(path.parent)
@@ -116,7 +116,7 @@ def _check(about: Any, rows: dict[str, NDArray[Any]]) -> None:
     if (place := misfit(about, SHAPE | {"whole": sha256} if proved else SHAPE)) is not None:
         raise ValueError(f"{place} is not of the kind or range that it must be")
     said = {name: value for name, value in about.items() if name != "whole"}
-    if proved and _digest_of(said) != about["whole"]:
+    if proved and canonical_digest(said) != about["whole"]:
         raise ValueError("its numbers have another digest")
     drawn = {
         f"{point['shots']}.{draw}"
@@ -183,11 +183,6 @@ def _estimator(run: Run, images: int) -> Any:
         stretch = max(-(-LEAST_STEPS // steps), 1)
         settings |= {"epochs": stretch * settings["epochs"], "stop_epoch": stretch * kept}
     return remade(run.head, run.seed, settings)
-
-
-def _digest_of(about: dict[str, Any]) -> str:
-    """SHA-256 of what a curve says, the digests of its draws included."""
-    return hashlib.sha256(canonical(about).encode()).hexdigest()
 
 
 def _digest(rows: NDArray[np.int64]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import h5py
 
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
-from features.download import cache_dir, fetch, file_digest, keras_dir
+from features.download import cache_dir, fetch, keras_dir
 from features.errors import UserError
-from features.files import given_file
+from features.files import file_digest, given_file
 from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 
 from features.backbones.base import Backbone, Tap, Tensors, Weights, combined_digest, tensor_digests
-from features.download import cache_dir, fetch, file_digest, keras_dir
+from features.download import cache_dir, fetch, keras_dir
 from features.errors import UserError
-from features.files import given_file, open_regular, write_whole
+from features.files import file_digest, given_file, open_regular, write_whole
 from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from features.ahead import read_ahead
 from features.cache.index import open_parts
-from features.cache.part import FORMAT, Damaged, Part, canonical
+from features.cache.part import FORMAT, Damaged, Part, canonical, canonical_digest
 from features.datasets.base import SPLITS
 from features.errors import UserError
 
-__all__ = ["FORMAT", "Damaged", "Embeddings", "canonical", "slug"]
+__all__ = ["FORMAT", "Damaged", "Embeddings", "canonical", "canonical_digest", "slug"]
 
 Rows = slice | NDArray[np.int64]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from features.cache.part import FORMAT, HEADER, PART_HEADER, Damaged, Part, canonical
+from features.cache.part import FORMAT, HEADER, PART_HEADER, Damaged, Part, canonical, canonical_digest
 from features.datasets.base import SPLITS
 from features.errors import UserError
 from features.files import NotRegular, write_whole
@@ -92,4 +91,4 @@ def _part(folder: Path, said: dict[str, Any], place: int) -> Part:
 
 
 def _digest(said: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical({name: said[name] for name in NAMES}).encode()).hexdigest()
+    return canonical_digest({name: said[name] for name in NAMES})

@@ -196,6 +196,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def canonical_digest(value: Any) -> str:
+    """Hex SHA-256 of a JSON value in its :func:`canonical` spelling."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def text(value: Any) -> str:
     """What a header says, whether as a string of fixed or of variable length."""
     return value.decode() if isinstance(value, bytes) else str(value)
@@ -204,7 +209,7 @@ def text(value: Any) -> str:
 def header_digest(attributes: Any, held: dict[str, h5py.Dataset], names: Sequence[str] = HEADER) -> str:
     """SHA-256 over the header and each array's digest, type and shape, so that none changes unnoticed."""
     shapes = {name: [text(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
-    return hashlib.sha256(canonical([_header(attributes, names), shapes]).encode()).hexdigest()
+    return canonical_digest([_header(attributes, names), shapes])
 
 
 def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 from features.backbones.extractor import store_of
 from features.backbones.registry import marked
 from features.cache.assembly import Assembly, labelled
-from features.cache.embeddings import FORMAT, Embeddings, canonical, slug
+from features.cache.embeddings import FORMAT, Embeddings, canonical_digest, slug
 from features.cache.lock import finished_of, parts_of, writing
 from features.cache.parts import PartAssembly, PartFolder
 from features.cache.shards import Shard, ShardFolder, in_words
@@ -195,5 +194,4 @@ class EmbeddingStore:
 
 def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) -> str:
     """SHA-256 of all that decides the vectors and their order."""
-    whole = {"extractor": spec, "dataset": dataset_digest, "limit": limit, "format": FORMAT}
-    return hashlib.sha256(canonical(whole).encode()).hexdigest()
+    return canonical_digest({"extractor": spec, "dataset": dataset_digest, "limit": limit, "format": FORMAT})

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from features.datasets.base import Dataset
 from features.datasets.images import array_squares
-from features.download import cache_dir, fetch, file_digest, keras_dir
+from features.download import cache_dir, fetch, keras_dir
 from features.errors import UserError
-from features.files import given_file, open_regular
+from features.files import file_digest, given_file, open_regular
 
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
 # Keras' own constant, keras/src/datasets/cifar10.py; the archive of Krizhevsky, 2009.

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from features.datasets.images import Source
-from features.download import file_digest
 from features.errors import UserError
-from features.files import is_file
+from features.files import file_digest, is_file
 from features.words import is_utf8
 
 # Size in bytes and a number that changes with the content, by which a file is known again without being read.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.embeddings import Embeddings, canonical
+from features.cache.embeddings import Embeddings, canonical_digest
 from models.heads.registry import head as known_head
 
 PARTS = ("head", "seed", "layers", "fingerprint", "asked", "grid")
@@ -42,7 +42,7 @@ def identity(
 
 def id_of(identity: Mapping[str, Any]) -> str:
     """Twelve hex digits over an identity."""
-    return hashlib.sha256(canonical([identity[part] for part in PARTS]).encode()).hexdigest()[:12]
+    return canonical_digest([identity[part] for part in PARTS])[:12]
 
 
 def in_order(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def test_digest(embeddings: Embeddings) -> str:
     """Equal for embeddings whose test splits ask the same questions, in the same order."""
     about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
     arrays = [embeddings.digest(f"test/{name}") for name in ("ids", "labels")]
-    return hashlib.sha256(canonical([about, embeddings.class_names, arrays]).encode()).hexdigest()
+    return canonical_digest([about, embeddings.class_names, arrays])
 
 
 def test_digest_of(
@@ -64,4 +64,4 @@ def test_digest_of(
     arrays = [np.array([row.encode() for row in ids]).tobytes(), labels.astype(np.int64).tobytes()]
     proofs = [hashlib.sha256(array).hexdigest() for array in arrays]
     about = {"digest": digest, "limit": limit}
-    return hashlib.sha256(canonical([about, list(class_names), proofs]).encode()).hexdigest()
+    return canonical_digest([about, list(class_names), proofs])

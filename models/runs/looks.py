@@ -7,7 +7,6 @@ digest; the first that has one vouches for those before it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
 
-from features.cache.embeddings import canonical
+from features.cache.embeddings import canonical_digest
 from features.errors import UserError
 from features.files import open_regular, sync
 
@@ -124,4 +123,4 @@ def _add(found: Looks, line: bytes) -> bool:
 
 def _proof(before: str, test_digest: str, run_id: str) -> str:
     """SHA-256 over the digest of the line before, and what this one says."""
-    return hashlib.sha256(canonical([before, test_digest, run_id]).encode()).hexdigest()
+    return canonical_digest([before, test_digest, run_id])

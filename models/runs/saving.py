@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from features.budget import require
-from features.cache.embeddings import canonical
+from features.cache.embeddings import canonical_digest
 from features.errors import UserError
-from features.files import open_regular, put_in_place, sync, write_whole
+from features.files import file_digest, put_in_place, sync, write_whole
 from features.progress import say
 from features.shapes import read as read_json
 from models import arrays
@@ -78,8 +77,8 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
         run.look, line = looks.following(root, run.test_digest, run.id)
         simple = {name: getattr(run, name) for name in SAID}
         document = {"format": FORMAT, **simple, "learned": learned}
-        digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        digests["run.json"] = _digest(document)
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        digests["run.json"] = canonical_digest(document)
         content = json.dumps({**document, "sha256": digests}, indent=1) + "\n"
         write_whole(temporary / "run.json", content.encode())
         looks.append(root, line)
@@ -109,12 +108,12 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
                 "remove the folder and train this head again"
             )
         digests = document.pop("sha256")
-        if _digest(document) != digests["run.json"]:
+        if canonical_digest(document) != digests["run.json"]:
             raise UserError(f"{folder / 'run.json'} {broken}")
         heads = [name for name in (NPZ, SKOPS, JOBLIB) if name in digests] if with_head else []
         for name in (PREDICTIONS, *heads):
             require((folder / name).stat().st_size, "the size of the file", str(folder / name), REMEDY)
-            if _sha256(folder / name) != digests[name]:
+            if file_digest(folder / name) != digests[name]:
                 raise UserError(f"{folder / name} {broken}")
         said: dict[str, Any] = {name: document[name] for name in SAID if name in document}
         predictions = arrays.read(folder / PREDICTIONS)
@@ -217,13 +216,3 @@ def _write_npz(path: Path, named: saved.Arrays) -> None:
     """Write the arrays down to the disk, without a copy in memory."""
     np.savez(path, allow_pickle=False, **named)
     sync(path)
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(document: dict[str, Any]) -> str:
-    """SHA-256 of what ``run.json`` says, however it is laid out."""
-    return hashlib.sha256(canonical(document).encode()).hexdigest()

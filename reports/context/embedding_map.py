@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.embeddings import Embeddings, canonical
+from features.cache.embeddings import Embeddings, canonical_digest
 from features.datasets.splits import stratified
 from models.arrays import Arrays
 from reports.context import kept
@@ -52,7 +51,7 @@ def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray
     """
     count = min(len(labels), max(POINTS, len(np.unique(labels))))
     rows = stratified(labels, count, f"map {embeddings.dataset['digest']}")
-    short = hashlib.sha256(canonical(list(layers)).encode()).hexdigest()[:8]
+    short = canonical_digest(list(layers))[:8]
     path = embeddings.path.with_name(f"{embeddings.path.stem}.map-{short}.npz")
     origin = {"fingerprint": embeddings.fingerprint, "layers": list(layers)}
     arrays = kept.load(path, origin, lambda found: _is_map_of(found, rows))

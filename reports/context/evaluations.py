@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from features.cache.embeddings import canonical, slug
+from features.cache.embeddings import canonical_digest, slug
 from features.errors import UserError
 from features.files import make_folder, write_whole
 from features.progress import say
@@ -45,7 +44,7 @@ def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str
         The file cannot be written.
     """
     document = {"format": FORMAT, "run": run.folder, "predictions": predictions_digest(run), **document}
-    document["sha256"] = _digest(document)
+    document["sha256"] = canonical_digest(document)
     path = path_of(root, document)
     try:
         make_folder(path.parent)
@@ -92,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; score it again"
             )
         rest = {name: value for name, value in document.items() if name != "sha256"}
-        whole = fits(document, SHAPE) and document["sha256"] == _digest(rest)
+        whole = fits(document, SHAPE) and document["sha256"] == canonical_digest(rest)
     except UserError:
         raise
     except (OSError, ValueError, TypeError, AttributeError):
@@ -100,11 +99,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(f"{path} is damaged; remove it, then score it again")
     return dict(document)
-
-
-def _digest(document: dict[str, Any]) -> str:
-    """SHA-256 of what the file says, however it is laid out."""
-    return hashlib.sha256(canonical(document).encode()).hexdigest()
 
 
 def _estimate(value: Any) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from features.cache.embeddings import Embeddings, canonical
+from features.cache.embeddings import Embeddings, canonical, canonical_digest
 from features.datasets.cifar import ARCHIVED
 from features.errors import UserError
+from features.files import file_digest
 from features.progress import say
 from models import curve
 from models.runs import looks
@@ -162,6 +162,6 @@ def state_of(runs: Sequence[Run], context: ReportContext, form: str) -> str:
         {name: [found.points, sorted(found.rows)] for name, found in context.curves.items()},
         sorted((name, cache.provenance) for name, cache in context.caches.items()),
         sorted({canonical(context.whereabouts(run)) for run in runs}),
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources],
+        [file_digest(path) for path in sources],
     ]
-    return hashlib.sha256(canonical(state).encode()).hexdigest()
+    return canonical_digest(state)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from features.errors import UserError
-from features.files import open_regular, write_whole
+from features.files import file_digest, write_whole
 from features.shapes import fits, mapping, read, sha256, text
 from features.words import counted, listed
 from reports.entry import Entry
@@ -174,15 +174,10 @@ def current(folder: Path, state: str) -> Path | None:
     if "index.html" not in digests or any(_leads_away(name) for name in digests):
         return None
     try:
-        found = {name: _sha256(folder / name) for name in digests}
+        found = {name: file_digest(folder / name) for name in digests}
     except OSError:
         return None
     return folder / "index.html" if found == digests else None
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _leads_away(name: str) -> bool:

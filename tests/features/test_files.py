@@ -20,9 +20,16 @@ from features.datasets.filelist import csv_list
 from features.datasets.images import read_square, stored
 from features.datasets.parquet import ParquetShard
 from features.datasets.webdataset import TarShard
-from features.download import file_digest
 from features.errors import UserError
-from features.files import NotRegular, given_file, given_path, open_regular, replacing, write_whole
+from features.files import (
+    NotRegular,
+    file_digest,
+    given_file,
+    given_path,
+    open_regular,
+    replacing,
+    write_whole,
+)
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.cache.embeddings import canonical
+from features.cache.embeddings import canonical, canonical_digest
 from features.errors import UserError
-from models.curve import Curve, _digest, _digest_of, load, path_of
+from models.curve import Curve, _digest, load, path_of
 from models.runs.run import Run
 from tests.small_group import run as make
 
@@ -40,7 +40,7 @@ def rewrite(root: Path, change: Change, prove: bool, rows: dict[str, Any] | None
     about = json.loads(str(kept.pop("about")))
     whole = about.pop("whole")
     change(about)
-    about["whole"] = _digest_of(about) if prove else whole
+    about["whole"] = canonical_digest(about) if prove else whole
     buffer = io.BytesIO()
     np.savez_compressed(buffer, about=np.array(canonical(about)), **kept | (rows or {}))
     path.write_bytes(buffer.getvalue())

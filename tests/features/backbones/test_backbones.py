@@ -14,8 +14,8 @@ from features.backbones import precision as precision_module
 from features.backbones.base import Backbone
 from features.backbones.extractor import TOLERANCE, Extractor, parse_layers
 from features.backbones.registry import BACKBONES, DEFAULT, having
-from features.download import file_digest
 from features.errors import UserError
+from features.files import file_digest
 
 SIZE = 64
 QUICK = ("mobilenetv2", "vgg16")  # the others take seconds to build

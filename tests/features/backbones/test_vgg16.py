@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from features.backbones import vgg16 as vgg16_weights
-from features.download import cache_dir, file_digest, keras_dir
+from features.download import cache_dir, keras_dir
 from features.errors import UserError
+from features.files import file_digest
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import pytest
 
 from features.datasets import cifar
 from features.datasets.cifar import CIFAR10, CIFAR100, Cifar10, Cifar100, find_archive, read_archive
-from features.download import cache_dir, file_digest, keras_dir
+from features.download import cache_dir, keras_dir
 from features.errors import UserError
+from features.files import file_digest
 
 Make = Callable[..., Path]
 

@@ -22,8 +22,8 @@ from features.datasets.filelist import csv_list
 from features.datasets.folder import Folder
 from features.datasets.memory import from_arrays, from_indexed
 from features.datasets.registry import DATASETS, open_dataset
-from features.download import file_digest
 from features.errors import UserError
+from features.files import file_digest
 from models.runs.collection import load_all
 from pipeline.__main__ import main
 from reports.context.thumbnails import Pictures

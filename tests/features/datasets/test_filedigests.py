@@ -14,7 +14,8 @@ import pytest
 from features.datasets.filedigests import FileDigests
 from features.datasets.registry import open_dataset
 from features.datasets.storage import Disk
-from features.download import cache_dir, file_digest
+from features.download import cache_dir
+from features.files import file_digest
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.context.evaluations import FORMAT, _digest, load_all, save
+from features.cache.embeddings import canonical_digest
+from reports.context.evaluations import FORMAT, load_all, save
 from reports.evaluation import evaluation
 from tests.small_group import IMAGES, LABELS, evaluated, probabilities, run
 
@@ -173,4 +174,4 @@ def test_numbers_that_cannot_be_the_runs_are_not_shown(
 def rewrite(path: Path, document: dict[str, Any]) -> None:
     """As if Headroom itself had written it."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
-    path.write_text(json.dumps(rest | {"sha256": _digest(rest)}))
+    path.write_text(json.dumps(rest | {"sha256": canonical_digest(rest)}))

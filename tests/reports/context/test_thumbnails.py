@@ -20,7 +20,8 @@ from features.datasets.base import Dataset
 from features.datasets.cifar import Cifar10
 from features.datasets.folder import Folder
 from features.datasets.registry import open_dataset
-from features.download import cache_dir, file_digest
+from features.download import cache_dir
+from features.files import file_digest
 from reports.context import thumbnails
 from reports.context.thumbnails import SIDE, Pictures
 from tests.conftest import Project
