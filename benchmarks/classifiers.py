@@ -42,6 +42,7 @@ from models.heads.parameters import parse
 from models.heads.registry import LEFT_OUT, head
 from models.selection import train
 from models.trainsplit import TrainSplit
+from reports.statistics.ranking import accuracy
 
 HEADS = (  # a name, and what SET= says
     ("prior", ""),
@@ -116,7 +117,7 @@ def measure(path: Path, layers: str, name: str, settings: str, rows: int | None)
         "settings": settings,
         "train_rows": run.train_rows,
         "validation": run.val_accuracy,
-        "test": float((run.test_proba.argmax(axis=1) == run.test_labels).mean()),
+        "test": accuracy(run),
         "seconds": ours + others.children_user + others.children_system,
         "gigabytes": peak.bytes / 1e9,
         "notes": run.warnings,

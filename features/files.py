@@ -138,6 +138,23 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def save_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it where they are missing.
+
+    Raises
+    ------
+    UserError
+        The operating system refuses to write it.
+    """
+    try:
+        make_folder(path.parent)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; make room or choose another folder"
+        ) from None
+
+
 @contextmanager
 def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """A file to write, which then takes the place of ``path``; of several writers the last one stands.

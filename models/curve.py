@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from features.cache.embeddings import canonical, canonical_digest
 from features.datasets.splits import pick
 from features.errors import UserError
-from features.files import make_folder, write_whole
+from features.files import save_file
 from features.progress import say
 from features.shapes import anything, count, mapping, misfit, number, parsed, sha256, some, text
 from models import arrays
@@ -69,13 +69,7 @@ class Curve:
         about = {"run": self.run, "parameters": self.parameters, "points": self.points, "sha256": digests}
         said = canonical(about | {"whole": canonical_digest(about)})
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(said), **self.rows)
-        try:
-            make_folder(path.parent)
-            write_whole(path, buffer.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; make room or choose another folder"
-            ) from None
+        save_file(path, buffer.getvalue())
         return path
 
 

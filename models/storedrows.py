@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.budget import memory_of
+from features.cache.catalogue import with_fingerprint
 from features.cache.embeddings import Embeddings
 from features.errors import UserError
 from models.heads.blocks import Blocks, divided
@@ -71,17 +72,13 @@ def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRo
     UserError
         There is none with this fingerprint.
     """
-    for path in sorted(root.glob("*.h5")):
-        try:
-            embeddings = Embeddings(path)
-        except UserError:
-            continue
-        if embeddings.fingerprint == fingerprint:
-            return StoredRows(embeddings, "train", layers, memory_of(None))
-    raise UserError(
-        f"the head needs its training images, which stay in their cache, and {root} has none of the "
-        f"fingerprint {fingerprint[:12]}; compute it again"
-    )
+    embeddings = with_fingerprint(root, fingerprint)
+    if embeddings is None:
+        raise UserError(
+            f"the head needs its training images, which stay in their cache, and {root} has none of the "
+            f"fingerprint {fingerprint[:12]}; compute it again"
+        )
+    return StoredRows(embeddings, "train", layers, memory_of(None))
 
 
 def check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:

@@ -7,8 +7,7 @@ from statistics import median_high
 from typing import TYPE_CHECKING
 
 from features.cache.embeddings import slug
-from features.errors import UserError
-from features.files import write_whole
+from features.files import save_file
 from features.progress import say
 from pipeline.options import Options
 
@@ -44,11 +43,7 @@ def list_left_out(dataset: Dataset, options: Options) -> None:
     if not names:
         return
     path = options.logs / f"unreadable-{slug(dataset.name)}-{dataset.digest()[:12]}.txt"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, "".join(f"{name}\n" for name in names).encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another OUT=") from None
+    save_file(path, "".join(f"{name}\n" for name in names).encode())
     some = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
     say(f"left out, as they cannot be read: {len(names):,} pictures ({some}); all of them: {path}")
 

@@ -18,7 +18,7 @@ from features.errors import UserError
 from features.progress import progress, say
 from features.words import counted
 from pipeline.caching import list_left_out
-from pipeline.predict import network_of, visible
+from pipeline.predict import check_format, network_of, visible
 
 if TYPE_CHECKING:
     from models.runs.run import Run
@@ -44,8 +44,7 @@ def evaluate_images(options: Options) -> int:
     from reports.context import evaluations
     from reports.evaluation import evaluation
 
-    if options.format not in FORMATS:
-        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
+    check_format(options, FORMATS)
     if "dataset" not in options.said:
         raise UserError("nothing to score: name labelled images, DATASET=path/to/images")
     dataset = options.images()
@@ -151,16 +150,13 @@ def _every_image(dataset: Dataset, limit: int | None) -> _Images:
 
 def _ids_of(options: Options, run: Run) -> dict[str, list[str]] | None:
     """The ids of the images a run was trained and tested on; None where its cache is gone or damaged."""
-    from features.cache.embeddings import Embeddings
+    from features.cache.catalogue import with_fingerprint
 
-    for path in sorted(options.embeddings.glob("*.h5")):
-        try:
-            cache = Embeddings(path)
-            if cache.fingerprint == run.fingerprint:
-                return {split: cache.ids(split) for split in SPLITS}
-        except UserError:
-            continue
-    return None
+    cache = with_fingerprint(options.embeddings, run.fingerprint)
+    try:
+        return None if cache is None else {split: cache.ids(split) for split in SPLITS}
+    except UserError:
+        return None
 
 
 def _rows_in(

@@ -47,10 +47,10 @@ def predict_images(options: Options, run: Run) -> int:
     return 1 if skipped else 0
 
 
-def check_format(options: Options) -> None:
-    """Refuse a ``FORMAT`` that no stage knows."""
-    if options.format not in FORMATS:
-        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(FORMATS)}")
+def check_format(options: Options, known: tuple[str, ...] = FORMATS) -> None:
+    """Refuse a ``FORMAT`` that is not among the ``known`` ones."""
+    if options.format not in known:
+        raise UserError(f"FORMAT={options.format}: expected one of {', '.join(known)}")
 
 
 def _paths(image: str) -> Iterator[Path]:
@@ -91,20 +91,10 @@ def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor:
     """The network that made the run's embeddings; refuses other weights by name."""
-    from features.backbones.extractor import Extractor, store_of
+    from features.backbones.extractor import Extractor
 
     spec = run.spec
-    extractor = Extractor(
-        ",".join(layers),
-        spec["image_size"],
-        spec["preprocess"],
-        spec["precision"],
-        spec["mirror"],
-        options.weights,
-        options.batch,
-        spec["backbone"],
-        store_of(spec),
-    )
+    extractor = Extractor.of_spec(spec, layers, options.weights, options.batch)
     extractor.check_memory()
     extractor.weights  # noqa: B018  the spec below is of what was really found
     ours = extractor.spec()
@@ -169,7 +159,7 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
             print(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False))
         else:
             path, first, sure, second, less = (
-                visible(cell) if isinstance(cell, str) else cell for cell in row
+                visible(value) if isinstance(value, str) else value for value in row
             )
             print(f"{first:<20} {sure:>11.3f}  {second:<20} {less:>11.3f}  {path}")
     return skipped

@@ -22,8 +22,9 @@ def row(run: Run) -> Row:
     The interval is Wilson's, of this run alone.
     """
     from reports.statistics.metrics import wilson
+    from reports.statistics.ranking import is_right
 
-    correct, total = int((run.test_proba.argmax(axis=1) == run.test_labels).sum()), len(run.test_labels)
+    correct, total = int(is_right(run).sum()), len(run.test_labels)
     low, high = wilson(correct, total)
     return (
         run.head,

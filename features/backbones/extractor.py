@@ -104,6 +104,27 @@ class Extractor:
         fitting = [size for size in BATCHES if size * (1 + self.mirror) * image_size**2 <= BATCH_PIXELS]
         self.batch = batch or (fitting or [BATCHES[-1]])[0]
 
+    @classmethod
+    def of_spec(
+        cls,
+        spec: Mapping[str, Any],
+        layers: Sequence[str],
+        weights: str | None = None,
+        batch: int | None = None,
+    ) -> Extractor:
+        """The network that a :meth:`spec` describes, with these layers and, if given, other weights."""
+        return cls(
+            layers,
+            spec["image_size"],
+            spec["preprocess"],
+            spec["precision"],
+            spec["mirror"],
+            weights,
+            batch,
+            spec["backbone"],
+            store_of(spec),
+        )
+
     def at(self, precision: str) -> Extractor:
         """The same network at another precision; weights that are loaded are shared."""
         other = copy(self)
@@ -299,6 +320,25 @@ class Extractor:
         signature = [tf.TensorSpec((None, self.image_size, self.image_size, 3), tf.uint8)]
         traced = tf.function(network, input_signature=signature, autograph=False).get_concrete_function()
         return convert_variables_to_constants_v2(traced)
+
+
+def distances(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far each vector is from its reference, relative to the reference's length.
+
+    Parameters
+    ----------
+    vectors, reference : (n, d) float32.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        0 where the two are equal; infinite where only the reference is zero, or a number is NaN.
+    """
+    exact = reference.astype(np.float64)  # whose squares do not overflow
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = np.linalg.norm(vectors - exact, axis=1)
+        away = np.where(moved == 0, 0.0, moved / np.linalg.norm(exact, axis=1))
+    return np.where(np.isnan(away), np.inf, away)
 
 
 def store_of(spec: Mapping[str, Any]) -> str:

@@ -70,6 +70,18 @@ def exact(fitting: list[Embeddings], layers: tuple[str, ...]) -> list[Embeddings
     return found if len(found) == 1 else fitting
 
 
+def with_fingerprint(root: Path, fingerprint: str) -> Embeddings | None:
+    """The finished cache below ``root`` with this fingerprint, if one can be opened."""
+    for path in sorted(root.glob("*.h5")):
+        try:
+            embeddings = Embeddings(path)
+        except UserError:
+            continue
+        if embeddings.fingerprint == fingerprint:
+            return embeddings
+    return None
+
+
 def damaged(root: Path) -> list[tuple[Path, str]]:
     """The finished files below ``root`` that do not even open, with the reason."""
     found = []

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.backbones.extractor import TOLERANCE, Extractor, store_of
-from features.cache.embeddings import Damaged, Embeddings
+from features.backbones.extractor import TOLERANCE, Extractor, distances, store_of
+from features.cache.catalogue import damaged
+from features.cache.embeddings import Embeddings
 from features.datasets.base import SPLITS, Dataset
 from features.errors import UserError
+from features.words import listed
 
 SAMPLE = 64  # rows of each split that are embedded again
 BLOCK = 1_000  # rows looked at together
@@ -26,13 +28,8 @@ Check = tuple[str, str | None]
 
 def unopened(folder: Path) -> Iterator[Check]:
     """A failed check for each finished cache in ``folder`` that is too damaged to be opened."""
-    for path in sorted(folder.glob("*.h5")):
-        try:
-            Embeddings(path)
-        except Damaged as error:
-            yield f"header of {path.name}", str(error)
-        except UserError:  # it may not be read, or is a newer Headroom's: no damage
-            continue
+    for path, problem in damaged(folder):
+        yield f"header of {path.name}", problem
 
 
 def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None) -> Iterator[Check]:
@@ -103,8 +100,7 @@ def _disasters(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
 
 
 def _first(problems: list[str]) -> str | None:
-    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return ", ".join(problems[:3]) + more or None
+    return listed(problems, 3) or None
 
 
 def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) -> Iterator[Check]:
@@ -112,16 +108,7 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
     source = embeddings.provenance["weights_source"]
     if weights is None and spec["weights"] != "imagenet":
         weights = source
-    extractor = Extractor(
-        spec["layers"],
-        spec["image_size"],
-        spec["preprocess"],
-        spec["precision"],
-        spec["mirror"],
-        weights,
-        backbone=spec["backbone"],
-        store=store_of(spec),
-    )
+    extractor = Extractor.of_spec(spec, spec["layers"], weights)
     try:
         problem = _same(extractor.weights.digest, spec["weights_sha256"])
     except UserError as error:
@@ -138,20 +125,11 @@ def _embed_again(embeddings: Embeddings, dataset: Dataset, weights: str | None) 
         fresh = extractor.embed(np.concatenate(images))
         for layer in embeddings.layers:
             kept = embeddings.rows_of(split, layer, rows)
-            away = _distance(fresh[layer], kept)
+            away = distances(fresh[layer], kept)
             worst = int(away.argmax())
             far = f"row {rows[worst]} is {away[worst]:.1e} of its length away, expected at most {tolerance:g}"
             name = f"{len(rows)} rows of {split}/{layer} embedded again"
             yield name, None if away[worst] <= tolerance else far
-
-
-def _distance(fresh: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far each row is from its kept one, in lengths of that: zero from zero is 0, NaN is infinity."""
-    stored = kept.astype(np.float64)  # whose squares do not overflow
-    with np.errstate(divide="ignore", invalid="ignore"):
-        moved = np.linalg.norm(fresh - stored, axis=1)
-        away = np.where(moved == 0, 0.0, moved / np.linalg.norm(stored, axis=1))
-    return np.where(np.isnan(away), np.inf, away)
 
 
 def _digest(labels: NDArray[np.int64]) -> str:

@@ -235,6 +235,14 @@ class Parted(Dataset):
     def all_labels(self, split: str) -> NDArray[np.int64]:
         return self._labels[split]
 
+    def _refuse_one_class(self) -> None:
+        """Refuse images of one class only."""
+        if len(self.class_names) < 2:
+            raise UserError(
+                f"{self.source} has one class ({', '.join(self.class_names)}), at least two are needed; add "
+                "images of another"
+            )
+
     def _divide(self, labels: dict[str, NDArray[np.int64]]) -> None:
         """Make splits of parts: ``labels`` are the ``(n,)`` class numbers of each part."""
         self.held_out = "test" not in labels

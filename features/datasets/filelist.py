@@ -111,11 +111,7 @@ class FileList(PictureFiles):
             )
         parts = {split: files[split] for split in SPLITS if files[split]}
         self.class_names, numbers = numbered([one for part in parts for one in labels[part]], class_names)
-        if len(self.class_names) < 2:
-            raise UserError(
-                f"{path} has one class ({self.class_names[0]}), at least two are needed; add images of "
-                "another"
-            )
+        self._refuse_one_class()
         self._files = parts
         self._named = "\0".join(self.class_names).encode()
         count = len(files["train"])

@@ -120,11 +120,7 @@ class Packed(Encoded):
         if len({shard.class_names for shard in every}) > 1:
             raise UserError(f"{path}: its shards differ in their class names; give them the same")
         self.class_names, numbers = numbered(labels, every[0].class_names)
-        if len(self.class_names) < 2:
-            raise UserError(
-                f"{path} has one class ({', '.join(self.class_names)}), at least two are needed; "
-                "add images of another"
-            )
+        self._refuse_one_class()
         count = self._ends["train"][-1]
         self._divide({part: numbers[:count] if part == "train" else numbers[count:] for part in parts})
         for split in SPLITS:

@@ -20,10 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from features.backbones.extractor import TOLERANCE, Extractor
+from features.backbones.extractor import TOLERANCE, Extractor, distances
 from features.cache.shards import Shard, ShardFolder, Vectors
 from features.datasets.base import Dataset, Images
 from features.environment import versions
@@ -211,8 +208,8 @@ class RemoteWorker:
             vectors = spec.extractor.embed(spec.sample(0, count))
         except UserError as error:
             return str(error)
-        away = max(_distance(vectors[layer], array) for layer, array in spec.vectors.items())
-        if not away <= TOLERANCE[precision]:
+        away = max(distances(vectors[layer], array).max() for layer, array in spec.vectors.items())
+        if away > TOLERANCE[precision]:
             return (
                 f"its vectors of the first images are {away:.1e} of their length away, expected at most "
                 f"{TOLERANCE[precision]:g} in {precision}: it computes in another precision; see that "
@@ -511,10 +508,3 @@ def _versions() -> dict[str, str]:
         with open_regular(path) as file:
             proof.update(f"{path.relative_to(root)}\0".encode() + file.read())
     return {**versions(), "Headroom": proof.hexdigest()[:12]}
-
-
-def _distance(one: NDArray[np.float32], two: NDArray[np.float32]) -> float:
-    """The largest distance between two rows, in lengths of the second; of rows of zeros 0 or infinity."""
-    lengths = np.linalg.norm(two.astype(np.float64), axis=1)
-    moved = np.linalg.norm(one.astype(np.float64) - two, axis=1)
-    return float((moved / np.maximum(lengths, 1e-30)).max())

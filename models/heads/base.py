@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
 
 from models.heads.blocks import Blocks, Rows, in_blocks
+from models.heads.refusal import Refused
 
 Watched = tuple[Rows, NDArray[Any]]  # validation rows and their labels
 Candidate = tuple[dict[str, Any], NDArray[np.float64]]
@@ -81,6 +83,10 @@ class BaseHead:
             self.fit_watching(X, y, watched, on_epoch)
             yield parameters, self.proba_of(watched[0])
 
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """The most probable class of each row, ``(n,)``."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
     def proba_of(self, X: Rows) -> NDArray[np.float64]:
         """Probabilities (n, k) of rows in memory or in blocks."""
         if not isinstance(X, Blocks):
@@ -130,3 +136,11 @@ class BaseHead:
         where its class can say so.
         """
         return self
+
+    def _encoded(self, y: NDArray[Any]) -> NDArray[np.int64]:
+        """The class numbers of labels (n,), which must be of two classes at least; sets ``classes_``."""
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
+        return codes

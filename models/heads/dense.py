@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from features.backend import tensorflow
@@ -165,10 +164,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         """
         self.check()
         X, y = validated(self, X, y)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise Refused("DenseHead needs at least two classes; came one class")
+        codes = self._encoded(y)
         width = X.shape[1]
         moments = centre_and_scale(X) if self.standardize else (np.zeros(width), np.ones(width))
         self.mean_, self.scale_ = (part.astype(np.float32) for part in moments)
@@ -274,11 +270,6 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, order="C", reset=False)
         return softmax(self._logits(X).astype(np.float64))
-
-    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
-        """The most probable class of each row, ``(n,)``."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
 
     def plain(self, temperature: float = 1.0) -> Any:
         """A Keras model from raw embeddings to probabilities at this temperature, layers of Keras only."""

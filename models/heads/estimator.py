@@ -164,10 +164,6 @@ class EstimatorHead(BaseHead):
         predicted = np.asarray(self._guarded(self.fitted_.predict, X))
         return np.asarray(predicted[:, None] == self.classes_, np.float64)
 
-    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
-        """The most probable class of each row, ``(n,)``."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-
     def remarks(self) -> list[str]:
         """The warnings of the last fit."""
         return self._remarks

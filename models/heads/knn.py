@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.heads.base import BaseHead, Candidate, OnEpoch, Watched
@@ -62,10 +61,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         """
         self.check()
         X, y = validated(self, X, y)
-        check_classification_targets(y)
-        self.classes_, self.codes_ = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise Refused("KnnHead needs at least two classes; came one class")
+        self.codes_ = self._encoded(y)
         for name in ("rows_", "inverse_norms_", "source_", "_blocks"):  # of an earlier fit
             if hasattr(self, name):
                 delattr(self, name)
@@ -108,11 +104,6 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         own[~own.any(axis=1), -1] = True  # its copies came first
         kept = (len(rows), neighbours.shape[1] - 1)
         return self._votes(similarities[~own].reshape(kept), neighbours[~own].reshape(kept))
-
-    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
-        """The most probable class of each row, ``(n,)``."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
 
     def sweep(
         self,

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.heads.base import BaseHead
 from models.heads.blocks import Blocks, Rows, evenly, in_blocks, sample, validated
-from models.heads.refusal import Refused
 from models.temperature import fit_temperature, softmax
 
 
@@ -115,10 +113,7 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any) -> tuple[Rows, NDArray[np.int64]]:
         """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""
         X, y = validated(self, X, y)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
+        codes = self._encoded(y)
         self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
+from features.words import listed
 from models import arrays
 
 LIST = "object_types.txt"  # beside this file: a node a line, as node_name has it
@@ -98,10 +99,7 @@ def allowed() -> frozenset[str]:
 def _check(path: Path) -> None:
     strange = [name for name in nodes(path) if name not in allowed()]
     if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise Untrusted(
-            f"{path.name} holds {', '.join(strange[:3])}{more}, which is not on the list of trusted types"
-        )
+        raise Untrusted(f"{path.name} holds {listed(strange, 3)}, which is not on the list of trusted types")
 
 
 def _names(node: Any, depth: int = 0) -> Iterator[str]:

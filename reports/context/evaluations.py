@@ -12,7 +12,7 @@ import numpy as np
 
 from features.cache.embeddings import canonical_digest, slug
 from features.errors import UserError
-from features.files import make_folder, write_whole
+from features.files import save_file
 from features.progress import say
 from features.shapes import Shape, count, either, fits, none_or, number, read, sha256, text
 from models.runs.run import Run
@@ -46,13 +46,7 @@ def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str
     document = {"format": FORMAT, "run": run.folder, "predictions": predictions_digest(run), **document}
     document["sha256"] = canonical_digest(document)
     path = path_of(root, document)
-    try:
-        make_folder(path.parent)
-        write_whole(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; make room or choose another folder"
-        ) from None
+    save_file(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
     return path, document
 
 
