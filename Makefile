@@ -87,7 +87,7 @@ baseline: setup ## the original assignment: block5, pixels / 255, plain SGD
 	@$(PIPELINE) train $(BASELINE) --head baseline $(call said,SEED SEEDS FORCE)
 	@$(PIPELINE) report $(call said,OUT DEBUG)
 
-##@ What came of it
+##@ Results
 
 report: setup ## compare the trained heads: OUT/report/index.html
 	@$(PIPELINE) report $(OPTIONS)
@@ -158,7 +158,7 @@ clean: ## remove the caches of tools, never OUT
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache
 
 define NEW_VENV
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11 to 3.13 expected, came {v[0]}.{v[1]}; run: make setup PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: expected Python 3.11 to 3.13, got {v[0]}.{v[1]}; run: make setup PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv || { echo "error: no venv module; install python3-venv, then: make setup" >&2; exit 1; }
 endef
 

@@ -63,10 +63,10 @@ def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Pat
     have = part.stat().st_size if part.exists() else 0
     if not (have and file_digest(part, algorithm) == digest):  # killed just before the rename
         _append(url, part, have, target.name)
-    came = file_digest(part, algorithm)
-    if came != digest:
+    got = file_digest(part, algorithm)
+    if got != digest:
         part.unlink()
-        raise UserError(f"{url} sent other content: expected {algorithm} {digest}, came {came}")
+        raise UserError(f"{url} sent other content: expected {algorithm} {digest}, got {got}")
     put_in_place(part, target)
 
 

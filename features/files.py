@@ -45,7 +45,7 @@ def given_path(name: str, value: str) -> Path:
     if sum(names) + len(names) > LONGEST_PATH or max(names, default=0) > LONGEST_NAME:
         raise UserError(
             f"{shown}: expected a path of at most {LONGEST_PATH:,} bytes, and names of at most "
-            f"{LONGEST_NAME}, came {len(value.encode()):,}; give a shorter one"
+            f"{LONGEST_NAME}, got {len(value.encode()):,}; give a shorter one"
         )
     try:
         path.stat()

@@ -57,7 +57,7 @@ def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
                 continue
             if not isinstance(link, h5py.HardLink) or depth > DEEPEST:
                 what = "groups that are nested too deep" if depth > DEEPEST else "a link to another file"
-                raise UserError(f"{path}: expected numbers in the file itself, came {what} at {at}")
+                raise UserError(f"{path}: expected numbers in the file itself, got {what} at {at}")
             item = inside[key]
             if _address(item) in seen:
                 continue
@@ -67,7 +67,7 @@ def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
             elif isinstance(item, h5py.Dataset) and item.size:
                 problem = unsafe(item, DEFLATE)
                 if problem:
-                    raise UserError(f"{path}: expected numbers in the file itself, came {problem} at {at}")
+                    raise UserError(f"{path}: expected numbers in the file itself, got {problem} at {at}")
                 found[at] = item
     return found
 

@@ -129,9 +129,9 @@ def _agree(run: Run, options: Options) -> None:
     for name in ("backbone", "layers", "image_size", "preprocess", "precision", "mirror", "store"):
         others = (other for other in options.said if other != name)
         if name in options.said and not _has_what_was_said(run, options.without(*others)):
-            came = getattr(options, name)
+            got = getattr(options, name)
             raise UserError(
-                f"{name.upper()}={came}: the run {run.folder} was trained with {have[name]}; leave it out, "
+                f"{name.upper()}={got}: the run {run.folder} was trained with {have[name]}; leave it out, "
                 "or name another RUN="
             )
 

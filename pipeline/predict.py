@@ -102,7 +102,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
         if name not in ("layers", "weights") and ours.get(name) != value:
             shown = "weights" if name == "weights_sha256" else name
             raise UserError(
-                f"{shown.upper()}: the run {run.folder} was trained with {spec[shown]}, came "
+                f"{shown.upper()}: the run {run.folder} was trained with {spec[shown]}, got "
                 f"{ours.get(shown)}; give what it was trained with"
             )
     return extractor

@@ -230,6 +230,6 @@ def _settings(options: Options) -> tuple[dict[str, Any], dict[str, tuple[Any, ..
         for name in ("set", "scale", "grid"):
             if (value := getattr(options, name)) is not None:
                 raise UserError(
-                    f"{name.upper()}={value}: parameters of one head, came HEAD={options.head}; name it"
+                    f"{name.upper()}={value}: parameters of one head, got HEAD={options.head}; name it"
                 )
     return options.settings, options.swept

@@ -117,7 +117,7 @@ class TestWrongArguments:
 
     @pytest.mark.parametrize("images", [np.zeros((2, 32, 32, 3)), np.zeros((2, 64, 64, 3), np.uint8)])
     def test_images_of_another_kind(self, images: Any) -> None:
-        with pytest.raises(ValueError, match=r"^images: expected uint8 of shape \(n, 32, 32, 3\), came"):
+        with pytest.raises(ValueError, match=r"^images: expected uint8 of shape \(n, 32, 32, 3\), got"):
             VGG16().embed(images)
 
 

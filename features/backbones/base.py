@@ -69,7 +69,7 @@ class Weights:
             finite = np.isfinite(tensor)
             if not finite.all():
                 raise UserError(
-                    f"{self.source}: expected finite numbers in every tensor, came {tensor[~finite][0]} in "
+                    f"{self.source}: expected finite numbers in every tensor, got {tensor[~finite][0]} in "
                     f"{name}; give other weights="
                 )
 
@@ -169,10 +169,10 @@ class Backbone(ABC):
             if tap.layer is not None:
                 place = model.operations.index(model.get_layer(tap.layer)) + tap.further
                 output = model.operations[place].output
-            expected, came = (side, side, tap.channels), tuple(output.shape[1:])
-            if came != expected:
+            expected, got = (side, side, tap.channels), tuple(output.shape[1:])
+            if got != expected:
                 raise UserError(
-                    f"{self.name} at {image_size} px: expected a map of {expected} at {name}, came {came}; "
+                    f"{self.name} at {image_size} px: expected a map of {expected} at {name}, got {got}; "
                     "install the Keras that requirements.txt pins"
                 )
             found.append(output)

@@ -222,7 +222,7 @@ class Extractor:
         expected = (self.image_size, self.image_size, 3)
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise UserError(
-                f"images: expected uint8 of shape (n, {', '.join(map(str, expected))}), came {images.dtype} "
+                f"images: expected uint8 of shape (n, {', '.join(map(str, expected))}), got {images.dtype} "
                 f"of shape {images.shape}; Dataset.images makes them so"
             )
         tf = tensorflow()

@@ -84,7 +84,7 @@ class Application(Backbone):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path} does not hold the weights of {self.name}: expected a file that "
-                f"keras.applications.{self.application}(include_top=False) wrote, came: {reason}"
+                f"keras.applications.{self.application}(include_top=False) wrote, got: {reason}"
             ) from None
         tensors = _tensors(model)
         digest = combined_digest(tensor_digests(tensors))
@@ -100,7 +100,7 @@ def _refuse_larger(held: dict[str, h5py.Dataset], most: int, path: Path) -> None
     for at, item in held.items():
         if item.nbytes > most:
             raise UserError(
-                f"{path}: expected tensors of {most:,} bytes together, came {at} of shape {item.shape}; give "
+                f"{path}: expected tensors of {most:,} bytes together, got {at} of shape {item.shape}; give "
                 "the weights of this network without its top"
             )
 

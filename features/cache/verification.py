@@ -56,11 +56,11 @@ def _same_images(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
     """Whether the dataset still has the images, and the rows, that were embedded."""
     yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
     for split in SPLITS:
-        kept, came = embeddings.ids(split), dataset.ids(split)
-        moved = [f"{name!r} is gone" for name in sorted(set(kept) - set(came))]
-        moved += [f"{name!r} is new" for name in sorted(set(came) - set(kept))]
-        if kept != came:
-            problem = f"expected {len(kept)} images, came {len(came)}: {_first(moved) or 'in another order'}"
+        kept, got = embeddings.ids(split), dataset.ids(split)
+        moved = [f"{name!r} is gone" for name in sorted(set(kept) - set(got))]
+        moved += [f"{name!r} is new" for name in sorted(set(got) - set(kept))]
+        if kept != got:
+            problem = f"expected {len(kept)} images, got {len(got)}: {_first(moved) or 'in another order'}"
         elif _digest(dataset.labels(split)) != embeddings.digest(f"{split}/labels"):
             problem = "the labels differ from the dataset's"
         else:
@@ -136,5 +136,5 @@ def _digest(labels: NDArray[np.int64]) -> str:
     return hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()
 
 
-def _same(came: str, expected: str) -> str | None:
-    return None if came == expected else f"expected {expected}, came {came}"
+def _same(got: str, expected: str) -> str | None:
+    return None if got == expected else f"expected {expected}, got {got}"

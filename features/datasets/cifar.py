@@ -201,11 +201,11 @@ def find_archive(
     sha256 = sha256 or official.sha256
     if archive is not None:
         path = given_file("archive", archive, official.file)
-        came = file_digest(path)
-        if came != sha256:
+        got = file_digest(path)
+        if got != sha256:
             raise UserError(
                 f"archive={archive} is not the official {official.file}, or only a part of it: expected "
-                f"SHA-256 {sha256}, came {came} ({path.stat().st_size:,} bytes); "
+                f"SHA-256 {sha256}, got {got} ({path.stat().st_size:,} bytes); "
                 f"download it again from {official.hosts[0]}"
             )
         return path

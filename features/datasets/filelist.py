@@ -86,10 +86,10 @@ class FileList(PictureFiles):
                 continue
             split = row.split or "train"
             if not row.path or "\0" in row.path or not row.label or split not in SPLITS:
-                came = f"path {row.path!r}, label {row.label!r}" + f", split {row.split!r}" * bool(row.split)
+                got = f"path {row.path!r}, label {row.label!r}" + f", split {row.split!r}" * bool(row.split)
                 raise UserError(
                     f"{where}: expected a path, a label and, where there are splits, train or test; "
-                    f"came {came}; fill it in or remove the row"
+                    f"got {got}; fill it in or remove the row"
                 )
             try:
                 name = self._storage.normal(row.path)
@@ -142,7 +142,7 @@ def _lines(path: Path | BucketObject) -> Iterator[Listed]:
                 if not set(COLUMNS) <= set(header):
                     raise UserError(
                         f"{path}, line 1: expected a header with the columns {' and '.join(COLUMNS)} (and "
-                        f"perhaps {SPLIT}), separated by commas; came {','.join(header)!r}; put it right"
+                        f"perhaps {SPLIT}), separated by commas; got {','.join(header)!r}; put it right"
                     )
                 wanted = [header.index(name) for name in (*COLUMNS, SPLIT) if name in header]
                 for cells in reader:
@@ -151,7 +151,7 @@ def _lines(path: Path | BucketObject) -> Iterator[Listed]:
                     if len(cells) != len(header):
                         raise UserError(
                             f"{path}, line {reader.line_num}: expected {len(header)} values, as the header "
-                            f"has, came {len(cells)}; put it right (a value that holds a comma needs quotes)"
+                            f"has, got {len(cells)}; put it right (a value that holds a comma needs quotes)"
                         )
                     yield Listed(f"line {reader.line_num}", *(cells[place].strip() for place in wanted))
             except (csv.Error, UnicodeDecodeError) as error:

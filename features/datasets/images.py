@@ -187,7 +187,7 @@ def _one_line(where: Source | str) -> Iterator[None]:
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
             reason = f"{type(error).__name__} {reason}".rstrip()
         raise Unreadable(
-            f"cannot read the image {where}: expected a whole JPEG or PNG, came: {reason}; "
+            f"cannot read the image {where}: expected a whole JPEG or PNG, got: {reason}; "
             "replace or remove it, then run the command again"
         ) from None
 

@@ -70,12 +70,12 @@ def from_arrays(
         grey = pixels.ndim == 3
         if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] == 3)):
             raise UserError(
-                f"{name}: images of {split}: expected uint8 of shape (n, h, w, 3) or (n, h, w), came "
+                f"{name}: images of {split}: expected uint8 of shape (n, h, w, 3) or (n, h, w), got "
                 f"{pixels.dtype} of shape {pixels.shape}; convert them"
             )
         if numbers.shape != pixels.shape[:1] or not np.issubdtype(numbers.dtype, np.integer):
             raise UserError(
-                f"{name}: labels of {split}: expected {len(pixels)} integers, came {numbers.dtype} of shape "
+                f"{name}: labels of {split}: expected {len(pixels)} integers, got {numbers.dtype} of shape "
                 f"{numbers.shape}; give a class number for each image"
             )
         parts[split] = _Zipped(pixels, numbers)
@@ -151,7 +151,7 @@ class Indexed(Parted):
         self.class_names = tuple(str(one) for one in names)
         if not 2 <= len(self.class_names) >= count:
             raise UserError(
-                f"{name}: expected two classes at least and a name for each, came labels up to {count - 1} "
+                f"{name}: expected two classes at least and a name for each, got labels up to {count - 1} "
                 f"and {len(self.class_names)} names; put labels or class_names right"
             )
         self._digest = self._whole_digest(self._proofs, labels)
@@ -231,7 +231,7 @@ class Indexed(Parted):
             reason = f"{type(error).__name__} {' '.join(str(error).split())}".rstrip()
             raise UserError(
                 f"{self._where(part, row)} cannot be read: expected a Pillow image or uint8 (h, w, 3) or "
-                f"(h, w), and a class number from 0 on; came: {reason}; replace or remove it"
+                f"(h, w), and a class number from 0 on; got: {reason}; replace or remove it"
             ) from None
         return pixels, int(number)
 

@@ -48,12 +48,12 @@ class ParquetShard(Shard):
             schema = file.schema_arrow
             column = next((name for name in PICTURES if name in schema.names), None)
             if column is None or LABEL not in schema.names:
-                raise UserError(f"{path}: {LAYOUT}; came {', '.join(schema.names)}; rename its columns")
+                raise UserError(f"{path}: {LAYOUT}; got {', '.join(schema.names)}; rename its columns")
             kind = str(schema.field(column).type)
             if kind.startswith("struct"):
                 column += ".bytes"
             if "bytes: binary" not in kind and "bytes: large_binary" not in kind and kind not in BINARY:
-                raise UserError(f"{path}: {LAYOUT}; came {column}: {kind}")
+                raise UserError(f"{path}: {LAYOUT}; got {column}: {kind}")
             self._column = column
             self.class_names = _class_names(schema)
             self.labels = list(_labels(path, file, self.class_names))
@@ -137,7 +137,7 @@ def _labels(path: Path, file: Any, class_names: tuple[str, ...] | None) -> Itera
             continue
         expected = f"from 0 to {len(class_names) - 1}" if class_names else "from 0 on, or its name"
         raise UserError(
-            f"{path}, row {number}: expected a class number {expected}, came {value!r}; put it right or "
+            f"{path}, row {number}: expected a class number {expected}, got {value!r}; put it right or "
             "remove the row"
         )
 
@@ -174,5 +174,5 @@ def _one_line(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # ArrowInvalid, OSError, StopIteration of a file cut short
         raise UserError(
-            f"{path}: expected a whole Parquet file, came: {' '.join(str(error).split())}; fetch it again"
+            f"{path}: expected a whole Parquet file, got: {' '.join(str(error).split())}; fetch it again"
         ) from None

@@ -77,7 +77,7 @@ def _in_bucket(url: str, asked: Asked) -> Dataset:
     if suffix in FILES:
         raise UserError(
             f"dataset={url}: in a bucket, expected train/<class>/ and test/<class>/ (or <class>/ alone) or a "
-            f".csv; came a {suffix} file; copy it to this machine"
+            f".csv; got a {suffix} file; copy it to this machine"
         )
     return Folder(Bucket(url), asked.limit, asked.skip_unreadable)
 

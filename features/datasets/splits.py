@@ -28,7 +28,7 @@ def stratified(labels: NDArray[np.int64], count: int, key: str) -> NDArray[np.in
     """
     classes, sizes = np.unique(labels, return_counts=True)
     if not len(classes) <= count <= len(labels):
-        raise ValueError(f"count must be from {len(classes)} to {len(labels)}; came {count}")
+        raise ValueError(f"count must be from {len(classes)} to {len(labels)}; got {count}")
     return pick(labels, _shares(sizes, count), key)
 
 

@@ -98,7 +98,7 @@ def _index(path: Path) -> str:
                 raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
     except (tarfile.TarError, EOFError) as error:
         raise UserError(
-            f"{path}: expected a whole tar file, not compressed; came: {error}; fetch it again"
+            f"{path}: expected a whole tar file, not compressed; got: {error}; fetch it again"
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

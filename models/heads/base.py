@@ -142,5 +142,5 @@ class BaseHead:
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise Refused(f"{type(self).__name__} needs at least two classes; came one class")
+            raise Refused(f"{type(self).__name__} needs at least two classes; got one class")
         return codes

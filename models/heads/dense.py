@@ -180,7 +180,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             if target.shape != (len(X_val),) or not np.isin(target, self.classes_).all():
                 raise ValueError(
                     f"validation_data: expected {len(X_val)} labels, each of a class that is in y; "
-                    f"came {target.shape} with {len(np.setdiff1d(target, self.classes_))} unknown classes"
+                    f"got {target.shape} with {len(np.setdiff1d(target, self.classes_))} unknown classes"
                 )
             measured["val_"] = (X_val, np.searchsorted(self.classes_, target))
         decided = self.automatic(len(X))

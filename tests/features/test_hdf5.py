@@ -101,7 +101,7 @@ def test_weights_are_looked_at_before_they_are_read(network: str, tmp_path: Path
     path = tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
         link(file)
-    with pytest.raises(UserError, match=r"weights\.h5: expected .* came a link to another file at /bad"):
+    with pytest.raises(UserError, match=r"weights\.h5: expected .* got a link to another file at /bad"):
         BACKBONES[network].load(str(path))
 
 
@@ -110,7 +110,7 @@ def test_a_tensor_larger_than_its_network_is_not_read(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         zeros = file.create_dataset("zeros", (6_000_000,), np.float32, chunks=True, compression="gzip")
         zeros[:] = 0
-    with pytest.raises(UserError, match=r"tensors of 18,\d+,\d+ bytes together, came /zeros of shape"):
+    with pytest.raises(UserError, match=r"tensors of 18,\d+,\d+ bytes together, got /zeros of shape"):
         BACKBONES["mobilenetv2"].load(str(path))
 
 

@@ -136,7 +136,7 @@ def test_a_learning_curve(trained: Project) -> None:
             "GRID=alpha: expected a parameter and its values, as in GRID=",
         ),
         (("--head", "ridge", "--grid", "alpha=1,-1"), "SET: alpha=-1"),
-        (("--head", "all", "--grid", "alpha=1"), "GRID=alpha=1: parameters of one head, came HEAD=all"),
+        (("--head", "all", "--grid", "alpha=1"), "GRID=alpha=1: parameters of one head, got HEAD=all"),
         (("--head", "SVC", "--set", "C=-1"), "SET: SVC: The 'C' parameter of SVC must be a float"),
     ],
 )

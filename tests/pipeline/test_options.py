@@ -18,7 +18,7 @@ from tests.conftest import Project
     [
         ("x" * 5_000, f"={'x' * 60}...: expected a path of at most 4,095 bytes"),
         ("x/" * 2_500, "expected a path of at most 4,095 bytes"),
-        ("x" * 256, "names of at most 255, came 256; give a shorter one"),
+        ("x" * 256, "names of at most 255, got 256; give a shorter one"),
         ("~nouser/x", "=~nouser/x: there is no such user here; give the path without ~"),
         ("caf\udce9", r"='caf\udce9': expected UTF-8; rename it, or give another"),
         ("loop/x", "=loop/x: a link there leads to itself; put it right"),

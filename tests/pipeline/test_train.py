@@ -217,8 +217,8 @@ class TestSet:
             ("ridge", "alpha=x", "alpha=x: expected a number above 0"),
             ("logistic", "C=1e-300", "C=1e-300: expected a number from 1e-30, below 1e+30"),
             ("svm", "C=1e400", "C=1e400: expected a number from 1e-30, below 1e+30"),
-            ("all", "alpha=1", "SET=alpha=1: parameters of one head, came HEAD=all"),
-            ("vote", "alpha=1", "SET=alpha=1: parameters of one head, came HEAD=vote"),
+            ("all", "alpha=1", "SET=alpha=1: parameters of one head, got HEAD=all"),
+            ("vote", "alpha=1", "SET=alpha=1: parameters of one head, got HEAD=vote"),
         ],
     )
     def test_what_it_cannot_be_is_told_in_a_line_before_anything_is_read(

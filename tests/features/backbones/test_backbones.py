@@ -238,7 +238,7 @@ def test_a_number_that_is_none_is_refused_by_its_tensor(built: Built, tmp_path: 
         built.model.save_weights(path)
     finally:
         built.model.set_weights(values)
-    with pytest.raises(UserError, match=r"expected finite numbers .* came inf in \d+ moving_variance"):
+    with pytest.raises(UserError, match=r"expected finite numbers .* got inf in \d+ moving_variance"):
         built.entry.load(str(path))
 
 

@@ -120,7 +120,7 @@ def test_a_number_that_is_none_is_refused_by_its_tensor(
     tensors = vgg16_weights.read(Path(weights_path))
     tensors[tensor].flat[5] = value
     vgg16_weights.save(tensors, path)
-    with pytest.raises(UserError, match=rf"bad\.h5: expected finite .* came {value} in {tensor}; give"):
+    with pytest.raises(UserError, match=rf"bad\.h5: expected finite .* got {value} in {tensor}; give"):
         vgg16_weights.load(str(path))
 
 

@@ -132,7 +132,7 @@ class TestOverflow:
         large = vectors(shard.split, shard.start, shard.stop)
         large["block5"][3, 1] = number
         told = (
-            f"store=float16: expected numbers up to 65,504, came {abs(number):,.6g} in block5 of rows 10 "
+            f"store=float16: expected numbers up to 65,504, got {abs(number):,.6g} in block5 of rows 10 "
             "to 19 of train; give store=float32"
         )
         with store.lock():
@@ -213,7 +213,7 @@ class TestCommands:
         code, _, err = project("features", *self.GIVEN)
         assert code == 2
         line = err.strip().splitlines()[-1]
-        assert line.startswith("error: STORE=float16: expected numbers up to 65,504, came ")
+        assert line.startswith("error: STORE=float16: expected numbers up to 65,504, got ")
         assert line.endswith("; give STORE=float32")
         assert project("features")[0] == 0
 

@@ -208,12 +208,12 @@ class TestOtherImages:
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ("removed", "expected 40 images, came 39: 'train/cat/001.jpg' is gone"),
-            ("added", "expected 40 images, came 41: 'train/cat/more0.jpg' is new"),
-            ("renamed", "expected 40 images, came 40: 'train/cat/001.jpg' is gone, 'train/cat/z.jpg' is new"),
+            ("removed", "expected 40 images, got 39: 'train/cat/001.jpg' is gone"),
+            ("added", "expected 40 images, got 41: 'train/cat/more0.jpg' is new"),
+            ("renamed", "expected 40 images, got 40: 'train/cat/001.jpg' is gone, 'train/cat/z.jpg' is new"),
             (
                 "many added",  # beyond the file's rows, and beyond a block of them
-                "expected 40 images, came 1240: 'train/cat/more0.jpg' is new, 'train/cat/more1.jpg' is new, "
+                "expected 40 images, got 1240: 'train/cat/more0.jpg' is new, 'train/cat/more1.jpg' is new, "
                 "'train/cat/more10.jpg' is new and 1197 more",
             ),
         ],

@@ -236,7 +236,7 @@ class TestReading:
         store.client.delete_object(Bucket=store.name, Key="some/pets/train/cat/001.jpg")
         with pytest.raises(UserError, match=r"the image s3://.*cat/001\.jpg: No such object; replace or rem"):
             dataset.digest()
-        with pytest.raises(UserError, match=r"the image s3://.*cat/001\.jpg: .*, came: No such object"):
+        with pytest.raises(UserError, match=r"the image s3://.*cat/001\.jpg: .*, got: No such object"):
             images_of(dataset)
 
     def test_an_object_is_too_large_to_be_read_whole(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ class TestErrors:
 
     def test_shards(self, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.told(capsys, "--dataset", f"{store.url}/train.tar")
-        assert "came a .tar file; copy it to this machine" in line
+        assert "got a .tar file; copy it to this machine" in line
 
     def test_no_keys(self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

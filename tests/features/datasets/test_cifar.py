@@ -48,7 +48,7 @@ def test_a_partial_archive_is_named_and_refused(make_archive: Make) -> None:
     archive = make_archive()
     digest = file_digest(archive)
     archive.write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"is not the official .* expected SHA-256 {digest}, came"):
+    with pytest.raises(UserError, match=f"is not the official .* expected SHA-256 {digest}, got"):
         Cifar10(str(archive), sha256=digest).labels("train")
 
 

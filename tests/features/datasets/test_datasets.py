@@ -389,10 +389,10 @@ class TestList:
         ("row", "message"),
         [
             ("gone.png,cat,train", r"line 4: no such file: /.*gone\.png; expected a path relative to"),
-            (",cat,train", "line 4: expected a path, a label and, .* came path '', label 'cat'"),
-            ("a.png,,train", "line 4: expected a path, a label and, .* came path 'a.png', label ''"),
-            ("a.png,cat,trian", "line 4: .* train or test; came .* split 'trian'"),
-            ("a.png,cat", r"line 4: expected 3 values, as the header has, came 2; put it right"),
+            (",cat,train", "line 4: expected a path, a label and, .* got path '', label 'cat'"),
+            ("a.png,,train", "line 4: expected a path, a label and, .* got path 'a.png', label ''"),
+            ("a.png,cat,trian", "line 4: .* train or test; got .* split 'trian'"),
+            ("a.png,cat", r"line 4: expected 3 values, as the header has, got 2; put it right"),
             ("./{first},cat,test", r"line 4: pets/.* is in line 2 already; remove one of the two"),
             ('"a.png,cat,train', r"line \d+: no CSV in UTF-8 \(unexpected end of data\)"),
             ("caf\udce9.png,cat,train", r"line \d+: no CSV in UTF-8 \('utf-8' codec"),
@@ -414,7 +414,7 @@ class TestList:
             (
                 "file;class",
                 [],
-                r"list\.csv, line 1: expected a header with the columns path and label .* came 'file",
+                r"list\.csv, line 1: expected a header with the columns path and label .* got 'file",
             ),
             ("", [], r"list\.csv, line 1: expected a header"),
             ("path,label", [], r"list\.csv: no row is of the split train"),
@@ -573,14 +573,14 @@ class TestInMemory:
     @pytest.mark.parametrize(
         ("images", "labels", "message"),
         [
-            (np.zeros((9, 4, 4, 3)), np.arange(9), r"came float64 of shape \(9, 4, 4, 3\)"),
-            (np.zeros((9, 3, 4, 4), np.uint8), np.arange(9), r"came uint8 of shape \(9, 3, 4, 4\)"),
-            (np.zeros((9, 4, 4), np.uint8), np.arange(8), r"expected 9 integers, came int64 of shape \(8,\)"),
-            (np.zeros((9, 4, 4), np.uint8), np.zeros(9), r"expected 9 integers, came float64"),
+            (np.zeros((9, 4, 4, 3)), np.arange(9), r"got float64 of shape \(9, 4, 4, 3\)"),
+            (np.zeros((9, 3, 4, 4), np.uint8), np.arange(9), r"got uint8 of shape \(9, 3, 4, 4\)"),
+            (np.zeros((9, 4, 4), np.uint8), np.arange(8), r"expected 9 integers, got int64 of shape \(8,\)"),
+            (np.zeros((9, 4, 4), np.uint8), np.zeros(9), r"expected 9 integers, got float64"),
             (
                 np.zeros((9, 4, 4), np.uint8),
                 np.arange(9) - 1,
-                r"item 0 of train .* came: TypeError the label",
+                r"item 0 of train .* got: TypeError the label",
             ),
             (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), r"two classes at least"),
             (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"two classes at least"),
@@ -600,7 +600,7 @@ class TestInMemory:
         pairs: list[object] = list(zip(*made(60), strict=True))
         pairs[5] = item
         with pytest.raises(
-            UserError, match=r"^indexed: item 5 of train cannot be read: expected .* came: \w+"
+            UserError, match=r"^indexed: item 5 of train cannot be read: expected .* got: \w+"
         ):
             from_indexed(pairs)
 

@@ -134,7 +134,7 @@ def test_damaged_metadata_is_named_in_a_line(
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + broken + bytes(4)
     path = tmp_path / f"bad.{suffix}"
     gradient(64, 64).save(path, exif=exif)
-    with pytest.raises(UserError, match=rf"^cannot read the image .*bad\.{suffix}: .* came: {kind} .+$"):
+    with pytest.raises(UserError, match=rf"^cannot read the image .*bad\.{suffix}: .* got: {kind} .+$"):
         read_square(path, 32)
 
 
@@ -154,7 +154,7 @@ def test_a_warning_of_pillow_s_that_is_made_an_error_names_the_picture(
         assert read_square(path, 32).shape == (32, 32, 3)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="PIL")
-        with pytest.raises(UserError, match=r"cannot read the image .*odd\.jpg: .* came: \w+Warning "):
+        with pytest.raises(UserError, match=r"cannot read the image .*odd\.jpg: .* got: \w+Warning "):
             read_square(path, 32)
 
 
@@ -226,7 +226,7 @@ def test_scans_of_a_jpeg_that_would_take_minutes_are_refused(tmp_path: Path, in_
     if in_file:
         path.write_bytes(content)
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"bad\.jpg: .* came: 2,000 scans of 9000 x 9000 pixels; replace"):
+    with pytest.raises(UserError, match=r"bad\.jpg: .* got: 2,000 scans of 9000 x 9000 pixels; replace"):
         read_square(path, 32, None if in_file else content)
     assert time.monotonic() - started < 5
 
@@ -234,7 +234,7 @@ def test_scans_of_a_jpeg_that_would_take_minutes_are_refused(tmp_path: Path, in_
 @pytest.mark.parametrize("kind", [0xC0, 0xC1, 0xC9], ids=["baseline", "extended", "arithmetic"])
 def test_scans_count_in_a_jpeg_that_is_not_progressive(kind: int) -> None:
     """3 kB, which libjpeg decodes for seconds; a hundred times as many bytes, for as many minutes."""
-    with pytest.raises(UserError, match=r"bad\.jpg: .* came: 300 scans of 4000 x 4000 pixels; replace"):
+    with pytest.raises(UserError, match=r"bad\.jpg: .* got: 300 scans of 4000 x 4000 pixels; replace"):
         read_square("bad.jpg", 32, empty_scans(4_000, 300, kind))
     assert read_square("good.jpg", 32, empty_scans(400, 300, kind)).shape == (32, 32, 3)
 

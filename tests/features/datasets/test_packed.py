@@ -144,9 +144,7 @@ class TestShards:
     def test_a_shard_cut_short_is_named(self, shards: Path) -> None:
         (path,) = (path for path in shards.iterdir() if path.stem == "train-000001")
         path.write_bytes(path.read_bytes()[:9000])
-        with pytest.raises(
-            UserError, match=f"^{path}: expected a whole .* file, .*came: .*; fetch it again$"
-        ):
+        with pytest.raises(UserError, match=f"^{path}: expected a whole .* file, .*got: .*; fetch it again$"):
             open_dataset(str(shards))
 
     def test_a_shard_of_no_split_is_named(self, shards: Path) -> None:
@@ -230,7 +228,7 @@ class TestParquet:
         about = {"info": {"features": {"label": {"names": ["cat", "dog", "eel"]}}}}
         path = write_parquet(root.with_name("x.parquet"), columns, about)
         with pytest.raises(
-            UserError, match=rf"^{path}, row 0: expected a class number from 0 to 2, came {label}"
+            UserError, match=rf"^{path}, row 0: expected a class number from 0 to 2, got {label}"
         ):
             open_dataset(str(path))
 
@@ -239,10 +237,10 @@ class TestParquet:
         [
             (
                 {"picture": [b""], "label": [0]},
-                "expected image .* and label, or path and label .*; came picture, label",
+                "expected image .* and label, or path and label .*; got picture, label",
             ),
-            ({"image": [b""], "class": [0]}, "came image, class"),
-            ({"image": ["a.png"], "label": [0]}, "came image: string"),
+            ({"image": [b""], "class": [0]}, "got image, class"),
+            ({"image": ["a.png"], "label": [0]}, "got image: string"),
         ],
     )
     def test_other_columns_are_named(self, tmp_path: Path, columns: dict[str, Any], message: str) -> None:
@@ -297,7 +295,7 @@ class TestParquet:
     def test_what_is_no_parquet_is_named(self, tmp_path: Path) -> None:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed: requirements-parquet.txt")
         (tmp_path / "x.parquet").write_bytes(b"PAR2")
-        with pytest.raises(UserError, match=r"x\.parquet: expected a whole Parquet file, came: "):
+        with pytest.raises(UserError, match=r"x\.parquet: expected a whole Parquet file, got: "):
             open_dataset(str(tmp_path / "x.parquet"))
 
 
@@ -395,15 +393,13 @@ class TestTar:
         content = bytearray(path.read_bytes())
         content[content.index(b"some/folder.d/30.")] ^= 1
         path.write_bytes(content)
-        with pytest.raises(
-            UserError, match=r"expected a whole tar file, not compressed; came: bad header at"
-        ):
+        with pytest.raises(UserError, match=r"expected a whole tar file, not compressed; got: bad header at"):
             open_dataset(str(path))
 
     @pytest.mark.parametrize("content", [b"\x1f\x8bno tar", b""])
     def test_what_is_no_tar_is_named(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "x.tar").write_bytes(content)
-        with pytest.raises(UserError, match=r"x\.tar: expected a whole tar file, not compressed; came: \w+"):
+        with pytest.raises(UserError, match=r"x\.tar: expected a whole tar file, not compressed; got: \w+"):
             open_dataset(str(tmp_path / "x.tar"))
 
     def test_headers_are_read_once_and_not_at_every_command(
