@@ -1,4 +1,4 @@
-"""Parts read in turn, with the next ones under way meanwhile."""
+"""Read-ahead: the next parts are read while the current one is in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 
 def read_ahead(pool: Executor, read: Callable[[S], T], parts: Iterable[S], at_once: int = 2) -> Iterator[T]:
-    """``read(part)`` for each part in turn, with the next ones under way in ``pool`` meanwhile."""
+    """Yield ``read(part)`` for each part, in order, while ``pool`` reads the next ones.
+
+    Parameters
+    ----------
+    at_once : how many parts are submitted at a time, the one that is waited for included.
+    """
     waiting: deque[Future[T]] = deque()
     for part in parts:
         waiting.append(pool.submit(read, part))

@@ -1,4 +1,4 @@
-"""TensorFlow, loaded late and quietly."""
+"""TensorFlow, imported on first use and without its start-up messages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def tensorflow() -> Any:
-    """The TensorFlow module, imported at the first call (seconds) without its start-up chatter.
+    """The TensorFlow module, imported at the first call, which takes seconds.
 
-    Keras runs on TensorFlow whatever ``KERAS_BACKEND`` says elsewhere. What the C++ side prints
-    while it loads is shown only if loading fails.
+    Keras uses TensorFlow whatever ``KERAS_BACKEND`` says. Messages of TensorFlow's C++ libraries are shown
+    only if the import fails.
     """
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]

@@ -1,4 +1,4 @@
-"""How much memory a process may still take."""
+"""How much memory is available, and refusal of what does not fit."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 from features.errors import UserError
 from features.words import size
 
-CGROUPS = (  # where a container's limit and use stand: cgroup v2, and v1
+CGROUPS = (  # files with a container's memory limit and usage: cgroup v2, then v1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
-MARGIN = 0.1  # of what is free that is left to all else
+MARGIN = 0.1  # share of the free memory that is left for everything else
 
 
 def memory_of(memory: int | str | None) -> int:
-    """The bytes that may be taken: those that are given, as a number or as in ``4GB``, else what is free.
+    """The memory limit in bytes.
 
-    Of what is free a tenth is left to all else.
+    Parameters
+    ----------
+    memory : the limit in bytes or with a unit, such as ``4GB``; None: the free memory less a tenth.
 
     Raises
     ------
     UserError
-        It is no amount of memory.
+        ``memory`` cannot be parsed as a number of bytes.
     """
     if memory is None:
         return int((1 - MARGIN) * available())
@@ -31,31 +33,31 @@ def memory_of(memory: int | str | None) -> int:
 
 
 def available() -> int:
-    """Bytes that can be taken without swapping: the machine's, or a container's if that is less."""
+    """Bytes available without swapping, on the machine or within the container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     for limit, used in CGROUPS:
         try:
             free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # not there, or "max": no limit
+        except (OSError, ValueError):  # no such file, or "max": no limit
             continue
     return max(free, 0)
 
 
 def require(needed: int, reckoned: str, what: str, remedy: str, free: int | None = None) -> None:
-    """Refuse, before it is tried, what does not fit into the memory that is available.
+    """Refuse an allocation that does not fit into memory, before it is attempted.
 
     Parameters
     ----------
-    needed, reckoned : the bytes, and the sum that gave them.
-    what, remedy : what needs them, and what would need less.
-    free : the bytes that may be taken, where that is not what is available.
+    needed, reckoned : the required bytes, and the calculation behind them in words.
+    what, remedy : what requires them, and what would require less.
+    free : the bytes available; None: those of :func:`available`.
 
     Raises
     ------
     UserError
-        It does not fit.
+        More is required than is available.
     """
     free = available() if free is None else free
     if needed > free:
@@ -66,5 +68,5 @@ def require(needed: int, reckoned: str, what: str, remedy: str, free: int | None
 
 
 def gigabytes(size: int) -> str:
-    """Bytes as people read them."""
+    """A number of bytes in gigabytes (10^9), as text."""
     return f"{size / 1e9:,.1f} GB"

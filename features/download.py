@@ -1,4 +1,4 @@
-"""Files from the network: fetched under a temporary name, resumed, and proved before use."""
+"""Downloads: to a temporary name, resumable, verified by digest before use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from features.errors import UserError
 from features.files import file_digest, given_path, put_in_place
 from features.progress import progress
 
-TIMEOUT = 8.0  # seconds without a byte before a host is given up; a closed network costs seconds
+TIMEOUT = 8.0  # seconds without a byte until a host is given up: without a network, few seconds are lost
 CHUNK = 1 << 20  # bytes
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: ``$HEADROOM_CACHE``, or ``headroom`` in the user's cache folder."""
+    """The folder of downloads: ``$HEADROOM_CACHE``, or ``headroom`` in the user's cache folder."""
     named = os.environ.get("HEADROOM_CACHE")
     if named:
         return given_path("HEADROOM_CACHE", named)
@@ -27,20 +27,20 @@ def cache_dir() -> Path:
 
 
 def keras_dir() -> Path:
-    """Keras' own cache folder (``$KERAS_HOME``, or ``~/.keras``)."""
+    """Keras' cache folder: ``$KERAS_HOME``, or ``~/.keras``."""
     return given_path("KERAS_HOME", os.environ.get("KERAS_HOME") or "~/.keras")
 
 
 def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> None:
-    """Download ``url`` to ``target``; afterwards ``target`` is whole and has ``digest``.
+    """Download ``url`` to ``target`` and verify its ``digest``.
 
-    What arrived before an interruption stays in ``target`` + ``.part`` and is continued, from
-    this host or another that serves the same bytes.
+    An interrupted download stays in ``target`` + ``.part`` and is resumed, from this host or any
+    other that serves the same bytes.
 
     Raises
     ------
     UserError
-        The host cannot be reached, or what it sent is something else (which is then deleted).
+        The host cannot be reached, or the content has another digest (it is then deleted).
     """
     part = target.with_name(target.name + ".part")
     lock = target.with_name(target.name + ".lock")
@@ -58,7 +58,7 @@ def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> Non
 
 
 def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Path) -> None:
-    if not part.is_file():  # a pipe would wait for a reader
+    if not part.is_file():  # a named pipe would block
         part.unlink(missing_ok=True)
     have = part.stat().st_size if part.exists() else 0
     if not (have and file_digest(part, algorithm) == digest):  # killed just before the rename
@@ -66,20 +66,19 @@ def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Pat
     got = file_digest(part, algorithm)
     if got != digest:
         part.unlink()
-        raise UserError(f"{url} sent other content: expected {algorithm} {digest}, got {got}")
+        raise UserError(f"{url} has other content: expected {algorithm} {digest}, got {got}")
     put_in_place(part, target)
 
 
 def _append(url: str, part: Path, have: int, name: str) -> None:
-    """Write the rest of ``url`` behind the ``have`` bytes of ``part`` (all of it, if the host
-    does not continue downloads)."""
+    """Append the rest of ``url`` to the ``have`` bytes of ``part``; start over if the host cannot resume."""
     request = urllib.request.Request(url, headers={"User-Agent": "headroom"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # the part is as long as the file, or longer: its digest decides
+        if error.code != 416:  # nothing left to send: the digest decides
             raise
         return
     with response:
@@ -93,5 +92,5 @@ def _append(url: str, part: Path, have: int, name: str) -> None:
             while chunk := response.read(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
-    if total and part.stat().st_size < total:  # urllib does not tell a connection that was cut
+    if total and part.stat().st_size < total:  # urllib does not report a lost connection
         raise ConnectionError(f"cut off after {part.stat().st_size:,} of {total:,} bytes")

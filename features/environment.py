@@ -1,4 +1,4 @@
-"""The machine and the packages that numbers depend on."""
+"""The processor and the package versions that results depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py", "pi
 
 @cache
 def processor() -> str:
-    """The processor's name, as the operating system tells it."""
+    """The processor's name as reported by the operating system."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -23,5 +23,5 @@ def processor() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """The installed packages that numbers depend on, without importing them."""
+    """The versions of the installed packages that results depend on; imports none of them."""
     return {name: version(name) for name in PACKAGES}

@@ -1,13 +1,13 @@
-"""The one exception a user is meant to read."""
+"""The exception for errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can put right; its text is the whole message.
+    """An error that the user can fix.
 
-    The text says what was expected, what came, and what to do next. It names parameters as Python does
-    (``image_size=16: expected at least 32 pixels``). The command line puts it in its own words
-    (``IMAGE_SIZE=16: ...``), prints it as one line and exits with code 2; any other exception is a
-    defect of Headroom and keeps its traceback.
+    Its text is one line: what was expected, what was found instead, and what to do next. Parameters have
+    their Python names (``image_size=16: expected at least 32 pixels``); the command line replaces them by
+    its own (``IMAGE_SIZE=16: ...``), prints the line and exits with code 2. Any other exception is a bug in
+    Headroom and keeps its traceback.
     """

@@ -1,4 +1,4 @@
-"""The embeddings of a dataset: from a finished cache, or computed and kept."""
+"""Feature extraction: the embeddings of a dataset, from a finished cache or computed."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def extract(
     executor: Executor | None = None,
     max_file: int | str = MAX_FILE,
 ) -> Embeddings:
-    """Embed every image of a dataset once, and keep the embeddings.
+    """Embed every image of a dataset and store the embeddings.
 
-    Where ``folder`` holds a finished cache of the same images, network and layers (perhaps among other
-    layers), that one is proved and returned. Else the network runs, shard by shard; interrupted, the
-    next call resumes. A damaged cache is set aside and computed again.
+    If ``folder`` has a finished cache of the same images, network and layers (possibly among other
+    layers), it is verified and returned. Otherwise the network runs, shard by shard; after an interruption
+    the next call resumes. A damaged cache is renamed and computed again.
 
     Parameters
     ----------
-    dataset : as :func:`features.open_dataset` opens it.
-    extractor : the frozen network; its precision ``auto`` is decided here.
-    folder : where caches are, one file each, or a folder of several; made if it is not there.
-    command : what repeats this, kept as provenance.
-    before : called before the network is built, where there is anything left to embed.
-    executor : who embeds the shards; left out, this process.
-    max_file : bytes of vectors in one file, as a number or as in ``50GB``: above it a cache is a folder of
-        HDF5 files with an index.
+    dataset : from :func:`features.open_dataset`.
+    extractor : the frozen network; precision ``auto`` is resolved here.
+    folder : the folder of caches; made if it does not exist.
+    command : the command that repeats this call, stored as provenance.
+    before : called before the network is built, if any images remain to be embedded.
+    executor : embeds the shards; None: this process.
+    max_file : largest number of bytes of vectors in one file, as a number or as in ``50GB``; a larger cache
+        is a folder of HDF5 files with an index.
 
     Returns
     -------
     Embeddings
-        Open for reading; ``embeddings.path`` is the HDF5 file, or the folder.
+        Open for reading; ``embeddings.path`` is the HDF5 file or the folder.
 
     Raises
     ------
     UserError
-        ``max_file`` is no size, an image or the weights cannot be read, the disk is full, or another
-        process writes this cache.
+        ``max_file`` is invalid, an image or the weights cannot be read, the disk is full, or another process
+        is writing this cache.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def extract(
         _set_aside(path)
     hit = _hit(root, extractor, dataset)
     if hit is None:
-        extractor.weights  # noqa: B018  the spec below is of what was really found
+        extractor.weights  # noqa: B018  so that the spec has the digest of what was found
         hit = _hit(root, extractor, dataset, report=True)
     if hit is not None and _problem(hit.path):
         _set_aside(hit.path)
@@ -101,27 +101,26 @@ def embed_shards(
     assembly: Assembly | PartAssembly,
     todo: list[Shard],
 ) -> float:
-    """Have every shard of ``todo`` embedded, and pass all that are in no finished part on to ``assembly``.
+    """Embed the shards of ``todo`` and add all shards that are in no finished part to ``assembly``.
 
-    The caller holds the store's lock. While the executor works, another thread reads each shard from where
-    it is kept, in row order, as soon as those before it are there. An interruption leaves the finished
-    shards.
+    The caller holds the store's lock. While the executor works, another thread reads the stored shards in
+    row order. After an interruption the finished shards remain.
 
     Returns
     -------
     float
-        Seconds that the network took for all shards, those of earlier passes included.
+        Seconds spent in the network for all shards, including those of earlier passes.
 
     Raises
     ------
     UserError
-        As the executor does, or the disk is full, or a shard has been damaged meanwhile.
+        Raised by the executor, the disk is full, or a stored shard has been damaged.
     """
 
     def assemble(shard: Shard) -> float:
         kept = store.folder.read(shard)
         if kept is None:
-            raise UserError(f"the shard {shard.name} has been damaged meanwhile; run this again")
+            raise UserError(f"the shard {shard.name} was damaged during the pass; run this again")
         assembly.add(shard, kept.vectors, kept.seconds)
         return kept.seconds
 
@@ -149,7 +148,7 @@ def embed_shards(
 
 
 def describe(embeddings: Embeddings) -> str:
-    """What a cache holds, in a line."""
+    """The contents of a cache in one line."""
     rows = " + ".join(f"{count:,}" for count in embeddings.rows.values())
     return (
         f"{embeddings.dataset['name']}, {rows} images, "
@@ -159,13 +158,13 @@ def describe(embeddings: Embeddings) -> str:
 
 
 def _settled(root: Path, extractor: Extractor, dataset: Dataset) -> Extractor:
-    """The extractor with its precision decided: asked for, begun with, or measured to be faster."""
+    """The extractor with precision ``auto`` resolved: as a pass was begun, or as measured to be faster."""
     if extractor.precision != AUTO:
         return extractor
     for precision in PRECISIONS:
         begun = extractor.at(precision)
         if EmbeddingStore(root, dataset, begun.spec(), begun.widths).begun:
-            say(f"precision {precision}: a pass was begun with it, and goes on")
+            say(f"precision {precision}: continuing the pass that was begun with it")
             return begun
     count = min(extractor.batch, len(dataset.labels("train")))
     settled, reason = choose(extractor, dataset.images("train", 0, count, extractor.image_size))
@@ -182,7 +181,7 @@ def _compute(
     executor: Executor,
 ) -> Embeddings:
     with store.lock():
-        if store.path.exists():  # finished while this process looked
+        if store.path.exists():  # another process has finished it meanwhile
             return Embeddings(store.path)
         todo = store.missing()
         store.check_disk(todo)
@@ -211,7 +210,7 @@ def _compute(
 
 
 def _problem(path: Path) -> str | None:
-    """What is wrong with a finished file; None if it holds what was written."""
+    """What is wrong with a finished cache; None if every digest matches."""
     try:
         return next((problem for _, problem in Embeddings(path).problems() if problem), None)
     except Damaged as error:
@@ -219,14 +218,14 @@ def _problem(path: Path) -> str | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Set a damaged file aside, unless another process has done so and perhaps made a new one."""
+    """Rename a damaged cache, unless another process has already done so."""
     with writing(path):
         if path.exists() and (problem := _problem(path)):
             say(f"{problem}\n{path.name} is set aside as {set_aside(path).name}")
 
 
 def _hit(root: Path, extractor: Extractor, dataset: Dataset, report: bool = False) -> Embeddings | None:
-    """The finished cache that has what is asked, by content; ``report``: how the nearest other differs."""
+    """The finished cache that fits by content; with ``report``, print how the closest other one differs."""
     asked = {**extractor.spec(), "dataset_sha256": dataset.digest(), "limit": dataset.limit}
     fitting, others = find(root, asked)
     if report and others and not fitting:

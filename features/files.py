@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read only where they are regular ones."""
+"""Files: written atomically, and read only if they are regular files."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from pathlib import Path
 from features.errors import UserError
 from features.words import is_utf8, short
 
-LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes: PATH_MAX without its end, and NAME_MAX, of Linux' limits.h
+LONGEST_PATH, LONGEST_NAME = (
+    4095,
+    255,
+)  # bytes: PATH_MAX less the final NUL, and NAME_MAX, of Linux
 
 
 def given_path(name: str, value: str) -> Path:
-    """A path as somebody gave it, with ``~`` replaced.
+    """A path given by the user, with ``~`` expanded.
 
     Parameters
     ----------
-    name : of the parameter or variable that it was given as.
+    name : the parameter or variable, for the message.
 
     Raises
     ------
     UserError
-        It is empty, or no file can be there: it, or the folder it lies in, is not UTF-8; it is longer than
-        a path may be; a link in it leads to itself; or ``~`` names nobody.
+        The path is empty, not UTF-8 (or lies in a folder that is not), too long for Linux or part of a loop
+        of symbolic links, or ``~`` names an unknown user.
     """
     shown = f"{name}={short(value)}"
     if not value:
         raise UserError(f"{name}= is empty: expected a path; give one or leave it out")
     given_text(name, value)
-    if "\0" in value:  # which Python can say, and no command line
+    if "\0" in value:  # possible from Python only
         raise UserError(f"{name}={value!a}: expected a path without \\x00; leave it out")
     try:
         path = Path(value).expanduser()
@@ -50,22 +53,22 @@ def given_path(name: str, value: str) -> Path:
     try:
         path.stat()
         whole = path.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
-            raise UserError(f"{shown}: a link there leads to itself; put it right") from None
+            raise UserError(f"{shown}: a symbolic link there points to itself; remove it") from None
         whole = Path.cwd() / path
     given_text(name, str(whole))
     return path
 
 
 def given_text(name: str, value: str) -> None:
-    """Refuse what is not UTF-8: it could neither be shown nor kept in a JSON."""
+    """Refuse text that is not UTF-8, since it can neither be printed nor stored as JSON."""
     if not is_utf8(value):
         raise UserError(f"{name}={value!a}: expected UTF-8; rename it, or give another")
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file is there; what cannot even be looked at is none."""
+    """Whether a path is a regular file; False if it cannot be accessed."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -73,21 +76,20 @@ def is_file(path: Path) -> bool:
 
 
 class NotRegular(OSError):
-    """A folder, a named pipe, a socket or a device where a regular file was expected."""
+    """A regular file was expected, but the path is a folder, named pipe, socket or device."""
 
 
 def given_file(name: str, value: str, expected: str) -> Path:
-    """The path of a regular file as somebody gave it; see :func:`given_path`.
+    """The path of a regular file given by the user; see :func:`given_path`.
 
     Parameters
     ----------
-    expected : what the file should be, for the message.
+    expected : what the file should contain, for the message.
 
     Raises
     ------
     UserError
-        No file can be there, or none is; or a folder, a named pipe, a socket or a device is there; or it
-        may not be read.
+        The path is invalid, or is not a regular file that can be read.
     """
     path = given_path(name, value)
     try:
@@ -100,20 +102,20 @@ def given_file(name: str, value: str, expected: str) -> Path:
 
 
 def open_regular(path: Path | str) -> BufferedReader:
-    """A regular file, opened to be read as bytes; links are followed.
+    """Open a regular file for reading bytes; symbolic links are followed.
 
-    A named pipe, a socket or a device would wait for somebody, or never end. It is the open handle that is
-    looked at, so that nothing can take the file's place in between.
+    Reading from a named pipe, socket or device could block or never end. The open handle is checked, not
+    the path, so that the file cannot be replaced in between.
 
     Raises
     ------
     NotRegular
-        There is something else.
+        The path is not a regular file.
     OSError
-        There is no such file, or it may not be read.
+        The file does not exist or cannot be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a writer of a pipe
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise NotRegular(errno.EINVAL, "Not a regular file", str(path)) from None
@@ -127,19 +129,19 @@ def open_regular(path: Path | str) -> BufferedReader:
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a regular file's bytes; raises as :func:`open_regular`."""
+    """Hex digest of a regular file's bytes. Raises as :func:`open_regular`."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; see :func:`replacing`."""
+    """Write a file atomically; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def save_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and the folders above it where they are missing.
+    """Write a file atomically, and make the folders above it if they are missing.
 
     Raises
     ------
@@ -157,14 +159,14 @@ def save_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
-    """A file to write, which then takes the place of ``path``; of several writers the last one stands.
+    """Yield a temporary path, which replaces ``path`` at the end; the last of several writers wins.
 
-    It lies in the same folder, under a name that is this call's alone, which a process number would not
-    make it: where containers share a folder, their numbers repeat. It is gone if the block fails.
+    The temporary file is in the same folder, so that the rename is atomic, and has a random name: process
+    numbers repeat in containers that share a folder. If the block fails it is removed.
 
     Parameters
     ----------
-    suffix : what the name ends in, for a writer that decides by it what it writes.
+    suffix : of the temporary name, for writers that choose the format by it.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}{suffix}")
     try:
@@ -177,14 +179,14 @@ def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 
 
 def put_in_place(written: Path, path: Path) -> None:
-    """Rename a closed file, or a folder, for good: its content and then its name reach the disk."""
+    """Rename a closed file or a folder durably: its content and then its name are synced to the disk."""
     sync(written)
     os.replace(written, path)
     sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing, for good: their names reach the disk."""
+    """Make a folder and its missing parents durably: their names are synced to the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -192,7 +194,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Sync a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""HDF5 files that others may have made: what is refused before a number is read."""
+"""HDF5 files from untrusted sources, checked before any data is read."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from h5py import h5z
 from features.errors import UserError
 from features.files import open_regular
 
-FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)  # any other may be a plug-in's code
-DEFLATE = 1032  # the most by which deflate can shrink: https://zlib.net/zlib_tech.html
-CHUNK = 1 << 20  # bytes: HDF5's chunk cache, and so what any chunk may have
-DEEPEST = 32  # groups within groups; Keras nests a handful
+FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)  # any other could load a plug-in
+DEFLATE = 1032  # largest compression factor of deflate: https://zlib.net/zlib_tech.html
+CHUNK = 1 << 20  # bytes that any chunk may have: the size of HDF5's chunk cache
+DEEPEST = 32  # nested groups; Keras uses a handful
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A regular file, as h5py opens it for reading.
+    """Open a regular file with h5py for reading.
 
     Raises
     ------
     OSError
-        As :func:`open_regular`, or it is no HDF5.
+        As :func:`open_regular`, or the file is not HDF5.
     """
     with open_regular(path), h5py.File(path, "r") as file:
         yield file
 
 
 def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
-    """Every dataset below a group that holds any numbers, by its name in there.
+    """All non-empty datasets below a group, by their path relative to it.
 
-    Each object is visited once, however many links lead to it, and none behind a soft link.
+    Each object is visited once, however many links point to it; soft links are skipped.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
     Raises
     ------
     UserError
-        A link leads out of the file, or a dataset is none that :func:`unsafe` lets pass.
+        A link points to another file, or :func:`unsafe` finds a problem with a dataset.
     """
     found: dict[str, h5py.Dataset] = {}
     seen = {_address(group)}
@@ -53,7 +53,7 @@ def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
         inside, above, depth = todo.pop()
         for key in inside:
             link, at = inside.get(key, getlink=True), f"{above}/{key}"
-            if isinstance(link, h5py.SoftLink):  # what it leads to has a place of its own
+            if isinstance(link, h5py.SoftLink):  # its target is visited by its own name
                 continue
             if not isinstance(link, h5py.HardLink) or depth > DEEPEST:
                 what = "groups that are nested too deep" if depth > DEEPEST else "a link to another file"
@@ -73,11 +73,11 @@ def plain_datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
 
 
 def unsafe(item: h5py.Dataset, shrunk: int = 1) -> str | None:
-    """Why a dataset is not to be read, in words; None if nothing speaks against it.
+    """Why a dataset must not be read, in words; None if it is safe.
 
     Parameters
     ----------
-    shrunk : so many bytes in memory may come of one in the file.
+    shrunk : largest ratio of bytes in memory to bytes in the file.
     """
     properties = item.id.get_create_plist()
     filters = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}

@@ -1,4 +1,4 @@
-"""Public names of a package, imported when they are used."""
+"""Public names of a package, imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 
 def lazily(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` that finds each public name in its module (PEP 562)."""
+    """A package's ``__getattr__`` that imports each public name from its module (PEP 562).
+
+    Parameters
+    ----------
+    names : the module of each public name, relative to ``package``.
+    """
 
     def find(name: str) -> Any:
         if name not in names:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Progress of long operations: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 import time
 from typing import IO, Any
 
-LOG_SECONDS = 10.0  # a log gets a line at most this often
+LOG_SECONDS = 10.0  # between two lines in a log
 
 
 class _Lines:
-    """A stream that turns a bar's carriage returns into whole lines."""
+    """A stream that writes each update of a bar as a line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -25,14 +25,14 @@ class _Lines:
 
 
 def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = False, delay: float = 0) -> Any:
-    """A tqdm bar on standard error that shows rate and time left.
+    """A tqdm bar on standard error with rate and remaining time.
 
     Parameters
     ----------
-    total, done : how many units there are, and how many were there before this process began.
-    what, unit : the words before and after the numbers.
+    total, done : units in all, and units already done when this process starts.
+    what, unit : the text before and after the numbers.
     scale : print 1.2M instead of 1200000 (bytes).
-    delay : seconds of silence first, for work that is usually over by then.
+    delay : seconds before the bar appears; shorter operations show none.
     """
     from tqdm import tqdm
 
@@ -43,7 +43,7 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
         "unit": unit,
         "unit_scale": scale,
         "delay": delay,
-        "disable": total == 1,  # one step says nothing before it is over
+        "disable": total == 1,  # a single step has no progress to show
     }
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, **common)
@@ -58,21 +58,21 @@ def progress(total: int, what: str, unit: str, done: int = 0, scale: bool = Fals
 
 
 class Occasionally:
-    """Says the first text it is given, and then at most one every ``seconds``; the rest is dropped."""
+    """Prints at most one message every ``seconds``; the others are dropped."""
 
     def __init__(self, seconds: float = 2.0) -> None:
         self._seconds = seconds
         self._next = 0.0
 
     def say(self, text: str) -> None:
-        """As :func:`say`, if it is time."""
+        """As :func:`say`, unless a message was printed less than ``seconds`` ago."""
         if time.monotonic() >= self._next:
             say(text)
             self._next = time.monotonic() + self._seconds
 
 
 def say(text: str) -> None:
-    """One line to standard error, where all that is not a result goes; above a bar, if there is one."""
+    """Print a line on standard error (results alone go to standard output), above any progress bar."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""What JSON that was read from a file must look like: its keys, and the type and range of each value."""
+"""Validation of JSON files: keys, and the type and range of each value."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from features.files import open_regular
 
-DEEPEST = 100  # lists and objects within each other
-LARGEST = 2**26  # bytes of a file; 100 KB are many
+DEEPEST = 100  # nested lists and objects
+LARGEST = 2**26  # bytes of a file; 100 KB is usual at most
 _Check = Callable[[Any], bool]
-Shape = dict[str, Any] | list[Any] | _Check  # an object of these keys, a list of such values, or a test
+Shape = dict[str, Any] | list[Any] | _Check  # object with keys, list of values, or predicate
 
 
 def read(path: Path) -> Any:
@@ -21,9 +21,9 @@ def read(path: Path) -> Any:
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     ValueError
-        It is no JSON, no UTF-8, nested without end, or larger than ``LARGEST``.
+        The file is not JSON in UTF-8, is nested too deep, or is larger than ``LARGEST``.
     """
     with open_regular(path) as file:
         content = file.read(LARGEST + 1)
@@ -33,12 +33,12 @@ def read(path: Path) -> Any:
 
 
 def parsed(content: bytes | str) -> Any:
-    """The JSON value of some text.
+    """The JSON value of a text.
 
     Raises
     ------
     ValueError
-        It is no JSON, no UTF-8, or nested without end.
+        The text is not JSON in UTF-8, or is nested too deep.
     """
     try:
         value = json.loads(content)
@@ -49,7 +49,7 @@ def parsed(content: bytes | str) -> Any:
 
 
 def misfit(value: Any, shape: Shape, at: str = "") -> str | None:
-    """Where a JSON value does not have its shape, as in ``sweep[3].accuracy``; None if it has."""
+    """The first place where a value does not fit a shape, such as ``sweep[3].accuracy``, or None."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return at or "the whole"
@@ -69,7 +69,7 @@ def misfit(value: Any, shape: Shape, at: str = "") -> str | None:
 
 
 def fits(value: Any, shape: Shape) -> bool:
-    """Whether a JSON value has the keys of a shape, and each part its type and range."""
+    """Whether a JSON value has the keys of a shape, and values of the required types and ranges."""
     return misfit(value, shape) is None
 
 
@@ -90,12 +90,12 @@ def sha256(value: Any) -> bool:
 
 
 def count(least: int) -> _Check:
-    """A whole number."""
+    """An integer of at least ``least``."""
     return lambda value: type(value) is int and value >= least
 
 
 def number(low: float, high: float) -> _Check:
-    """A number; never one that is none (NaN)."""
+    """A number from ``low`` to ``high``; NaN fails."""
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
@@ -108,17 +108,17 @@ def either(*shapes: Shape) -> _Check:
 
 
 def some(shape: Shape) -> _Check:
-    """A list of one value or more."""
+    """A list of at least one value of a shape."""
     return lambda value: isinstance(value, list) and bool(value) and fits(value, [shape])
 
 
 def mapping(shape: Shape) -> _Check:
-    """An object of any keys whose values have one shape."""
+    """An object with any keys, whose values have one shape."""
     return lambda value: isinstance(value, dict) and all(fits(item, shape) for item in value.values())
 
 
 def having(shape: dict[str, Any]) -> _Check:
-    """An object that has these keys, and perhaps others."""
+    """An object with these keys, and possibly others."""
     return lambda value: (
         isinstance(value, dict) and fits({name: value[name] for name in shape if name in value}, shape)
     )

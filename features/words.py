@@ -1,4 +1,4 @@
-"""Numbers in sentences: 1 run, 2 runs, 50GB."""
+"""Numbers in messages: ``1 run``, ``2 runs``, ``50GB``."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Sequence
 from features.errors import UserError
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-SHOWN = 60  # characters of a value that a message repeats
+SHOWN = 60  # characters of a value quoted in a message
 
 
 def counted(count: int, noun: str, nouns: str = "") -> str:
-    """A number with its noun: ``1 run``, ``1,000 runs``; ``nouns`` is the plural that takes no bare *s*."""
+    """A number with its noun: ``1 run``, ``1,000 runs``; ``nouns`` is an irregular plural."""
     return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """The names, separated by commas; the rest beyond ``most`` is counted: ``a, b, c, d and 2 more``."""
+    """The first ``most`` names, separated by commas, and the number of others: ``a, b, c, d and 2 more``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def short(value: str) -> str:
-    """A value as a message repeats it: its beginning, where it is long."""
+    """A value for a message, truncated after ``SHOWN`` characters."""
     return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: names of files and JSON may hold what is none."""
+    """Whether text can be encoded as UTF-8: file names and JSON strings may contain lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def size(name: str, value: int | str) -> int:
-    """The bytes that somebody gave, as a number or as in ``50GB``.
+    """A number of bytes, parsed from a number or from text such as ``50GB`` (decimal units).
 
     Parameters
     ----------
-    name : of the parameter that they were given as.
+    name : the parameter, for the message.
 
     Raises
     ------
     UserError
-        It is none of these, or less than one byte.
+        ``value`` cannot be parsed, or is less than one byte.
     """
     said = re.fullmatch(
         r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]?B)?", str(value).strip(), re.IGNORECASE | re.ASCII

@@ -96,7 +96,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
     spec = run.spec
     extractor = Extractor.of_spec(spec, layers, options.weights, options.batch)
     extractor.check_memory()
-    extractor.weights  # noqa: B018  the spec below is of what was really found
+    extractor.weights  # noqa: B018  so that the spec has the digest of what was found
     ours = extractor.spec()
     for name, value in spec.items():
         if name not in ("layers", "weights") and ours.get(name) != value:

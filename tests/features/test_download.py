@@ -91,7 +91,7 @@ def test_a_whole_part_only_needs_its_name(host: str, tmp_path: Path) -> None:
 
 
 def test_other_content_is_refused_and_leaves_nothing(host: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="sent other content: expected sha256 0000"):
+    with pytest.raises(UserError, match="has other content: expected sha256 0000"):
         fetch(f"{host}/ranges", tmp_path / "file", "0" * 64)
     assert list(tmp_path.glob("file*")) == []
 

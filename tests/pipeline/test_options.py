@@ -21,7 +21,7 @@ from tests.conftest import Project
         ("x" * 256, "names of at most 255, got 256; give a shorter one"),
         ("~nouser/x", "=~nouser/x: there is no such user here; give the path without ~"),
         ("caf\udce9", r"='caf\udce9': expected UTF-8; rename it, or give another"),
-        ("loop/x", "=loop/x: a link there leads to itself; put it right"),
+        ("loop/x", "=loop/x: a symbolic link there points to itself; remove it"),
         ("", ""),
     ],
     ids=["long", "deep", "long name", "nobody", "no UTF-8", "loop", "empty"],

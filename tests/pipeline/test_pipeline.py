@@ -445,7 +445,7 @@ class TestWhatIsThere:
         parts.mkdir()
         code, _, err = project("features", "--precision", "auto")
         assert code == 0, err
-        assert "precision bfloat16: a pass was begun with it, and goes on" in err
+        assert "precision bfloat16: continuing the pass that was begun with it" in err
 
     @pytest.mark.parametrize("more", [["--precision", "auto"], ["--layers", "block5"], []])
     def test_a_damaged_header_is_set_aside_whatever_was_asked(

@@ -95,7 +95,11 @@ def test_a_shard_that_is_damaged_before_it_is_assembled_is_told(
                 (store.folder.path / shard.name).write_bytes(b"damaged")
                 yield shard
 
-    with store.lock(), store.assembly() as assembly, pytest.raises(UserError, match="damaged meanwhile"):
+    with (
+        store.lock(),
+        store.assembly() as assembly,
+        pytest.raises(UserError, match="damaged during the pass"),
+    ):
         embed_shards(Damaging(), dataset, NETWORK, store, assembly, store.missing())
 
 
