@@ -1,4 +1,4 @@
-"""What every dataset is: labelled images in two splits, streamed in slices."""
+"""The dataset contract: labelled images in two splits, read in slices."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from features.errors import UserError
 from features.words import counted
 
 SPLITS = ("train", "test")
-MIN_TRAIN = 5  # images per class needs in the train split: some to fit, one to validate
-MIN_TEST = 1  # and in the test split
+MIN_TRAIN = 5  # images per class in the train split, at least: some to fit, one to validate
+MIN_TEST = 1  # images per class in the test split, at least
 LEAST = {"train": MIN_TRAIN, "test": MIN_TEST}
-HOLD_OUT = 0.2  # share of a class that becomes the test split where there is none
+HOLD_OUT = 0.2  # share of each class held out as the test split if there is none
 
 
 Images = Callable[[int, int], NDArray[np.uint8]]  # images start to stop, (n, size, size, 3) uint8 RGB
@@ -27,7 +27,7 @@ Images = Callable[[int, int], NDArray[np.uint8]]  # images start to stop, (n, si
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images in memory, ``(n, size, size, 3)`` uint8 RGB; called with start and stop it gives some."""
+    """Images in memory, ``(n, size, size, 3)`` uint8 RGB; a call returns those from start to stop."""
 
     images: NDArray[np.uint8]
 
@@ -37,7 +37,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Slice:
-    """Images of a dataset, read when it is called; pickled, their pixels: elsewhere it is not."""
+    """Rows of a dataset, read at each call. Pickling reads the pixels, as the dataset may be local."""
 
     dataset: Dataset
     split: str
@@ -53,22 +53,22 @@ class Slice:
 
 
 class Dataset(ABC):
-    """Labelled RGB images in two splits, ``train`` and ``test``, streamed in slices.
+    """Labelled RGB images in two splits, ``train`` and ``test``, read in slices.
 
-    Rows keep one recorded order. A subclass sets the attributes below and has four methods:
-    :meth:`digest`, :meth:`all_labels`, :meth:`read` and :meth:`name_of`. They are of whole splits, where
-    rows count from 0 whatever the limit; which of the rows are in use is decided here.
+    The order of the rows is fixed. A subclass sets the attributes below and implements :meth:`digest`,
+    :meth:`all_labels`, :meth:`read` and :meth:`name_of`. These refer to complete splits, with rows numbered
+    from 0 regardless of ``limit``; this class selects the rows in use.
 
     Attributes
     ----------
     name : a short label for reports.
-    source : the absolute path of a folder dataset, or ``name``: what a command line asks for.
+    source : the absolute path or URL of a dataset in files, else ``name``; how a command refers to it.
     class_names : names by class number.
-    note : how the splits came about, if that needs saying.
-    limit : the ``LIMIT`` the dataset was opened with, or None.
-    held_out : whether the test split was held out of what came as one, by :func:`hold_out`.
-    side : pixels a side as stored, where all are squares of one size; else :meth:`stored` is overridden.
-    archive : the file that the images were read from, where there is one and it was read.
+    note : remarks on how the splits were made, or empty.
+    limit : images per split the dataset was opened with, or None.
+    held_out : whether the test split was held out of the training images by :func:`hold_out`.
+    side : pixels per side as stored, if all images are squares of one size; else override :meth:`stored`.
+    archive : the archive that the images were read from, or None.
     """
 
     name: str
@@ -82,37 +82,37 @@ class Dataset(ABC):
 
     @abstractmethod
     def digest(self, fresh: bool = False) -> str:
-        """SHA-256 over every pixel and label of the whole dataset, whatever the limit.
+        """Hex SHA-256 over every pixel and label of the dataset, regardless of ``limit``.
 
-        ``fresh`` reads again what an earlier call may have remembered.
+        ``fresh`` ignores digests remembered from earlier calls.
         """
 
     @abstractmethod
     def all_labels(self, split: str) -> NDArray[np.int64]:
-        """``(n,)`` class numbers of the whole split, each an index of ``class_names``."""
+        """Class numbers of the complete split, ``(n,)``, as indices of ``class_names``."""
 
     @abstractmethod
     def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-        """The pictures of these rows of the whole split, ``(m, size, size, 3)`` uint8 RGB.
+        """The images in these rows of the complete split, ``(m, size, size, 3)`` uint8 RGB.
 
-        :mod:`features.datasets.images` makes them of arrays, of Pillow images and of files.
+        :mod:`features.datasets.images` resizes arrays, Pillow images and files.
 
         Raises
         ------
         UserError
-            An image cannot be read; it is named.
+            An image cannot be read; the message names it.
         """
 
     @abstractmethod
     def name_of(self, split: str, row: int) -> str:
-        """What names one row of the whole split for good: no other row of either split has this name."""
+        """The id of one row of the complete split: permanent, and unique in both splits."""
 
     def unreadable(self, split: str) -> NDArray[np.int64]:
-        """Rows of the whole split that are left out because their pictures cannot be read, ascending."""
+        """Rows of the complete split left out because their images cannot be read, ``(m,)`` ascending."""
         return np.empty(0, np.int64)
 
     def left_out(self) -> list[str]:
-        """The names of all pictures that are left out because they cannot be read."""
+        """The ids of all images left out because they cannot be read."""
         return [self.name_of(split, int(row)) for split in SPLITS for row in self.unreadable(split)]
 
     def labels(self, split: str) -> NDArray[np.int64]:
@@ -121,7 +121,7 @@ class Dataset(ABC):
         Returns
         -------
         ndarray of shape (n,), int64
-            Each an index of ``class_names``.
+            Indices of ``class_names``.
 
         Raises
         ------
@@ -137,12 +137,12 @@ class Dataset(ABC):
         return self.all_labels(split)[self._rows[split]]
 
     def ids(self, split: str) -> list[str]:
-        """What names each of the rows in use.
+        """The ids of the rows in use.
 
         Returns
         -------
         list of str
-            A file's relative path where there are files. No two rows of either split have the same.
+            Relative paths for images in files. Unique in both splits.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Dataset(ABC):
         return [self.name_of(split, int(row)) for row in self._rows[split]]
 
     def images(self, split: str, start: int, stop: int, size: int) -> NDArray[np.uint8]:
-        """The pictures of rows ``start`` to ``stop``, brought to squares of ``size`` pixels.
+        """The images in rows ``start`` to ``stop``, as squares of ``size`` pixels.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class Dataset(ABC):
         Raises
         ------
         UserError
-            An image cannot be read; it is named.
+            An image cannot be read; the message names it.
 
         Examples
         --------
@@ -179,20 +179,20 @@ class Dataset(ABC):
         return self.read(split, self._rows[split][start:stop], size)
 
     def reader(self, split: str, start: int, stop: int, size: int) -> Images:
-        """What reads rows ``start`` to ``stop``, here or in another process: it is picklable.
+        """A picklable function that reads rows ``start`` to ``stop``, numbered from 0.
 
-        Rows count from its first. Asked for in ascending order, they may be read ahead. Here the pixels are
-        pickled; a dataset whose images other machines can read hands out where they lie instead.
+        If called in ascending order it may read ahead. By default pickling includes the pixels; a dataset
+        whose files other machines can read pickles their paths instead.
         """
         return Slice(self, split, start, stop, size)
 
     def stored(self, split: str, row: int) -> Stored:
-        """How the picture in a row is stored: pixels of its short side, quality of a JPEG."""
+        """Length of the short side in pixels, and JPEG quality, of the image in a row as it is stored."""
         return Stored(self.side)
 
     @cached_property
     def _rows(self) -> dict[str, NDArray[np.int64]]:
-        """The rows of each whole split that are in use: of the readable ones all, or ``limit``."""
+        """The rows in use of each complete split: all readable ones, or a sample of ``limit``."""
         rows = {}
         for split, least in LEAST.items():
             whole = self.all_labels(split)
@@ -211,7 +211,7 @@ class Dataset(ABC):
         return rows
 
     def _refuse_too_few(self, split: str, labels: NDArray[np.int64], remedy: str) -> None:
-        """Name the class that has too few of a split's images."""
+        """Refuse a split in which a class has too few images."""
         least = LEAST[split]
         counts = np.bincount(labels, minlength=len(self.class_names))
         if counts.min() < least:
@@ -223,20 +223,20 @@ class Dataset(ABC):
 
 
 class Parted(Dataset):
-    """Rows that lie in two parts, ``train`` and ``test``, or in one that a test split is held out of.
+    """A dataset stored in two parts, ``train`` and ``test``, or in one from which a test split is held out.
 
-    A subclass sets ``class_names``, calls :meth:`_divide` once, and finds its rows by ``_part_of`` and
-    ``_rows_of``.
+    A subclass sets ``class_names``, calls :meth:`_divide` once, and maps rows of splits to rows of parts with
+    ``_part_of`` and ``_rows_of``.
     """
 
-    _part_of: dict[str, str]  # the part that holds a split
-    _rows_of: dict[str, NDArray[np.int64]]  # the rows of that part which are the split's
+    _part_of: dict[str, str]  # the part that contains each split
+    _rows_of: dict[str, NDArray[np.int64]]  # the rows of that part in each split
 
     def all_labels(self, split: str) -> NDArray[np.int64]:
         return self._labels[split]
 
     def _refuse_one_class(self) -> None:
-        """Refuse images of one class only."""
+        """Refuse a dataset of one class."""
         if len(self.class_names) < 2:
             raise UserError(
                 f"{self.source} has one class ({', '.join(self.class_names)}), at least two are needed; add "
@@ -244,7 +244,7 @@ class Parted(Dataset):
             )
 
     def _divide(self, labels: dict[str, NDArray[np.int64]]) -> None:
-        """Make splits of parts: ``labels`` are the ``(n,)`` class numbers of each part."""
+        """Map parts to splits; ``labels`` has the ``(n,)`` class numbers of each part."""
         self.held_out = "test" not in labels
         self._part_of = {split: split if split in labels else "train" for split in SPLITS}
         if self.held_out:
@@ -256,7 +256,7 @@ class Parted(Dataset):
 
 
 def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """A fixed stratified split of rows into ``train`` and ``test`` (one in five, ascending)."""
+    """A reproducible stratified split into ``train`` and ``test`` rows (one in five), both ascending."""
     _, sizes = np.unique(labels, return_counts=True)
     test = pick(labels, np.maximum(1, np.floor(sizes * HOLD_OUT)).astype(np.int64), "hold out")
     return {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}
@@ -265,9 +265,9 @@ def hold_out(labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
 def numbered(
     labels: Sequence[str], class_names: tuple[str, ...] | None = None
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names and the ``(n,)`` class number of each label.
+    """Class names, and the class number of each label, ``(n,)``.
 
-    Without ``class_names`` they are the labels in ascending order: as numbers, if all are.
+    Without ``class_names`` the classes are the distinct labels, sorted (as numbers if all are).
     """
     names = sorted(set(labels)) if class_names is None else list(class_names)
     if class_names is None and all(name.isascii() and name.isdigit() for name in names):

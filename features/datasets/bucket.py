@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket as the files of a dataset; all that is asked of s3fs, and fsspec below it."""
+"""Objects in an S3 bucket as the files of a dataset; the only use of s3fs and fsspec."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from features.datasets.storage import Stamp
 from features.errors import UserError
 
 SCHEME = "s3://"
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older names have more letters.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html; older names vary.
 PLACE = re.compile(r"s3://[A-Za-z0-9][\w.-]{1,253}[A-Za-z0-9](/.*)?", re.ASCII)
-THREADS = 32  # objects that are read at once: a small one is little but latency
-LARGEST = 256 << 20  # bytes of an object, which is read whole
-CONNECT = 4.0  # seconds until the server has answered a connection,
-SILENT = 15.0  # and until the next byte of an answer
-ATTEMPTS = 4  # at each request; with the pauses between them, 30 s where nobody answers
-BODIES = 3  # attempts at an object whose connection breaks while it is read
+THREADS = 32  # objects read at a time: latency dominates for small ones
+LARGEST = 256 << 20  # bytes of an object, which is read into memory
+CONNECT = 4.0  # seconds to connect
+SILENT = 15.0  # seconds between two bytes of a response
+ATTEMPTS = 4  # per request; with the pauses in between, 30 s if the server does not respond
+BODIES = 3  # attempts to read an object when connections break
 INSTALL = ".venv/bin/python -m pip install -r requirements-s3.txt"
 KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -39,17 +39,17 @@ GONE = ("NoSuchKey", "404")
 
 
 def is_url(text: str) -> bool:
-    """Whether this is meant as a place on a network."""
+    """Whether text looks like a URL."""
     return "://" in text
 
 
 def bucket_url(text: str) -> str:
-    """``s3://bucket/prefix`` as it is kept: without ``/`` at its end.
+    """A URL ``s3://bucket/prefix`` without the final ``/``.
 
     Raises
     ------
     UserError
-        It is another URL, or none. It is not repeated, as there may be keys in it.
+        The URL is not of this form. The message does not repeat it, as it may contain keys.
     """
     if not PLACE.fullmatch(text) or not text.isprintable():
         raise UserError(
@@ -64,8 +64,8 @@ def bucket_url(text: str) -> str:
 class Bucket:
     """Objects below a prefix, listed once; a :class:`~features.datasets.storage.Storage`.
 
-    An object's stamp is its size and 63 bits of a digest of its ETag and time of change. An answer holds
-    them beside the bytes, so what is read is proved to be what was listed, without a request more.
+    An object's stamp is its size and 63 bits of a digest of its ETag and modification time. The headers of
+    each response contain these too, so every read is checked against the listing without another request.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ class Bucket:
     Raises
     ------
     UserError
-        By all methods: s3fs is not installed, the bucket is not there, the credentials do not suffice or
-        nobody answers.
+        From every method: s3fs is not installed, the bucket does not exist, access is denied, or the server
+        does not respond.
     """
 
     root: str
@@ -148,14 +148,18 @@ class Bucket:
         return BucketObject(self, path, self.stamp(path) if self.has(path) else None)
 
     def read(self, path: str, stamp: Stamp | None = None) -> bytes:
-        """The bytes of an object, which must be those that ``stamp`` is of.
+        """The bytes of an object.
+
+        Parameters
+        ----------
+        stamp : the stamp that the object must still have; None: any.
 
         Raises
         ------
         UserError
-            It has changed.
+            The object has changed, or the server fails.
         OSError
-            It is gone, or too large to be read whole.
+            The object does not exist, or is larger than ``LARGEST`` bytes.
         """
         where = self.where(path)
         bucket, key = self._place(path)
@@ -177,29 +181,29 @@ class Bucket:
             if len(content) == seen[0]:
                 break
         else:
-            raise UserError(f"{where}: the server ends before all of it has come; run this again")
+            raise UserError(f"{where}: the server sent only a part of it; run this again")
         return content
 
     def _place(self, path: str) -> tuple[str, str]:
-        """The bucket and the key of a path."""
+        """The bucket and key of a path."""
         bucket, _, key = self.where(path).removeprefix(SCHEME).partition("/")
         return bucket, key
 
     def _list(self, folder: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The names of the objects in a folder, in ascending order, and their stamps."""
+        """The names of the objects in a folder, ascending, and their stamps, ``(n, 2)``."""
         prefix = self._place(folder)[1]
         start = len(prefix and f"{prefix}/")
         names, stamps = list[str](), list[Stamp]()
         for page in self._pages(folder):
             for one in page.get("Contents", []):
-                if name := one["Key"][start:]:  # the folder itself may be an object, of no bytes
+                if name := one["Key"][start:]:  # the folder itself may be an empty object
                     names.append(name)
                     stamps.append((one["Size"], _change(one["ETag"], one["LastModified"])))
         order = sorted(range(len(names)), key=names.__getitem__)
         return [names[row] for row in order], np.array(stamps, np.int64).reshape(-1, 2)[order]
 
     def _pages(self, folder: str) -> Iterator[dict[str, Any]]:
-        """What is in a folder, by pages of 1,000 objects and folders."""
+        """The listing of a folder, in pages of 1,000 objects and folders."""
         bucket, prefix = self._place(folder)
         more: dict[str, str] = {}
         while True:
@@ -219,13 +223,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class BucketObject:
-    """An object, to be read; :class:`~features.datasets.images.Distant`.
+    """An object that can be opened; a :class:`~features.datasets.images.Distant`.
 
     Attributes
     ----------
-    bucket : what its path is relative to.
-    path : where it is.
-    stamp : what it must still be; None is not known.
+    bucket : the storage that ``path`` is relative to.
+    path : relative to the root of the bucket.
+    stamp : the stamp that the object must still have; None: any.
     """
 
     bucket: Bucket
@@ -240,16 +244,16 @@ class BucketObject:
         return self.path.rpartition("/")[2]
 
     def open(self) -> io.BytesIO:
-        """Its bytes. Raises as :meth:`Bucket.read`."""
+        """The bytes of the object. Raises as :meth:`Bucket.read`."""
         return io.BytesIO(self.bucket.read(self.path, self.stamp))
 
 
 _connecting = threading.Lock()
-_connected: dict[str, Any] = {}  # by a digest of what the environment says
+_connected: dict[str, Any] = {}  # file systems, by a digest of the AWS environment variables
 
 
 def _files() -> Any:
-    """The connection of this process; where to and as whom is decided by its environment alone.
+    """The s3fs file system of this process, configured by its environment variables alone.
 
     Raises
     ------
@@ -273,19 +277,19 @@ def _files() -> Any:
             _connected[here] = S3FileSystem(
                 config_kwargs=config, use_listings_cache=False, skip_instance_cache=True
             )
-            _connected[here].retries = 1  # botocore tries again
+            _connected[here].retries = 1  # botocore retries
         return _connected[here]
 
 
 def _ask(where: str, method: str, **about: str) -> dict[str, Any]:
-    """An answer of the server.
+    """The server's response to a request.
 
     Raises
     ------
     FileNotFoundError
-        There is no such object.
+        The object does not exist.
     UserError
-        There is no such bucket, the server refuses, or nobody answers.
+        The bucket does not exist, access is denied, or the server does not respond.
     """
     files = _files()
     try:
@@ -296,7 +300,7 @@ def _ask(where: str, method: str, **about: str) -> dict[str, Any]:
 
 
 def _body(body: Any, wanted: bool) -> bytes:
-    """What follows an answer's header; where it is not wanted, nothing of it."""
+    """The body of a response, or nothing if it is not ``wanted``; closes the response."""
     from fsspec.asyn import sync
 
     async def read() -> bytes:
@@ -310,15 +314,15 @@ def _body(body: Any, wanted: bool) -> bytes:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What s3fs raises where an answer is not what was hoped for."""
+    """The exceptions that s3fs raises for failed requests."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
-    return OSError, BotoCoreError, ClientError  # those of time-outs are OSErrors
+    return OSError, BotoCoreError, ClientError  # timeouts are OSErrors
 
 
 def _refusal(where: str, error: Exception) -> Exception:
-    """One line for a failure. It holds nothing that the server said but an error's code."""
+    """The one-line error for a failed request. Of the server's response it quotes the error code alone."""
     from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
     cause = error if isinstance(error, ClientError) else error.__cause__
@@ -327,18 +331,18 @@ def _refusal(where: str, error: Exception) -> Exception:
         return _no_object(where)
     if code == "NoSuchBucket":
         bucket = where.removeprefix(SCHEME).partition("/")[0]
-        return UserError(f"{where}: there is no bucket {bucket}; put the name right, or AWS_ENDPOINT_URL")
+        return UserError(f"{where}: there is no bucket {bucket}; correct the name, or AWS_ENDPOINT_URL")
     if code:
-        shown = code if re.fullmatch(r"\w{1,60}", code) else "an error of no name"
+        shown = code if re.fullmatch(r"\w{1,60}", code) else "an unknown error"
         return UserError(
-            f"{where}: the server refuses to show it ({shown}); see that the keys in the environment "
-            f"({KEYS}) are right, and may list and read there"
+            f"{where}: the server denies access ({shown}); check that the keys in the environment "
+            f"({KEYS}) are valid and allow listing and reading"
         )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return UserError(f"{where}: there are no keys to the bucket; set {KEYS} in the environment")
+        return UserError(f"{where}: no keys for the bucket; set {KEYS} in the environment")
     return UserError(
-        f"{where}: the server does not answer ({type(error).__name__}); see that it can be reached from "
-        "here, and AWS_ENDPOINT_URL where it is not Amazon's; then run this again"
+        f"{where}: the server does not respond ({type(error).__name__}); check that it can be reached "
+        "from here, and AWS_ENDPOINT_URL if it is not Amazon's; then run this again"
     )
 
 
@@ -347,6 +351,6 @@ def _no_object(where: str) -> FileNotFoundError:
 
 
 def _change(etag: str, modified: datetime) -> int:
-    """A number of 63 bits that is another one where an object is written again."""
-    text = etag.strip('"') + f" {int(modified.timestamp())}"  # listings may be finer than answers
+    """A 63-bit number that changes when an object is rewritten."""
+    text = etag.strip('"') + f" {int(modified.timestamp())}"  # listings may be finer than responses
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1

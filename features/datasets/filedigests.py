@@ -1,4 +1,4 @@
-"""SHA-256 of many files, remembered by path and stamp: size and time of change."""
+"""SHA-256 digests of files, remembered by path and stamp (size and modification time)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from features.download import cache_dir
 from features.errors import UserError
 from features.progress import progress, say
 
-BATCH = 2_000  # files hashed between two commits: what a kill can cost
-# What a store makes SQLite raise; UnicodeDecodeError: where it would quote a name that is damaged.
+BATCH = 2_000  # files hashed between two commits: the most that a kill can lose
+# Errors of SQLite; UnicodeDecodeError: if it quotes a damaged name.
 FAILURES = (OSError, sqlite3.Error, UnicodeDecodeError)
 OF_THE_SYSTEM = (  # https://www.sqlite.org/rescode.html
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
@@ -29,19 +29,19 @@ OF_THE_SYSTEM = (  # https://www.sqlite.org/rescode.html
 
 
 class FileDigests:
-    """Digests of the files of one storage; a context manager over a small SQLite table.
+    """Digests of the files of one storage, remembered in an SQLite table; a context manager.
 
-    The one place where a file is trusted by its path and stamp and not by its content,
-    so that a million images are read once and not at every command. ``fresh=True`` reads all. Each row has
-    a digest of its own: one that fails it, or a damaged table, is forgotten and its files are hashed again.
+    This is the only place where files are trusted by path and stamp, so that a million images are read once
+    and not for every command; ``fresh=True`` reads all. Each row of the table has a digest; files of damaged
+    rows are hashed again.
 
     Parameters
     ----------
-    storage : where the files lie.
-    fresh : trust nothing that is remembered.
-    digest : the digest of a file by its path, or another text that follows from its content; left out, the
-        SHA-256 of its bytes.
-    kind : what that is, if it is not of the file's bytes.
+    storage : of the files.
+    fresh : ignore remembered digests.
+    digest : maps a path to the digest, or another text computed from the file's content; None: the SHA-256
+        of its bytes.
+    kind : what ``digest`` computes, if not the SHA-256 of the bytes.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class FileDigests:
     @staticmethod
     def _open(place: Path | str) -> sqlite3.Connection:
         db = sqlite3.connect(place, timeout=60)
-        db.text_factory = lambda text: text.decode(errors="replace")  # which no proof fits
+        db.text_factory = lambda text: text.decode(errors="replace")  # such a row fails its digest
         try:
-            for table in ("digest", "unreadable"):  # of before rows were proved
+            for table in ("digest", "unreadable"):  # of earlier versions
                 db.execute(f"drop table if exists {table}")
             db.execute(
                 "create table if not exists file (root text, path text, size integer, changed integer, "
@@ -90,8 +90,8 @@ class FileDigests:
         return self._open(":memory:")
 
     def _start_again(self) -> None:
-        """Forget a damaged store. A process that has it open goes on with the file that is gone."""
-        say(f"note: {self._place} is damaged; it is begun again, and files are hashed again")
+        """Delete and recreate a damaged database. Processes that have it open keep the deleted file."""
+        say(f"note: {self._place} is damaged and deleted; files are hashed again")
         try:
             for name in (f"{self._place.name}-journal", self._place.name):
                 self._place.with_name(name).unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class FileDigests:
             self._db = self._without(error)
 
     def _found(self, query: str, values: Iterable[str]) -> list[tuple[Any, ...]]:
-        """The rows of a query that their last column proves, without it."""
+        """The rows of a query whose last column is their digest, without that column."""
         try:
             rows = self._db.execute(query, tuple(values)).fetchall()
         except FAILURES as error:
@@ -109,7 +109,7 @@ class FileDigests:
         return [tuple(row) for *row, proof in rows if proof == _proof(row)]
 
     def _keep(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write rows with their proofs; remembered or not, they are right."""
+        """Store rows with their digests. Failure to store them changes no result."""
         if not rows:
             return
         marks = ", ".join("?" * (len(rows[0]) + 1))
@@ -122,7 +122,7 @@ class FileDigests:
             self._forget(error)
 
     def _forget(self, error: Exception) -> None:
-        """Begin again where the store is damaged; what is locked for long or full is as it was."""
+        """Recreate the database if it is damaged, but not if it is locked or the disk is full."""
         if _is_damage(error):
             self._db.close()
             self._start_again()
@@ -136,14 +136,17 @@ class FileDigests:
         self._db.close()
 
     def digests(self, paths: list[str], missing: bool = False) -> Iterator[tuple[str, Stamp]]:
-        """The hex SHA-256 and the stamp of each file, in order; ``paths`` are relative to the storage's root.
+        """Yield the digest and stamp of each file, in order.
 
-        With ``missing``, a file that cannot be read has an empty digest.
+        Parameters
+        ----------
+        paths : relative to the root of the storage.
+        missing : yield an empty digest for files that cannot be read.
 
         Raises
         ------
         UserError
-            A file cannot be read; it is named.
+            A file cannot be read; the message names it.
         """
         self._missing = missing
         with (
@@ -163,7 +166,7 @@ class FileDigests:
         return digest
 
     def _of(self, group: list[str], take: Callable[[list[str]], Iterable[str]]) -> list[tuple[str, Stamp]]:
-        """Digests and stamps of some files; those that are not remembered are taken, and kept."""
+        """Digests and stamps of some files; unknown digests are computed and stored."""
         stamps = {path: self._stamp(path) for path in group}
         known = {} if self._fresh else self._known(group)
         unknown = [path for path in group if path not in known or known[path][:2] != stamps[path]]
@@ -174,7 +177,7 @@ class FileDigests:
         return [(known[path][2], stamps[path]) for path in group]
 
     def unreadable(self, digests: NDArray[np.bytes_]) -> Iterator[list[int] | None]:
-        """Which pictures in a file could not be read, by its digest, in order; None: nobody has looked."""
+        """Yield, for each file digest, the rows with unreadable images; None if not checked yet."""
         for start in range(0, len(digests), BATCH):
             group, found = [one.decode() for one in digests[start : start + BATCH]], dict[str, list[int]]()
             if not self._fresh:
@@ -188,12 +191,12 @@ class FileDigests:
             yield from map(found.get, group)
 
     def remember(self, unreadable: dict[str, list[int]]) -> None:
-        """Which pictures in files of these digests could not be read: their rows in the file."""
+        """Store the rows with unreadable images, by the digest of their file."""
         rows = [(sha, _decoder(), json.dumps(rows)) for sha, rows in unreadable.items() if sha]
         self._keep("unreadable_in", rows)
 
     def _known(self, group: list[str]) -> dict[str, tuple[int, int, str]]:
-        """Size, time of change and digest of those files of a group that were seen before."""
+        """Size, modification time and digest of the known files of a group."""
         marks = ",".join("?" * len(group))
         rows = self._found(
             f"select root, path, size, changed, sha256, proof from file where root = ? and path in ({marks})",
@@ -223,18 +226,18 @@ class FileDigests:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether it is the file that is wrong, and not the disk, a lock or a permission."""
+    """Whether an error means a damaged database, and not a full disk, lock or permission."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     return not isinstance(error, OSError) and code & 0xFF not in OF_THE_SYSTEM
 
 
 def _proof(row: Iterable[object]) -> str:
-    """What tells a row in which a bit has changed."""
+    """A digest that detects changes in a row."""
     return hashlib.sha256("\0".join(map(str, row)).encode()).hexdigest()[:16]
 
 
 def _decoder() -> str:
-    """What decides whether a picture can be read."""
+    """The decoder and its version, on which it depends whether an image is readable."""
     from PIL import __version__
 
     return f"pillow {__version__}"

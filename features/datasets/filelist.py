@@ -1,4 +1,4 @@
-"""A list of picture files and their labels as a dataset."""
+"""A list of image files and labels as a dataset."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from features.datasets.storage import Disk, Storage
 from features.errors import UserError
 
 COLUMNS = ("path", "label")
-SPLIT = "split"  # the column that may be there
-VALIDATION = ("validation", "valid", "val")  # what a list calls the split that is chosen here, out of train
+SPLIT = "split"  # an optional column
+VALIDATION = ("validation", "valid", "val")  # names of splits that are left out: ours is drawn from train
 
 
 class Listed(NamedTuple):
-    """A picture as a list has it.
+    """An image in a list.
 
     Attributes
     ----------
-    where : what a message calls its place in the list, such as ``line 7``.
+    where : its position for messages, such as ``line 7``.
     path : absolute, or relative to the list's folder.
     label : its class.
-    split : ``train``, ``test`` or one of ``VALIDATION``; empty where the list has no splits.
+    split : ``train``, ``test`` or one of ``VALIDATION``; empty if the list has no splits.
     """
 
     where: str
@@ -39,25 +39,25 @@ class Listed(NamedTuple):
 
 
 class FileList(PictureFiles):
-    """The picture files that a list names, in the list's order.
+    """The image files in a list, in the order of the list.
 
-    Where no row is of the split ``test``, one in five of each class is held out by a fixed rule that depends
-    on the labels and their order alone. Rows of a validation split are left out and counted in ``note``, as
-    heads are validated on a share of train.
+    If no row has the split ``test``, one image in five of each class is held out, reproducibly: the choice
+    depends on the labels and their order alone. Rows of a validation split are left out and counted in
+    ``note``, since heads are validated on a share of train.
 
     Parameters
     ----------
     path : the list; paths in it are relative to its folder.
-    listed : what it holds.
-    class_names : names by class number; without them the labels, sorted.
-    limit : images per split, stratified; None is all of them.
-    skip_unreadable : leave out pictures that cannot be read, and files that are not there.
+    listed : the rows of the list.
+    class_names : names by class number; None: the sorted labels.
+    limit : images per split, stratified; None: all.
+    skip_unreadable : leave out images that cannot be read, and missing files.
 
     Raises
     ------
     UserError
-        A row has no path, no label or an unknown split, or names a file that is not there or that an earlier
-        row names; the list and the row are named. Or there are too few images of a class.
+        A row has no path, no label or an unknown split, or its file does not exist or occurs twice; or a
+        class has too few images.
     """
 
     def __init__(
@@ -94,20 +94,20 @@ class FileList(PictureFiles):
             try:
                 name = self._storage.normal(row.path)
             except UserError as error:
-                raise UserError(f"{where}: {error}; put it right or remove the row") from None
+                raise UserError(f"{where}: {error}; correct it or remove the row") from None
             if name in seen:
                 raise UserError(f"{where}: {name} is in {seen[name]} already; remove one of the two")
             if not skip_unreadable and not self._storage.has(name):
                 raise UserError(
                     f"{where}: no such file: {self._storage.where(name)}; expected a path relative to the "
-                    "list's folder; put it right or remove the row"
+                    "list's folder; correct it or remove the row"
                 )
             seen[name] = row.where
             files[split].append(name)
-            labels[split].append(sys.intern(row.label))  # there are few, and many rows
+            labels[split].append(sys.intern(row.label))  # few distinct labels, many rows
         if not files["train"]:
             raise UserError(
-                f"{path}: no row is of the split train; expected at least {LEAST['train']} per class"
+                f"{path}: no row has the split train; expected at least {LEAST['train']} per class"
             )
         parts = {split: files[split] for split in SPLITS if files[split]}
         self.class_names, numbers = numbered([one for part in parts for one in labels[part]], class_names)
@@ -126,9 +126,9 @@ class FileList(PictureFiles):
 
 
 def csv_list(path: Path | BucketObject, limit: int | None = None, skip_unreadable: bool = False) -> FileList:
-    """The picture files that a CSV names in its columns ``path`` and ``label``, and perhaps ``split``.
+    """The image files in a CSV with the columns ``path``, ``label`` and optionally ``split``.
 
-    Other columns are passed over. It is UTF-8, with commas. Raises as :class:`FileList`.
+    The file is UTF-8 with commas; other columns are ignored. Raises as :class:`FileList`.
     """
     return FileList(path, _lines(path), limit=limit, skip_unreadable=skip_unreadable)
 
@@ -142,7 +142,7 @@ def _lines(path: Path | BucketObject) -> Iterator[Listed]:
                 if not set(COLUMNS) <= set(header):
                     raise UserError(
                         f"{path}, line 1: expected a header with the columns {' and '.join(COLUMNS)} (and "
-                        f"perhaps {SPLIT}), separated by commas; got {','.join(header)!r}; put it right"
+                        f"perhaps {SPLIT}), separated by commas; got {','.join(header)!r}; correct it"
                     )
                 wanted = [header.index(name) for name in (*COLUMNS, SPLIT) if name in header]
                 for cells in reader:
@@ -151,12 +151,12 @@ def _lines(path: Path | BucketObject) -> Iterator[Listed]:
                     if len(cells) != len(header):
                         raise UserError(
                             f"{path}, line {reader.line_num}: expected {len(header)} values, as the header "
-                            f"has, got {len(cells)}; put it right (a value that holds a comma needs quotes)"
+                            f"has, got {len(cells)}; correct it (a value with a comma needs quotes)"
                         )
                     yield Listed(f"line {reader.line_num}", *(cells[place].strip() for place in wanted))
             except (csv.Error, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"{path}, line {reader.line_num + 1}: no CSV in UTF-8 ({error}); save it as one"
+                    f"{path}, line {reader.line_num + 1}: not CSV in UTF-8 ({error}); save it as such"
                 ) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

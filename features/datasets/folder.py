@@ -1,4 +1,4 @@
-"""A folder of pictures as a dataset."""
+"""A folder of images as a dataset."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from features.words import counted
 class Folder(PictureFiles):
     """JPEG and PNG files in ``train/<class>/`` and ``test/<class>/``, or in ``<class>/`` alone.
 
-    Without a ``test`` folder, one in five of each class is held out by a fixed rule that depends
-    on the sorted file names alone. Other files are left out and counted in ``note``.
+    Without a ``test`` folder, one image in five of each class is held out, reproducibly: the choice depends
+    on the sorted file names alone. Other files are ignored and counted in ``note``.
 
     Parameters
     ----------
-    root : the folder, or where else there are such files.
-    limit : images per split, stratified; None is all of them.
-    skip_unreadable : leave out pictures that cannot be read.
+    root : the folder, or another storage of such files.
+    limit : images per split, stratified; None: all.
+    skip_unreadable : leave out images that cannot be read.
 
     Raises
     ------
     UserError
-        No classes, one class, classes that differ between the splits, or too few images in one.
+        There are no images, only one class, different classes in the splits, or too few images of a class.
     """
 
     def __init__(self, root: Path | Storage, limit: int | None = None, skip_unreadable: bool = False) -> None:
@@ -63,7 +63,7 @@ class Folder(PictureFiles):
         self.limit = limit
 
     def _scan(self, folders: list[str]) -> dict[str, list[str]]:
-        """Sorted paths of pictures by class, where each folder is a class."""
+        """Sorted paths of the images of each class, one folder per class."""
         classes: dict[str, list[str]] = {}
         for folder, names in zip(folders, self._storage.files(folders), strict=True):
             images = sorted(name for name in names if name.lower().endswith(SUFFIXES))

@@ -1,4 +1,4 @@
-"""One way to bring a picture to the square the network reads, for every dataset."""
+"""Decoding and resizing images to the network's square input, for all datasets."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from features.files import open_regular
 if TYPE_CHECKING:
     from PIL import Image
 
-# Named in the extractor's spec, because another way gives other vectors.
+# Part of the extractor's spec, since it changes the vectors.
 RESIZE = "exif-rotated RGB, jpeg decoded at >= 2x, pillow bicubic on the short side, centre crop"
 
-SUFFIXES = (".jpg", ".jpeg", ".png")  # of the files that are pictures, in lower case
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of image files, in lower case
 
-# Pixels that the scans of a JPEG go over, all together: seconds of decoding at most, half a minute if its
-# coding is arithmetic. An empty scan costs some bytes and a pass over the whole picture, progressive or not;
-# encoders make about ten.
+# Largest total number of pixels in the scans of a JPEG: seconds of decoding, half a minute with arithmetic
+# coding. An empty scan takes a few bytes of the file and a pass over the image; encoders write about ten.
 SCANNED = 1 << 32
-SCAN = re.compile(b"\xff\xda")  # "start of scan": ITU-T T.81, table B.1; re counts it faster than bytes do
-BLOCK = 1 << 20  # bytes read together
+SCAN = re.compile(b"\xff\xda")  # "start of scan": ITU-T T.81, table B.1; faster than bytes.count
+BLOCK = 1 << 20  # bytes read at a time
 
-STREAM = re.compile(r"<_io\.\w+ (object at|name=)[^>]*>")  # what Pillow calls a file that is open already
+STREAM = re.compile(r"<_io\.\w+ (object at|name=)[^>]*>")  # an open file in Pillow's messages
 
-# How coarsely a JPEG of quality 50 keeps the 8 x 8 frequencies of brightness: ITU-T T.81, table K.1.
+# Quantisation table for luminance at quality 50: ITU-T T.81, table K.1.
 LUMINANCE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -48,26 +47,26 @@ LUMINANCE = np.array(
 
 
 class Unreadable(UserError):
-    """A picture that cannot be read, and not what lies between it and here."""
+    """An image that cannot be decoded, as opposed to a failure of storage or network."""
 
 
 class Distant(Protocol):
-    """A file that is no path: ``str`` names it, and what is opened are its bytes."""
+    """A remote file: ``str`` gives its name, :meth:`open` its bytes."""
 
     def open(self) -> BinaryIO:
-        """The whole file, or OSError; UserError where the way to it is barred."""
+        """The file's bytes. Raises OSError for the file, UserError for the connection to it."""
 
 
-Source = Path | Distant  # a file to be read
+Source = Path | Distant  # a local or remote file
 
 
 class Stored(NamedTuple):
-    """How a picture is stored.
+    """Size and quality of an image as stored.
 
     Attributes
     ----------
-    side : pixels of its short side.
-    quality : 1 to 100, of a JPEG, as :func:`jpeg_quality` estimates it; None of what is no JPEG.
+    side : length of the short side in pixels.
+    quality : JPEG quality from 1 to 100, estimated by :func:`jpeg_quality`; None for other formats.
     """
 
     side: int
@@ -75,7 +74,7 @@ class Stored(NamedTuple):
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """``image`` as 8-bit RGB: EXIF rotation is applied, transparency is laid over white."""
+    """Convert to 8-bit RGB: EXIF rotation is applied, transparency is blended with white."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -89,10 +88,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """``image`` as ``(size, size, 3)`` uint8 RGB.
+    """Convert to ``(size, size, 3)`` uint8 RGB.
 
-    It is brought :func:`upright`, the short side to ``size`` pixels with Pillow's bicubic filter (which
-    widens its support when it shrinks, so it does not alias), and the long side is cropped around its centre.
+    The image is brought :func:`upright`, resized so that its short side has ``size`` pixels (Pillow's bicubic
+    filter, antialiased), and its centre is cropped.
     """
     from PIL import Image, ImageOps
 
@@ -100,17 +99,21 @@ def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def read_square(where: Source | str, size: int, content: bytes | None = None) -> NDArray[np.uint8]:
-    """The picture in a JPEG or PNG file, as :func:`square` makes it.
+    """Decode a JPEG or PNG and convert it with :func:`square`.
 
-    ``content`` are the file's bytes where they are here already; then ``where`` only names it. A JPEG much
-    larger than ``size`` is decoded at a half, a quarter or an eighth of its size, never below twice ``size``:
-    libjpeg averages in the frequency domain, several times as fast.
+    A JPEG much larger than ``size`` is decoded at a half, quarter or eighth of its size, never below twice
+    ``size``: libjpeg does so in the frequency domain, several times as fast.
+
+    Parameters
+    ----------
+    where : the file; if ``content`` is given, its name in messages.
+    size : pixels per side of the result.
+    content : the file's bytes; None: read from the file.
 
     Raises
     ------
     Unreadable
-        The file is missing, damaged (be it in its metadata), cut short, or of a forbidding size or number of
-        scans; it is named.
+        The file is missing, damaged, truncated or too large, or has too many scans; the message names it.
     """
     with _opened(where, content) as image:
         image.draft("RGB", (2 * size, 2 * size))
@@ -118,23 +121,23 @@ def read_square(where: Source | str, size: int, content: bytes | None = None) ->
 
 
 def stored(where: Source | str, content: bytes | None = None) -> Stored:
-    """How the picture in a JPEG or PNG file is stored, from its header. As :func:`read_square`."""
+    """Size and quality of a JPEG or PNG, from its header. Arguments and errors as :func:`read_square`."""
     with _opened(where, content) as image:
         tables = getattr(image, "quantization", {})
         return Stored(min(image.size), jpeg_quality(tables[0]) if 0 in tables else None)
 
 
 def jpeg_quality(table: Sequence[int]) -> int:
-    """The quality at which the Independent JPEG Group's library makes the table nearest to this one.
+    """Estimate JPEG quality: the one at which libjpeg's quantisation table is closest to this one.
 
     Parameters
     ----------
-    table : (64,) of brightness, row by row, as Pillow's ``image.quantization[0]`` holds it.
+    table : (64,) for luminance, row by row, as in Pillow's ``image.quantization[0]``.
 
     Notes
     -----
-    The library scales table K.1 by a factor that follows from the quality: ``jpeg_quality_scaling`` and
-    ``jpeg_add_quant_table`` in its ``jcparam.c``. For files of other encoders it is an estimate.
+    libjpeg scales table K.1 by a factor that depends on the quality: ``jpeg_quality_scaling`` and
+    ``jpeg_add_quant_table`` in ``jcparam.c``. For other encoders the result is approximate.
     """
     qualities = np.arange(1, 101)[:, None]
     percent = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
@@ -143,13 +146,13 @@ def jpeg_quality(table: Sequence[int]) -> int:
 
 
 def open_source(where: Source | str) -> BinaryIO:
-    """A file, to be read as bytes: a regular one, where it lies on this machine."""
+    """Open a local regular file or a remote file for reading bytes."""
     return open_regular(where) if isinstance(where, Path | str) else where.open()
 
 
 @contextmanager
 def _opened(where: Source | str, content: bytes | None) -> Iterator[Image.Image]:
-    """The picture in a regular file, or in its bytes, with one line for whatever Pillow raises about it."""
+    """Open a JPEG or PNG with Pillow; any error is reported in one line."""
     from PIL import Image
 
     with _one_line(where), io.BytesIO(content) if content is not None else open_source(where) as stream:
@@ -164,7 +167,7 @@ def _opened(where: Source | str, content: bytes | None) -> Iterator[Image.Image]
 
 
 def _scans(stream: BinaryIO) -> int:
-    """How often a JPEG says "start of scan"; the stream is left where it was."""
+    """The number of scans in a JPEG; restores the position of the stream."""
     place, found, last = stream.tell(), 0, b""
     stream.seek(0)
     while block := stream.read(BLOCK):
@@ -176,12 +179,12 @@ def _scans(stream: BinaryIO) -> int:
 
 @contextmanager
 def _one_line(where: Source | str) -> Iterator[None]:
-    """One line for whatever Pillow raises about this file."""
+    """Report any error of Pillow for this file in one line."""
     try:
         yield
-    except (MemoryError, UserError):  # the machine's, or of the way to it; not the picture's
+    except (MemoryError, UserError):  # not a fault of the image
         raise
-    except Exception as error:  # damaged metadata makes Pillow raise anything: struct.error, TypeError
+    except Exception as error:  # damaged metadata makes Pillow raise struct.error, TypeError and others
         text = (isinstance(error, OSError) and error.strerror) or str(error)
         reason = " ".join(STREAM.sub("it", text).split())
         if not reason or not isinstance(error, OSError | SyntaxError | ValueError):
@@ -193,7 +196,7 @@ def _one_line(where: Source | str) -> Iterator[None]:
 
 
 def array_squares(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``(n, h, w, 3)`` uint8 pictures as ``(n, size, size, 3)``, each as :func:`square` makes it."""
+    """Convert ``(n, h, w, 3)`` uint8 images to ``(n, size, size, 3)`` with :func:`square`."""
     if images.shape[1:3] == (size, size):
         return images
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Arrays, and anything that is indexed for pairs of image and label, as a dataset."""
+"""Arrays, and indexable collections of image-label pairs, as datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from features.progress import progress
 
 
 class Pairs(Protocol):
-    """What :func:`from_indexed` takes."""
+    """An indexable collection of image-label pairs."""
 
     def __len__(self) -> int: ...
 
@@ -32,26 +32,26 @@ def from_arrays(
     name: str = "arrays",
     limit: int | None = None,
 ) -> Dataset:
-    """Images and labels in memory as a dataset.
+    """Make a dataset of images and labels in memory.
 
     Parameters
     ----------
     images : (n, h, w, 3) uint8 RGB, or (n, h, w) uint8 grey.
-    labels : (n,) integers, from 0 on.
-    test : the same of the test split; without it one image in five of each class is held out.
-    class_names : names by class number; without them the numbers.
+    labels : (n,) class numbers from 0.
+    test : images and labels of the test split; None: one image in five of each class is held out.
+    class_names : names by class number; None: the numbers.
     name : a short label for reports.
-    limit : images per split, stratified; None is all of them.
+    limit : images per split, stratified; None: all.
 
     Returns
     -------
     Dataset
-        Its digest is over every pixel and label.
+        Its digest covers every pixel and label.
 
     Raises
     ------
     UserError
-        A shape, a dtype, a label or a number of images is not as described.
+        A shape, dtype or label is not as described, or a class has too few images.
 
     Examples
     --------
@@ -90,29 +90,29 @@ def from_indexed(
     name: str = "indexed",
     limit: int | None = None,
 ) -> Dataset:
-    """Pairs of image and label by number, such as torchvision's or Hugging Face's datasets, as a dataset.
+    """Make a dataset of image-label pairs by index, such as torchvision's or Hugging Face's datasets.
 
-    Every item is read once here, for labels and digest, and again when it is embedded. An item must then
-    be what it was, so the images come without random transforms.
+    Every item is read once here for labels and digest, and again when it is embedded. The item must be
+    the same both times, so do not use random transforms.
 
     Parameters
     ----------
-    train : ``train[row]`` is a pair of image and label, or a dict with ``image`` or ``img``, and ``label``.
-        An image is a Pillow image, or uint8 of shape (h, w, 3) or (h, w); a label an integer from 0 on.
-    test : the same of the test split; without it one image in five of each class is held out.
-    class_names : names by class number; without them those that ``train`` says, else the numbers.
+    train : ``train[row]`` is an (image, label) pair, or a dict with ``image`` or ``img``, and ``label``.
+        Images are Pillow images, or uint8 arrays of shape (h, w, 3) or (h, w); labels are integers from 0.
+    test : the test split, likewise; None: one image in five of each class is held out.
+    class_names : names by class number; None: those of ``train``, or the numbers.
     name : a short label for reports.
-    limit : images per split, stratified; None is all of them.
+    limit : images per split, stratified; None: all.
 
     Returns
     -------
     Dataset
-        Its digest is over every pixel and label.
+        Its digest covers every pixel and label.
 
     Raises
     ------
     UserError
-        An item cannot be read, or is not as described; it is named.
+        An item cannot be read or is not as described; the message names it.
 
     Examples
     --------
@@ -129,10 +129,10 @@ def from_indexed(
 
 
 class Indexed(Parted):
-    """Pairs of image and label by number, in two parts or in one that a test split is held out of.
+    """Image-label pairs by index, in two parts or in one from which a test split is held out.
 
-    The digest is taken over every pixel and label when it is made. An image that is another when it is
-    read later is refused and named.
+    The constructor takes the digest over every pixel and label. An image that has changed when it is read
+    again is refused.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class Indexed(Parted):
         self.class_names = tuple(str(one) for one in names)
         if not 2 <= len(self.class_names) >= count:
             raise UserError(
-                f"{name}: expected two classes at least and a name for each, got labels up to {count - 1} "
-                f"and {len(self.class_names)} names; put labels or class_names right"
+                f"{name}: expected at least two classes and a name for each, got labels up to {count - 1} "
+                f"and {len(self.class_names)} names; correct labels or class_names"
             )
         self._digest = self._whole_digest(self._proofs, labels)
         self._divide(labels)
@@ -188,7 +188,7 @@ class Indexed(Parted):
         return Stored(min(pixels.shape[:2]))
 
     def _proved(self, part: str) -> Iterator[tuple[bytes, int]]:
-        """The proof of each image of a part, and its label."""
+        """The digest of each image of a part, and its label."""
         with progress(len(self._parts[part]), f"digest of {part}", "img", delay=1) as bar:
             for row in range(len(self._parts[part])):
                 pixels, label = self._item(part, row)
@@ -225,19 +225,19 @@ class Indexed(Parted):
             pixels, number = np.asarray(upright(image)), np.asarray(label)
             if not np.issubdtype(number.dtype, np.integer) or number.ndim or number < 0:
                 raise TypeError(f"the label {label!r}")
-        except MemoryError:  # the machine's, not the item's
+        except MemoryError:  # not a fault of the item
             raise
-        except Exception as error:  # of whatever library it comes from
+        except Exception as error:  # from any library
             reason = f"{type(error).__name__} {' '.join(str(error).split())}".rstrip()
             raise UserError(
                 f"{self._where(part, row)} cannot be read: expected a Pillow image or uint8 (h, w, 3) or "
-                f"(h, w), and a class number from 0 on; got: {reason}; replace or remove it"
+                f"(h, w), and a class number from 0; got: {reason}; replace or remove it"
             ) from None
         return pixels, int(number)
 
 
 class _Zipped:
-    """Arrays of images and of labels, item by item."""
+    """Arrays of images and labels as image-label pairs."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> None:
         self._images, self._labels = images, labels
@@ -254,7 +254,7 @@ def _proof(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _class_names(indexed: Any) -> Sequence[str] | None:
-    """The class names that torchvision's and Hugging Face's datasets carry."""
+    """The class names of torchvision's and Hugging Face's datasets, or None."""
     features = getattr(indexed, "features", None)
     if isinstance(features, dict):  # Hugging Face's
         return getattr(features.get("label"), "names", None)

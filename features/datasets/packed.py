@@ -1,4 +1,4 @@
-"""Labelled pictures that lie packed in shards: files of many pictures each."""
+"""Datasets in shards: files of many labelled images each."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from features.errors import UserError
 from features.progress import progress
 from features.words import is_utf8
 
-PART = re.compile(r"(train|test)(?![a-z])", re.I)  # how the name of a shard begins
+PART = re.compile(r"(train|test)(?![a-z])", re.I)  # prefix of a shard's name
 VALIDATION = re.compile(r"(validation|valid|val)(?![a-z])", re.I)
 
 
 class Reader(Protocol):
-    """An open shard, fastest when it is read in ascending order."""
+    """An open shard, fastest when read in ascending order."""
 
     def read(self, row: int) -> bytes:
-        """The encoded picture in a row."""
+        """The encoded image in a row."""
 
     def close(self) -> None: ...
 
 
 class Shard(ABC):
-    """A file of labelled pictures.
+    """A file of labelled images.
 
     Attributes
     ----------
     path : the file.
-    labels : the class of each picture, in row order.
-    class_names : names by class number, where the file has them.
-    other : how many files it holds beside pictures and labels.
+    labels : the class of each image, in row order.
+    class_names : names by class number, or None if the file has none.
+    other : number of members that are neither images nor labels.
     """
 
     path: Path
@@ -50,38 +50,38 @@ class Shard(ABC):
     other: int = 0
 
     def differs(self) -> bool:
-        """Whether the file holds something else than what was remembered of it, where anything was."""
+        """Whether the file's content differs from a remembered index of it."""
         return False
 
     @abstractmethod
     def open(self) -> Reader:
-        """The pictures, to be read."""
+        """A reader of the images."""
 
     def key(self, row: int) -> str:
-        """What names a row in this shard."""
+        """The id of a row within this shard."""
         return f"{row:06d}"
 
 
 class Packed(Encoded):
-    """JPEGs and PNGs in shards, in the order of their names; at most one is open per split.
+    """JPEGs and PNGs in shards, ordered by file name; at most one shard is open per split.
 
-    In a folder the shards' names begin with ``train`` and ``test`` (``train-00000-of-00002.parquet``). Those
-    of a validation split are left out, as heads are validated on a share of train, and counted in ``note``.
-    Without shards of a test split, and of a single file, one in five of each class is held out. A row's name
-    is that of its shard and its own.
+    In a folder, the names of shards start with ``train`` or ``test`` (``train-00000-of-00002.parquet``).
+    Validation shards are left out and counted in ``note``, since heads are validated on a share of train.
+    Without test shards, or for a single file, one image in five of each class is held out. The id of a row
+    is the name of its shard and its id within the shard.
 
     Parameters
     ----------
     path : a shard, or a folder of them.
     suffix : of the shards' names.
-    index : finds what a shard holds.
-    limit : images per split, stratified; None is all of them.
-    skip_unreadable : leave out pictures that cannot be read.
+    index : opens a shard and indexes its content.
+    limit : images per split, stratified; None: all.
+    skip_unreadable : leave out images that cannot be read.
 
     Raises
     ------
     UserError
-        A shard cannot be read or is not as described, or there are too few images of a class.
+        A shard cannot be read or has an unexpected layout, or a class has too few images.
     """
 
     _kind = "pictures"
@@ -134,7 +134,9 @@ class Packed(Encoded):
         if fresh:
             for shard in self._by_name.values():
                 if shard.differs():
-                    raise UserError(f"{shard.path} has changed, at equal size and time; run this again")
+                    raise UserError(
+                        f"{shard.path} has changed, but its size and time have not; run this again"
+                    )
         return super().digest(fresh)
 
     def name_of(self, split: str, row: int) -> str:
@@ -143,7 +145,7 @@ class Packed(Encoded):
         return f"{Path(self._files[part][number]).stem}/{self._shards[part][number].key(inner)}"
 
     def _place(self, part: str, row: int) -> tuple[int, int]:
-        """The number of a row's shard, and its row in there."""
+        """The number of a row's shard, and the row within it."""
         number = self._file_of(part, row)
         return number, row - (int(self._ends[part][number - 1]) if number else 0)
 
@@ -183,7 +185,7 @@ class Packed(Encoded):
 
 
 def _by_split(folder: Path, suffix: str) -> tuple[dict[str, list[Path]], int]:
-    """The shards of each split in a folder, and how many of a validation split are left out."""
+    """The shards of each split in a folder, and the number of validation shards left out."""
     parts: dict[str, list[Path]] = {split: [] for split in SPLITS}
     left_out = 0
     for path in shards_in(folder, suffix):
@@ -194,11 +196,11 @@ def _by_split(folder: Path, suffix: str) -> tuple[dict[str, list[Path]], int]:
             left_out += 1
         else:
             raise UserError(
-                f"{path}: which split is it of? expected names like train-00000{suffix} and "
-                f"test-00000{suffix}; rename or move it, or name it alone: dataset="
+                f"{path}: its name gives no split; expected names like train-00000{suffix} and "
+                f"test-00000{suffix}; rename or move it, or give it alone: dataset="
             )
     if not parts["train"]:
-        raise UserError(f"{folder} has no shard of the split train; expected names like train-00000{suffix}")
+        raise UserError(f"{folder} has no train shards; expected names like train-00000{suffix}")
     return {split: paths for split, paths in parts.items() if paths}, left_out
 
 

@@ -1,4 +1,4 @@
-"""Parquet: pictures as Hugging Face stores them, or a list of picture files."""
+"""Parquet datasets: images as stored by Hugging Face, or a list of image files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from features.files import open_regular
 from features.words import is_utf8
 
 SUFFIX = ".parquet"
-PICTURES = ("image", "img")  # what Hugging Face's datasets call the column of pictures
+PICTURES = ("image", "img")  # names of the image column in Hugging Face's datasets
 LABEL = "label"
 BINARY = ("binary", "large_binary")
-ROWS = 32  # pictures decoded from Parquet together
-BUFFER = 1 << 20  # bytes read together: without it pyarrow reads whole column chunks, however large
+ROWS = 32  # images read from Parquet at a time
+BUFFER = 1 << 20  # bytes read at a time: without it pyarrow reads complete column chunks of any size
 LAYOUT = (
     "expected image (struct with bytes, as Hugging Face stores pictures) and label, or path and label "
     "(a list of files)"
@@ -30,15 +30,15 @@ LAYOUT = (
 
 
 class ParquetShard(Shard):
-    """A Parquet file with pictures in a column ``image`` or ``img``, and their classes in ``label``.
+    """A Parquet file with images in a column ``image`` or ``img``, and their classes in ``label``.
 
-    A picture is ``bytes`` of a struct, as Hugging Face's ``datasets`` stores it, or binary. A label is a
-    text, or a number: then the class names are those of Hugging Face's metadata, where there are any.
+    Images are binary, or ``bytes`` in a struct, as stored by Hugging Face's ``datasets``. Labels are strings,
+    or numbers with class names in Hugging Face's metadata, if there are any.
 
     Raises
     ------
     UserError
-        The file is no Parquet, or its columns are not as described, or a row has no label; it is named.
+        The file is not Parquet, its columns are not as described, or a row has no valid label.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,10 +63,10 @@ class ParquetShard(Shard):
 
 
 class _Pictures:
-    """Pictures of an open Parquet file, a few of a row group at a time.
+    """The images of an open Parquet file, read a few rows at a time.
 
-    Row groups may be of any size, so none is read whole. What lies behind the last picture is read on from
-    there; what lies before it, from the start of its row group.
+    Row groups may be of any size and are never read completely. Reading forwards continues from the last
+    row; reading backwards starts again at the beginning of the row group.
     """
 
     def __init__(self, path: Path, column: str) -> None:
@@ -97,12 +97,12 @@ class _Pictures:
 
 
 def parquet_dataset(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> Dataset:
-    """A Parquet file, or a folder of them, as a dataset: of pictures, or of a list of picture files.
+    """A Parquet file, or a folder of them, as a dataset of images or as a list of image files.
 
     Raises
     ------
     UserError
-        pyarrow is not installed, or what :class:`ParquetShard` and :class:`FileList` raise.
+        pyarrow is not installed; or as :class:`ParquetShard` and :class:`FileList`.
     """
     if path.is_file():
         with _one_line(path):
@@ -114,7 +114,7 @@ def parquet_dataset(path: Path, limit: int | None = None, skip_unreadable: bool 
 
 
 def _listed(path: Path) -> tuple[tuple[str, ...] | None, Iterator[Listed]]:
-    """Class names, if the file has them, and the rows of a list."""
+    """The class names, or None if the file has none, and the rows of a list."""
     file = _opened(path)
     with _one_line(path):
         names = _class_names(file.schema_arrow)
@@ -126,7 +126,7 @@ def _listed(path: Path) -> tuple[tuple[str, ...] | None, Iterator[Listed]]:
 
 
 def _labels(path: Path, file: Any, class_names: tuple[str, ...] | None) -> Iterator[str]:
-    """The label of each row as a text: its class's name, or else its number."""
+    """The label of each row as text: the name of its class, or its number."""
     for number, value in enumerate(file.read([LABEL]).column(0).to_pylist()):
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < (len(class_names) if class_names else value + 1):
@@ -137,13 +137,13 @@ def _labels(path: Path, file: Any, class_names: tuple[str, ...] | None) -> Itera
             continue
         expected = f"from 0 to {len(class_names) - 1}" if class_names else "from 0 on, or its name"
         raise UserError(
-            f"{path}, row {number}: expected a class number {expected}, got {value!r}; put it right or "
+            f"{path}, row {number}: expected a class number {expected}, got {value!r}; correct it or "
             "remove the row"
         )
 
 
 def _class_names(schema: Any) -> tuple[str, ...] | None:
-    """The class names in the metadata that Hugging Face's ``datasets`` writes (``ClassLabel.names``)."""
+    """The class names in Hugging Face's metadata (``ClassLabel.names``), or None."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         names = tuple(map(str, about["info"]["features"][LABEL]["names"]))
@@ -153,7 +153,7 @@ def _class_names(schema: Any) -> tuple[str, ...] | None:
 
 
 def _opened(path: Path) -> Any:
-    """The file as pyarrow opens it; column chunks are streamed."""
+    """Open a file with pyarrow; column chunks are streamed."""
     try:
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError:
@@ -167,12 +167,12 @@ def _opened(path: Path) -> Any:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """One line for whatever pyarrow raises about this file."""
+    """Report any error of pyarrow for this file in one line."""
     try:
         yield
     except (MemoryError, UserError):
         raise
-    except Exception as error:  # ArrowInvalid, OSError, StopIteration of a file cut short
+    except Exception as error:  # ArrowInvalid, OSError, StopIteration in a truncated file
         raise UserError(
             f"{path}: expected a whole Parquet file, got: {' '.join(str(error).split())}; fetch it again"
         ) from None

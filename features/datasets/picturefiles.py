@@ -1,4 +1,4 @@
-"""Labelled picture files, wherever their paths and labels come from."""
+"""Datasets of one image per file, whatever the source of paths and labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from features.datasets.encoded import Digests, Encoded, Picture, Pictures
 
 
 class PictureFiles(Encoded):
-    """JPEG and PNG files, each with a class; a row's name is its file's path below the root."""
+    """Labelled JPEG and PNG files; the id of a row is the path of its file below the root."""
 
-    _named: bytes = b""  # the class names, where paths do not hold them: a part of the digest
+    _named: bytes = b""  # class names for the digest, if the paths do not contain them
 
     def name_of(self, split: str, row: int) -> str:
         return self._files[self._part_of[split]][int(self._rows_of[split][row])]

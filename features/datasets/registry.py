@@ -1,4 +1,4 @@
-"""Datasets by name; folders and lists by path or URL."""
+"""Datasets by name, path or URL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from features.files import given_path
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a dataset beside its name.
+    """How a dataset is to be opened.
 
     Attributes
     ----------
     limit : images per split, stratified; None is all of them.
-    archive : the file that it is read from, as ``ARCHIVE=`` gives it; None is not said.
-    offline : do not download anything.
-    remembered : where the archive has been before.
-    skip_unreadable : leave out pictures that cannot be read.
+    archive : path of the archive to read, as in ``ARCHIVE=``; None: look for it.
+    offline : download nothing.
+    remembered : paths at which the archive was found before.
+    skip_unreadable : leave out images that cannot be read.
     """
 
     limit: int | None = None
@@ -48,7 +48,7 @@ def _digits(asked: Asked) -> Dataset:
 
 
 def _by_path(path: Path, asked: Asked) -> Dataset:
-    """What lies at a path: a folder of pictures or of shards, a shard, or a list of picture files."""
+    """The dataset at a path: a folder of images or shards, a shard, or a list of image files."""
     from features.datasets.filelist import csv_list
     from features.datasets.folder import Folder
     from features.datasets.packed import shards_in
@@ -66,7 +66,7 @@ def _by_path(path: Path, asked: Asked) -> Dataset:
 
 
 def _in_bucket(url: str, asked: Asked) -> Dataset:
-    """What lies in a bucket: a list of picture files, or else class folders."""
+    """The dataset in a bucket: a list of image files, or class folders."""
     from features.datasets.filelist import csv_list
     from features.datasets.folder import Folder
 
@@ -82,11 +82,11 @@ def _in_bucket(url: str, asked: Asked) -> Dataset:
     return Folder(Bucket(url), asked.limit, asked.skip_unreadable)
 
 
-FILES = (".csv", ".parquet", ".tar")  # the suffixes of files that are datasets, in lower case
+FILES = (".csv", ".parquet", ".tar")  # suffixes of datasets in single files, in lower case
 
 
-# What ``DATASET=`` may name. Another is added from outside: ``DATASETS["mine"] = opener``, where the
-# opener takes an ``Asked`` and gives a ``Dataset`` of that limit.
+# Datasets by the name that ``DATASET=`` takes. Register another with ``DATASETS["mine"] = opener``, where
+# opener maps an ``Asked`` to a ``Dataset`` with that limit.
 DATASETS: dict[str, Opener] = {
     "cifar10": partial(_cifar, Cifar10),
     "cifar100": partial(_cifar, Cifar100),
@@ -95,13 +95,13 @@ DATASETS: dict[str, Opener] = {
 
 
 def source_of(dataset: str) -> str:
-    """What ``Dataset.source`` will be for this ``DATASET=``, without touching an image.
+    """The ``Dataset.source`` that this ``DATASET=`` will have; opens no image.
 
     Raises
     ------
     UserError
-        It is empty, or neither a known name, nor the path of a folder or list that exists, nor the URL of a
-        bucket (which is not asked).
+        ``dataset`` is empty, or neither a registered name, nor the path of an existing folder or file, nor
+        the URL of a bucket (whose existence is not checked).
     """
     if dataset in DATASETS:
         return dataset
@@ -123,7 +123,7 @@ def source_of(dataset: str) -> str:
 
 
 def is_place(source: str) -> bool:
-    """Whether images are found by where they lie, and not by a name."""
+    """Whether a source is a path or URL rather than a registered name."""
     return is_url(source) or Path(source).is_absolute()
 
 
@@ -135,29 +135,30 @@ def open_dataset(
     remembered: Iterable[str] = (),
     skip_unreadable: bool = False,
 ) -> Dataset:
-    """A dataset by its name in ``DATASETS``, or pictures by the path of a folder, a list or shards.
+    """Open a dataset by its name in ``DATASETS``, or by the path of a folder, list or shards.
 
     Parameters
     ----------
     dataset : a name, or a folder with ``train/<class>/`` and ``test/<class>/``, or ``<class>/`` alone;
-        a CSV or Parquet list of paths and labels; shards, Parquet or tar, that hold the pictures; or
-        ``s3://bucket/prefix`` of such folders or ``s3://bucket/list.csv``.
-    archive : the file that it is read from, for a dataset that is an archive; else it is looked for.
-    limit : images per split, stratified; None is all of them.
+        a CSV or Parquet list of paths and labels; Parquet or tar shards that contain the images; or
+        ``s3://bucket/prefix`` with such folders or ``s3://bucket/list.csv``.
+    archive : path of the archive, for datasets in an archive; None: look for it.
+    limit : images per split, stratified; None: all.
     offline : download nothing.
-    remembered : where its archive has been before.
-    skip_unreadable : leave out pictures in files that cannot be read (``Dataset.left_out`` lists them),
-        where else the first of them stops the pass.
+    remembered : paths at which the archive was found before.
+    skip_unreadable : leave out images that cannot be read (``Dataset.left_out`` lists them) instead of
+        stopping at the first one.
 
     Returns
     -------
     Dataset
-        Labels and ids are there; images are read when they are asked for.
+        Labels and ids are known; images are read on demand.
 
     Raises
     ------
     UserError
-        There is no such dataset, its files cannot be had or read, or ``limit`` starves a class.
+        There is no such dataset, its files cannot be obtained or read, or ``limit`` leaves a class with too
+        few images.
 
     Examples
     --------
@@ -181,7 +182,7 @@ def open_dataset(
         opened = opener(Asked(limit, archive, offline, tuple(remembered), skip_unreadable))
     except OSError as error:
         raise UserError(
-            f"dataset={dataset}: cannot read {error.filename or source}: {error.strerror}; put it right or "
+            f"dataset={dataset}: cannot read {error.filename or source}: {error.strerror}; fix that or "
             "name another"
         ) from None
     opened.source = source  # by which a later command finds its cache

@@ -1,4 +1,4 @@
-"""Stratified samples of rows that stay the same on every machine and in every year."""
+"""Reproducible stratified samples of rows."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from numpy.typing import NDArray
 
 
 def stratified(labels: NDArray[np.int64], count: int, key: str) -> NDArray[np.int64]:
-    """``count`` rows in random order of choice, with each class in its share; sorted.
+    """A stratified random sample of ``count`` rows.
 
-    The choice depends on ``labels`` and ``key`` alone. Samples of one key are nested: the rows of
-    a smaller ``count`` are (up to rounding between classes) among those of a larger one.
-    Randomness is the raw stream of PCG64, which NumPy keeps stable between versions, where the
-    methods of its Generator may change.
+    The sample depends on ``labels`` and ``key`` alone. Samples with one key are nested: up to rounding
+    between classes, a smaller sample is a subset of a larger one. The random numbers are the raw stream
+    of PCG64, which NumPy keeps stable between versions, unlike the methods of ``Generator``.
 
     Parameters
     ----------
     labels : (n,) class numbers.
-    count : at most n, and at least the number of classes: every class gets a row.
-    key : names the purpose, so that two purposes draw independently.
+    count : from the number of classes to n; every class gets at least one row.
+    key : the purpose of the sample; different keys draw independently.
 
     Returns
     -------
-    (count,) int64 row numbers, ascending.
+    ndarray of shape (count,), int64
+        Row numbers, ascending.
+
+    Raises
+    ------
+    ValueError
+        ``count`` is out of range.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     if not len(classes) <= count <= len(labels):
@@ -33,19 +38,19 @@ def stratified(labels: NDArray[np.int64], count: int, key: str) -> NDArray[np.in
 
 
 def pick(labels: NDArray[np.int64], counts: NDArray[np.int64], key: str) -> NDArray[np.int64]:
-    """``counts`` rows of each class (in ascending order of class), drawn as by :func:`stratified`."""
+    """Draw ``counts[i]`` rows of the i-th class as :func:`stratified` does; row numbers, ascending."""
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest())
     ticket = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((ticket, inverse))  # by class, then in random order
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    rank = np.empty(len(labels), dtype=np.int64)  # place of each row within its class
+    rank = np.empty(len(labels), dtype=np.int64)  # of each row within its class
     rank[order] = np.arange(len(labels)) - np.repeat(starts, sizes)
     return np.flatnonzero(rank < counts[inverse])
 
 
 def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """``count`` divided in proportion to ``sizes`` by largest remainder, at least one each."""
+    """Apportion ``count`` in proportion to ``sizes`` by the largest remainder method, at least one each."""
     exact = sizes * count / sizes.sum()
     share = np.clip(np.floor(exact).astype(np.int64), 1, sizes)
     remainder = exact - share

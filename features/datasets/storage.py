@@ -1,4 +1,4 @@
-"""Where the files of a dataset lie: in folders of this machine, or anywhere that has the same methods."""
+"""Storage of a dataset's files: the protocol, and local folders."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from features.errors import UserError
 from features.files import file_digest, is_file
 from features.words import is_utf8
 
-# Size in bytes and a number that changes with the content, by which a file is known again without being read.
+# Size in bytes, and a number that changes with the content: identifies a file state without reading it.
 Stamp = tuple[int, int]
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file of this machine: its size, and its time of change in nanoseconds."""
+    """The stamp of a local file: its size, and its modification time in nanoseconds."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 class Storage(Protocol):
-    """Files below a root; their paths are relative to it, with ``/`` between the names.
+    """Files below a root; paths are relative to it, with ``/`` as separator.
 
-    It pickles small, and reads the same files wherever they can be seen.
+    Pickles without the files' content, for other machines that see the same files.
 
     Attributes
     ----------
-    threads : how many files are read at once.
-    far : whether a file takes long to come. Then what comes is proved to be what :meth:`stamp` is of.
+    threads : files read at a time.
+    far : whether reading has a high latency. Such a storage verifies each read against :meth:`stamp`.
     """
 
     threads: int
@@ -38,38 +38,38 @@ class Storage(Protocol):
 
     @property
     def name(self) -> str:
-        """What the root is called."""
+        """The name of the root."""
 
     def __str__(self) -> str:
-        """The root, for people."""
+        """The root, for messages."""
 
     def folders(self, path: str = "") -> list[str]:
-        """The names of the visible folders in a folder, or in the root, in ascending order."""
+        """The names of the visible folders in a folder (empty: the root), ascending."""
 
     def files(self, folders: Sequence[str]) -> Iterator[list[str]]:
-        """The names of the files in each of some folders, in any order."""
+        """The names of the files in each of these folders, in any order."""
 
     def normal(self, path: str) -> str:
-        """One spelling of a path that may have several; UserError where it is none."""
+        """The normalised form of a path; UserError if it is invalid."""
 
     def where(self, path: str) -> str:
-        """What names a file in a message."""
+        """The full name of a file, for messages."""
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
 
     def stamp(self, path: str) -> Stamp:
-        """The stamp of a file; OSError where there is none."""
+        """The stamp of a file; OSError if it does not exist."""
 
     def digest(self, path: str) -> str:
-        """The hex SHA-256 of a file's bytes; OSError where it cannot be read."""
+        """The hex SHA-256 of a file's bytes; OSError if it cannot be read."""
 
     def at(self, path: str) -> Source:
-        """A file, to be read."""
+        """A file that can be opened."""
 
 
 class Disk:
-    """Files in folders that this machine sees. Links are followed.
+    """Files in local or mounted folders; symbolic links are followed.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Disk:
                 yield list(self._texts(folder, (entry.name for entry in entries if _is_file(entry))))
 
     def _texts(self, folder: str, names: Iterable[str]) -> Iterator[str]:
-        """Names in a folder, which must be UTF-8."""
+        """Yield names in a folder, and refuse those that are not UTF-8."""
         for name in names:
             if not name.isprintable() and not is_utf8(name):
                 raise UserError(f"{str(self._root / folder / name)!a}: not a UTF-8 name; rename it")
@@ -122,7 +122,7 @@ class Disk:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is to be read as a file: of a link to itself that is tried, and then reported."""
+    """Whether to read an entry as a file; True for a broken link, so that reading it reports the error."""
     try:
         return entry.is_file()
     except OSError:

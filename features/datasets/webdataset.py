@@ -1,4 +1,4 @@
-"""WebDataset: pictures and labels in tar files."""
+"""WebDataset: images and labels in tar files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from features.files import open_regular
 from features.words import is_utf8
 
 SUFFIX = ".tar"
-INDEX = "index of a tar, 1"  # another number where another index follows from the same file
-MAX_LABEL = 1 << 20  # bytes of a member that holds a label; a larger one is none
+INDEX = "index of a tar, 1"  # the number is the version of the index
+MAX_LABEL = 1 << 20  # bytes of a member with a label; larger ones are ignored
 LAYOUT = "expected key.jpg, .jpeg or .png with key.cls (a class's name or number) or key.json (with label)"
 
 
 class TarShard(Shard):
-    """A tar file whose members ``key.jpg`` and ``key.cls`` or ``key.json`` are a picture and its label.
+    """A tar file with an image ``key.jpg`` and a label ``key.cls`` or ``key.json`` for each key.
 
-    The key is a member's name up to the first dot behind its folder
-    (https://github.com/webdataset/webdataset, "The WebDataset Format"). Headers are read once, for labels and
-    where the pictures begin, which is remembered by the file's stamp; nothing is unpacked.
+    The key is a member's path up to the first dot in its base name
+    (https://github.com/webdataset/webdataset, "The WebDataset Format"). The file is indexed once, and the
+    index is remembered by the file's stamp. Nothing is unpacked.
 
     Raises
     ------
     UserError
-        The file is no whole tar, or a picture has no label, or two; it is named.
+        The file is not a complete tar file, an image has no label, or two images have one key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class TarShard(Shard):
 
 
 def _index(path: Path) -> str:
-    """What a tar file holds, as JSON: keys, labels, where pictures begin and how long they are."""
+    """The index of a tar file as JSON: keys, labels, and offset and size of each image in bytes."""
     pictures: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
     other = 0
@@ -72,7 +72,7 @@ def _index(path: Path) -> str:
         with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             end = os.fstat(stream.fileno()).st_size
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # else all stay in memory
+                archive.members.clear()  # type: ignore[attr-defined]  # or all would stay in memory
                 if member.isdir():
                     continue
                 folder, slash, base = member.name.rpartition("/")
@@ -84,8 +84,8 @@ def _index(path: Path) -> str:
                     other += 1
                 elif f".{kind}" in SUFFIXES:
                     if key in pictures:
-                        raise UserError(f"{path}, {key}: two pictures of one key; rename or remove one")
-                    pictures[key] = member.offset_data, min(member.size, end)  # a header may say anything
+                        raise UserError(f"{path}, {key}: two images with one key; rename or remove one")
+                    pictures[key] = member.offset_data, min(member.size, end)  # the header may claim any size
                 elif kind in ("cls", "json") and member.size <= MAX_LABEL:
                     stream.seek(member.offset_data)
                     label = _label(stream.read(member.size), kind)
@@ -93,7 +93,7 @@ def _index(path: Path) -> str:
                         labels[key] = label
                 else:
                     other += 1
-            stream.seek(archive.offset)  # tarfile takes a damaged header for the end
+            stream.seek(archive.offset)  # tarfile treats a damaged header as the end
             if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
     except (tarfile.TarError, EOFError) as error:
@@ -103,16 +103,16 @@ def _index(path: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     for key in pictures.keys() ^ labels.keys():
-        what = "no label" if key in pictures else "a label but no picture"
+        what = "no label" if key in pictures else "a label but no image"
         raise UserError(f"{path}, {key}: {what}; {LAYOUT}")
     if not pictures:
-        raise UserError(f"{path} holds no pictures; {LAYOUT}")
+        raise UserError(f"{path} holds no images; {LAYOUT}")
     about = {"keys": list(pictures), "labels": [labels[key] for key in pictures]}
     return json.dumps(about | {"places": list(pictures.values()), "other": other})
 
 
 class _Pictures:
-    """The pictures of a tar file, by where they begin and how long they are; it is open while one is read."""
+    """The images of a tar file by offset and size; the file is open only while an image is read."""
 
     def __init__(self, path: Path, places: NDArray[np.int64]) -> None:
         self._path, self._places = path, places
@@ -127,16 +127,16 @@ class _Pictures:
             raise UserError(f"cannot read {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 def web_dataset(path: Path, limit: int | None = None, skip_unreadable: bool = False) -> Packed:
-    """A tar file, or a folder of them, as a dataset: see :class:`TarShard` and :class:`Packed`."""
+    """A tar file, or a folder of them, as a dataset. Raises as :class:`TarShard` and :class:`Packed`."""
     return Packed(path, SUFFIX, TarShard, limit, skip_unreadable)
 
 
 def _label(content: bytes, kind: str) -> str:
-    """The label in a member ``.cls`` or ``.json``; empty where there is none."""
+    """The label in a ``.cls`` or ``.json`` member; empty if there is none."""
     try:
         text = content.decode()
         if kind == "cls":

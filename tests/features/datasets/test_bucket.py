@@ -311,7 +311,7 @@ class TestErrors:
 
     def test_no_bucket(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.told(capsys, "--dataset", "s3://nobodys-bucket/pets", "--out", str(tmp_path))
-        assert "s3://nobodys-bucket/pets: there is no bucket nobodys-bucket; put the name right" in line
+        assert "s3://nobodys-bucket/pets: there is no bucket nobodys-bucket; correct the name" in line
 
     def test_nothing_there(self, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.told(capsys, "--dataset", f"{store.url}/none")
@@ -335,14 +335,14 @@ class TestErrors:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         line = self.told(capsys, "--dataset", url)
-        assert "there are no keys to the bucket; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
+        assert "no keys for the bucket; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
 
     def test_wrong_keys(
         self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
         line = self.told(capsys, "--dataset", url)
-        assert "the server refuses to show it (InvalidAccessKeyId); see that the keys" in line
+        assert "the server denies access (InvalidAccessKeyId); check that the keys" in line
         assert KEY not in line
 
     def test_nobody_answers(
@@ -355,7 +355,8 @@ class TestErrors:
         line = self.told(capsys, "--dataset", "s3://somebodys-bucket/pets")
         assert time.monotonic() - started < 30
         assert (
-            "s3://somebodys-bucket: the server does not answer" in line or "pets: the server does not" in line
+            "s3://somebodys-bucket: the server does not respond" in line
+            or "pets: the server does not" in line
         )
 
     def test_a_silent_server_is_given_up(self, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -365,7 +366,7 @@ class TestErrors:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
             line = self.told(capsys, "--dataset", "s3://somebodys-bucket/pets")
         assert time.monotonic() - started < 30
-        assert "the server does not answer" in line
+        assert "the server does not respond" in line
 
     def test_a_failure_of_the_way_is_no_unreadable_picture(
         self, url: str, server: str, monkeypatch: pytest.MonkeyPatch
@@ -373,7 +374,7 @@ class TestErrors:
         dataset = open_dataset(url, skip_unreadable=True)
         monkeypatch.setattr(bucket_module, "ATTEMPTS", 1)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        with pytest.raises(UserError, match="the server does not answer"):
+        with pytest.raises(UserError, match="the server does not respond"):
             dataset.digest()
 
 

@@ -220,7 +220,7 @@ class TestFolder:
 
         root = make_folder(8)
         monkeypatch.setattr(os, "scandir", refused)
-        with pytest.raises(UserError, match=r"cannot read .*/eel: Permission denied; put it right"):
+        with pytest.raises(UserError, match=r"cannot read .*/eel: Permission denied; fix that"):
             open_dataset(str(root))
 
     def test_other_files_are_left_out_and_counted(self, make_folder: Callable[..., Path]) -> None:
@@ -392,10 +392,10 @@ class TestList:
             (",cat,train", "line 4: expected a path, a label and, .* got path '', label 'cat'"),
             ("a.png,,train", "line 4: expected a path, a label and, .* got path 'a.png', label ''"),
             ("a.png,cat,trian", "line 4: .* train or test; got .* split 'trian'"),
-            ("a.png,cat", r"line 4: expected 3 values, as the header has, got 2; put it right"),
+            ("a.png,cat", r"line 4: expected 3 values, as the header has, got 2; correct it"),
             ("./{first},cat,test", r"line 4: pets/.* is in line 2 already; remove one of the two"),
-            ('"a.png,cat,train', r"line \d+: no CSV in UTF-8 \(unexpected end of data\)"),
-            ("caf\udce9.png,cat,train", r"line \d+: no CSV in UTF-8 \('utf-8' codec"),
+            ('"a.png,cat,train', r"line \d+: not CSV in UTF-8 \(unexpected end of data\)"),
+            ("caf\udce9.png,cat,train", r"line \d+: not CSV in UTF-8 \('utf-8' codec"),
         ],
     )
     def test_a_bad_row_is_named_by_file_and_line(self, root: Path, row: str, message: str) -> None:
@@ -417,8 +417,8 @@ class TestList:
                 r"list\.csv, line 1: expected a header with the columns path and label .* got 'file",
             ),
             ("", [], r"list\.csv, line 1: expected a header"),
-            ("path,label", [], r"list\.csv: no row is of the split train"),
-            ("path,label,split", [("a.png", "cat", "validation")], "no row is of the split train"),
+            ("path,label", [], r"list\.csv: no row has the split train"),
+            ("path,label,split", [("a.png", "cat", "validation")], "no row has the split train"),
         ],
     )
     def test_a_list_of_nothing_is_refused(

@@ -93,7 +93,7 @@ def test_a_damaged_store_is_begun_again(root: Path, damage: str, capsys: pytest.
     store().write_bytes(damaged[damage])
     found, read = hashed(root)
     assert (found, len(read)) == (digests, 24)
-    assert "is damaged; it is begun again" in capsys.readouterr().err
+    assert "is damaged and deleted" in capsys.readouterr().err
     assert hashed(root) == (digests, [])
 
 
