@@ -18,7 +18,7 @@ STAGES = {
     "train": "train a classifier head, or all of them, on cached embeddings",
     "ladder": "train the runs that say where the gain over the baseline comes from",
     "curve": "validation accuracy of trained heads against the number of training images",
-    "report": "compare all trained heads: index.html, report.md, report.json, runs.csv, figures/",
+    "report": "compare all trained heads: index.html, report.md, report.json, runs.csv, table.tex, figures/",
     "verify": "check every digest of a cache and embed a sample of its images again",
     "predict": "say what a trained head sees in new images",
     "evaluate": "score a trained head on other labelled images",

@@ -85,6 +85,16 @@ class Entry:
         return self.seconds["select"] + self.seconds["refit"]
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """What is averaged over seeds, beside accuracy; calibration is that after temperature scaling."""
+        return {
+            "balanced_accuracy": self.balanced_accuracy["value"],
+            "macro_f1": self.macro_f1["value"],
+            "ece_scaled": self.scaled["ece"]["value"],
+            "log_loss_scaled": self.scaled["log_loss"],
+        }
+
+    @property
     def traits(self) -> dict[str, str]:
         """What decided the vectors, in words."""
         return {

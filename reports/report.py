@@ -211,7 +211,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
     correct = {run.id: is_right(run) for run in firsts[:COMPARED]}
     pairs = tuple(compare(correct))
     by_id = dict(zip((run.id for run in runs), names, strict=True))
-    seeds = tuple(seeds_of(runs, by_id))
+    seeds = tuple(seeds_of(runs, by_id, {entry.id: entry.metrics for entry in entries}))
     ranked = standings(entries, seeds, pairs, len(first.test_labels))
     found = context.neighbours.get(first.fingerprint)
     return Group(

@@ -1,4 +1,4 @@
-"""A Report on disk: page, Markdown, JSON, CSV and figures from the same object."""
+"""A Report on disk: page, Markdown, JSON, CSV, LaTeX and figures from the same object."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from features.shapes import fits, mapping, read, sha256, text
 from features.words import counted, listed
 from reports.entry import Entry
 from reports.page.excerpt import LISTED, classification_report, worst
+from reports.page.latex import comment, latex, rows
 from reports.page.spreadsheet import CSV, ENCODING, cell
 from reports.report import Group, Report
 
@@ -138,6 +139,7 @@ def write(
     files |= {f"figures/{name}.png": _png(figure) for name, figure in figures.items()}
     files["report.json"] = (json.dumps(report.to_json(), ensure_ascii=False) + "\n").encode()
     files["report.md"] = _template("report.md.j2", common, autoescape=False).encode()
+    files["table.tex"] = _template("table.tex.j2", {"report": report}, autoescape=False).encode()
     files["runs.csv"] = _csv(RUNS, _runs(report), form)
     files["classes.csv"] = _csv(CLASSES, _classes(report), form)
     files["confusion.csv"] = _csv(CONFUSION, _confusion(report), form)
@@ -367,6 +369,9 @@ def _template(name: str, values: dict[str, Any], autoescape: bool) -> str:
         "markdown": markdown,
         "fenced": fenced,
         "code": code,
+        "latex": latex,
+        "comment": comment,
+        "rows": rows,
         "classification_report": classification_report,
         "worst": worst,
         "counted": counted,

@@ -20,7 +20,10 @@ NETWORK, SIZE = 0, 2  # places among the traits of a run
 
 @dataclass(frozen=True)
 class Seeds:
-    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy."""
+    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy.
+
+    ``metrics`` has ``mean`` and ``deviation`` of others by name, such as ``macro_f1``.
+    """
 
     name: str
     ids: tuple[str, ...]
@@ -28,6 +31,7 @@ class Seeds:
     deviation: float
     low: float
     high: float
+    metrics: dict[str, dict[str, float]]
 
 
 def best_first(runs: Sequence[Run]) -> list[Run]:
@@ -68,7 +72,15 @@ def first_seeds(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if lowest[configuration(run)] is run]
 
 
-def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
+def seeds_of(
+    runs: Sequence[Run], names: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]]
+) -> list[Seeds]:
+    """The configurations that have several seeds, highest mean accuracy first.
+
+    Parameters
+    ----------
+    names, metrics : of each run, by its id.
+    """
     from scipy.stats import t
 
     found = []
@@ -83,8 +95,14 @@ def seeds_of(runs: Sequence[Run], names: Mapping[str, str]) -> list[Seeds]:
         name = (
             names[same[0].id].replace(f", seed {same[0].seed})", ")").replace(f" (seed {same[0].seed})", "")
         )
-        found.append(Seeds(name, tuple(run.id for run in same), mean, deviation, mean - half, mean + half))
+        ids = tuple(run.id for run in same)
+        others = {metric: _spread([metrics[id][metric] for id in ids]) for metric in metrics[ids[0]]}
+        found.append(Seeds(name, ids, mean, deviation, mean - half, mean + half, others))
     return sorted(found, key=lambda seeds: -seeds.mean)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
 
 
 def _traits(run: Run) -> tuple[str, ...]:
