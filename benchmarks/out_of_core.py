@@ -9,9 +9,9 @@
 ``--make`` writes a cache of so many rows of so many numbers, class by class as a folder lies: ten classes
 that overlap. Without it each head is trained as ``make train`` does it, in a process of its own: in memory
 (unless ``--no-whole``), and with each ``--memory`` that is meant for it. Accuracies are on validation. The
-peak is resident memory above what the process had after its imports and a small fit; CPU seconds are of all
-threads, which a busy machine lengthens least. Before the heads, the
-rate at which this machine reads the cache's file, and the embeddings from it. Prints a table in Markdown.
+peak is resident memory above what the process had after its imports and a small fit. CPU seconds are of all
+threads: other work on the machine lengthens them least. Before the heads come the rates at which this machine
+reads the cache's file, and the embeddings from it. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ Path("/proc/self/clear_refs").write_text("5")
 imports, started, spent = resident("VmRSS"), time.perf_counter(), time.process_time()
 run = train(TrainSplit(Embeddings(path), layers.split(","), memory or None), head, 0)
 print(json.dumps({
-    "seconds": time.perf_counter() - started, "spent": time.process_time() - spent, "peak": resident("VmHWM") - imports,
+    "seconds": time.perf_counter() - started, "spent": time.process_time() - spent,
+    "peak": resident("VmHWM") - imports,
     "accuracy": run.val_accuracy, "chosen": run.chosen,
     "said": [said for said in run.warnings if said.startswith("fitted out of core")],
 }))
@@ -155,7 +156,8 @@ def main() -> None:
     print(processor(), *(f"{name} {version}" for name, version in versions().items()), sep=", ")
     for line in rates(args.embeddings, args.layers.split(",")):
         print(line)
-    print("\n| head | memory | accuracy | seconds | CPU s | peak (MB) | chosen | |\n|---|---|---|---|---|---|---|---|")
+    print("\n| head | memory | accuracy | seconds | CPU s | peak (MB) | chosen | |")
+    print("|---|---|---|---|---|---|---|---|")
     for head in args.heads.split(","):
         for memory in ([] if args.no_whole else [""]) + ([own[head]] if head in own else common):
             found = trained(args.embeddings, args.layers, head, memory)
