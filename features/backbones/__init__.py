@@ -1,1 +1,1 @@
-"""Frozen networks: what each is, and how any of them turns images into embeddings."""
+"""Frozen networks, and the extractor that turns images into embeddings."""

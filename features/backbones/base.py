@@ -1,4 +1,4 @@
-"""What a frozen network is: how Keras builds it, where it is tapped, and whose weights it has."""
+"""The contract of a frozen network: architecture, readable layers, weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LAYER = re.compile(r"(\w+)(?:@([1-9]\d{0,8}))?")
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a network's maps can be read.
+    """A layer whose feature map can be read.
 
     Attributes
     ----------
-    layer : Keras' name of the layer; None for the network's output.
-    stride : pixels of the input to one cell of the map.
-    channels : numbers in each cell.
-    further : so many layers behind that one, where Keras gives the layer itself another name each time.
+    layer : the layer's name in Keras; None: the network's output.
+    stride : input pixels per cell of the feature map.
+    channels : values per cell.
+    further : number of layers to go beyond ``layer``, for layers whose names differ between builds.
     """
 
     layer: str | None
@@ -41,22 +41,21 @@ class Tap:
 
 @dataclass(frozen=True)
 class Weights:
-    """All tensors of a network, what to call them, and where they were found.
+    """The tensors of a network, with their label, digest and source.
 
-    A tensor that holds NaN or infinity is refused: a ReLU or a pooling may swallow what the network makes of
-    it, so that no vector tells.
+    Tensors with NaN or infinity are refused, because a ReLU or pooling layer can hide them from the vectors.
 
     Attributes
     ----------
-    tensors : float32 arrays by name, in the order in which Keras' model holds them.
-    label : ``imagenet``, or ``custom:`` and twelve digits of the digest.
-    digest : SHA-256 over the tensors' own digests and their names.
+    tensors : float32 arrays by name, in the order of the Keras model's weights.
+    label : ``imagenet``, or ``custom:`` and the first twelve digits of ``digest``.
+    digest : hex SHA-256 over the tensors' names and digests.
     source : a path, or the name of a download.
 
     Raises
     ------
     UserError
-        A number in a tensor is not finite; the tensor is named.
+        A tensor contains NaN or infinity; the message names it.
     """
 
     tensors: Tensors
@@ -76,21 +75,21 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone(ABC):
-    """One network of ``keras.applications``, without its top.
+    """A network of ``keras.applications`` without its classifier.
 
     Attributes
     ----------
-    name : as ``BACKBONE`` says it.
+    name : its name in ``BACKBONES``.
     application : the constructor in ``keras.applications``.
-    module : the module there that holds its ``preprocess_input``.
-    taps : by name, in the order in which an image meets them.
-    layers : those that are embedded if nobody says otherwise, as ``LAYERS`` says them.
-    least : the smallest side of the input, pixels.
-    rounds_up : how much of a stride rounds a map's side up; what goes beyond rounds down. 1 where
-        no layer pads before it skips.
-    preprocesses : whether its preprocessing is part of the network, as layers; ``unit`` leaves them out.
-    normalises : whether layers of it divide by variances, whose tensors then stay float32 at any precision.
-    digest : of the ImageNet tensors, where they are pinned; None where only a file is proved.
+    module : the module of ``keras.applications`` with its ``preprocess_input``.
+    taps : the readable layers by name, from input to output.
+    layers : the default layers, in the syntax of ``LAYERS``.
+    least : smallest side of the input in pixels.
+    rounds_up : the part of a stride for which the side of a feature map is rounded up; the rest is rounded
+        down. 1 if no strided layer pads its input.
+    preprocesses : whether preprocessing consists of layers of the network; ``unit`` omits them.
+    normalises : whether it has normalisation layers, whose tensors stay float32 at any precision.
+    digest : of the ImageNet tensors, if they are pinned; None if only the weights file is verified.
     """
 
     name: str
@@ -106,27 +105,27 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(self, path: str | None = None) -> Weights:
-        """The weights at ``path``, or ImageNet's from the first source that has them.
+        """The weights at ``path``, or the ImageNet weights from the first available source.
 
         Raises
         ------
         UserError
-            ``path`` holds other tensors, or no source could be reached; says what to do.
+            ``path`` has other tensors, or no source could be reached.
         """
 
     def side(self, tap: str, image_size: int) -> int:
-        """Cells of a tap's map along one side."""
+        """The side of a layer's feature map in cells."""
         stride = self.taps[tap].stride
         up = min(stride, self.rounds_up)
         return -(-image_size // up) // (stride // up)
 
     def parse(self, layer: str) -> tuple[str, int]:
-        """The tap and the grid that ``tap`` or ``tap@grid`` names.
+        """Split ``tap`` or ``tap@grid`` into the name of the layer and the side of the grid in cells.
 
         Raises
         ------
         UserError
-            The network has no such tap.
+            The network has no such layer, or the text is malformed.
         """
         match = _LAYER.fullmatch(layer)
         if match is None or match[1] not in self.taps:
@@ -138,7 +137,7 @@ class Backbone(ABC):
         return match[1], int(match[2] or 1)
 
     def build(self, image_size: int, preprocess: str = "imagenet", precision: str = "float32") -> Any:
-        """The Keras model for ``(n, size, size, 3)`` pixels at this precision, with random weights."""
+        """Build the Keras model for ``(n, size, size, 3)`` pixels at this precision, with random weights."""
         tensorflow()
         import keras
 
@@ -154,12 +153,12 @@ class Backbone(ABC):
             keras.config.set_dtype_policy(policy)
 
     def maps(self, model: Any, taps: list[str]) -> list[Any]:
-        """What the built model gives at these taps, symbolically.
+        """The symbolic outputs of a built model at these layers.
 
         Raises
         ------
         UserError
-            A map is not as the taps say it: another Keras than the pinned one built it.
+            A feature map has an unexpected shape, as with another version of Keras than the pinned one.
         """
         image_size = model.input_shape[1]
         found = []
@@ -179,7 +178,7 @@ class Backbone(ABC):
         return found
 
     def preprocess(self, preprocess: str) -> Callable[[Any], Any]:
-        """What is done to float32 RGB pixels from 0 to 255 before the model sees them."""
+        """The function that preprocesses float32 RGB pixels from 0 to 255 for the model."""
         if preprocess == "unit":
             return lambda pixels: pixels / 255.0
         import keras
@@ -189,11 +188,11 @@ class Backbone(ABC):
 
 
 def tensor_digests(tensors: Tensors) -> dict[str, str]:
-    """SHA-256 of each tensor's bytes (C order), by name."""
+    """Hex SHA-256 of each tensor's bytes (C order), by name."""
     return {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()}
 
 
 def combined_digest(digests: dict[str, str]) -> str:
-    """One SHA-256 for a set of named digests, whatever their order."""
+    """Hex SHA-256 over named digests, independent of their order."""
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()

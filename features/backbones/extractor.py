@@ -1,4 +1,4 @@
-"""The frozen network: uint8 images in, one float32 vector a layer out."""
+"""The feature extractor: uint8 images in, one float32 vector per layer out."""
 
 from __future__ import annotations
 
@@ -20,40 +20,39 @@ from features.errors import UserError
 
 PREPROCESS = ("imagenet", "unit")
 PRECISIONS = ("float32", "bfloat16", "float16")
-STORES = ("float32", "float16")  # dtypes in which a cache keeps the vectors; a spec is silent about the first
-AUTO = "auto"  # a precision that is measured, and never part of a spec
-BATCHES = (500, 250, 125, 50, 25, 10, 5)  # images a call: each divides a shard
-BATCH_PIXELS = 500 * 32**2  # in one call: throughput is flat from about here on, memory is not
-# The largest distance between two embeddings of one image, relative to the vector's length: other
-# batch boundaries or thread counts add up the same products in another order.
+STORES = ("float32", "float16")  # dtypes of stored vectors; a spec omits the first
+AUTO = "auto"  # a precision that is resolved by measurement, never part of a spec
+BATCHES = (500, 250, 125, 50, 25, 10, 5)  # images per call; each divides the size of a shard
+BATCH_PIXELS = 500 * 32**2  # per call: more increases memory, but hardly throughput
+# Largest distance between two embeddings of one image, relative to the vector's length: other batch
+# boundaries or thread counts change the order of summation.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 
 
 class Extractor:
-    """A network without its top, as trained on ImageNet, never trained further.
+    """A frozen network without its classifier.
 
     Parameters
     ----------
-    layers : names in a list or separated by commas, in any order; left out, the network's own. ``tap`` is
-        the map at one of the network's taps averaged to one cell, ``tap@g`` the same averaged to a g x g
-        grid (adaptive average pooling: cell i of g covers rows floor(i*m/g) to ceil((i+1)*m/g) of m),
-        flattened as (row, column, channel).
-    image_size : side of the square input, pixels.
-    preprocess : ``imagenet`` (Keras' ``preprocess_input`` of this network, or the layers in it that do
-        the same) or ``unit`` (divided by 255 and nothing else, whatever it was trained for).
-    precision : dtype of the network's arithmetic, or ``auto``: whichever :mod:`features.backbones.precision`
-        finds faster here. Embeddings are float32 in any case.
-    mirror : embed each image and its mirror image, and average the two vectors, for twice the
-        arithmetic. An image and its mirror image then have the same vector.
-    weights : path of the tensors; left out, ImageNet's are looked for.
-    batch : images a call; left out, what keeps the first feature maps within memory.
-    backbone : which network, by its name in ``BACKBONES``.
-    store : dtype in which a cache keeps the vectors; :meth:`embed` gives float32, and so does reading them.
+    layers : names in a list or separated by commas, in any order; None: the network's default. ``name`` is
+        the feature map of that layer averaged over all cells; ``name@g`` is the map averaged to a g x g grid
+        (adaptive average pooling: cell i of g covers rows floor(i*m/g) to ceil((i+1)*m/g) of m), flattened
+        as (row, column, channel).
+    image_size : side of the square input in pixels.
+    preprocess : ``imagenet`` (Keras' ``preprocess_input`` of this network, or its preprocessing layers) or
+        ``unit`` (pixels divided by 255).
+    precision : dtype of the network's arithmetic, or ``auto``: the faster one on this machine, as measured
+        by :mod:`features.backbones.precision`. Embeddings are always float32.
+    mirror : average the vectors of each image and its mirror image, at twice the cost.
+    weights : path of the weights; None: the ImageNet weights.
+    batch : images per call; None: chosen by ``image_size`` to limit memory.
+    backbone : name of the network in ``BACKBONES``.
+    store : dtype of the vectors in a cache. :meth:`embed` and caches return float32 in any case.
 
     Raises
     ------
     UserError
-        A parameter is not one of these, or a grid is finer than its layer's map.
+        A parameter has an invalid value, or a grid is finer than the layer's feature map.
 
     Examples
     --------
@@ -126,7 +125,7 @@ class Extractor:
         )
 
     def at(self, precision: str) -> Extractor:
-        """The same network at another precision; weights that are loaded are shared."""
+        """The same network at another precision; loaded weights are shared."""
         other = copy(self)
         other.__dict__.pop("_network", None)
         other.precision = precision
@@ -134,22 +133,21 @@ class Extractor:
 
     @cached_property
     def weights(self) -> Weights:
-        """The tensors, read (or fetched) at first use."""
+        """The weights, read or downloaded on first use."""
         return self.backbone.load(self.weights_path)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Numbers in each layer's vector."""
+        """The number of values in each layer's vector."""
         taps = self.backbone.taps
         return {layer: taps[tap].channels * grid**2 for layer, (tap, grid) in self._cells.items()}
 
     def spec(self) -> dict[str, Any]:
-        """Everything that changes the vectors, as JSON values.
+        """Everything that determines the vectors, as JSON values.
 
-        While the weights are neither given nor loaded yet, they are taken to be ImageNet's, so
-        that a finished cache is recognised without them; where no tensors are pinned, the spec leaves
-        their digest open. At precision ``auto`` it leaves the precision open. Such a spec is one to
-        search with, not one to compute with.
+        Until weights are given or loaded, the spec assumes the ImageNet weights, so that a finished cache is
+        found without reading them; it omits their digest if none is pinned, and the precision if it is
+        ``auto``. Such an incomplete spec serves to search for a cache.
 
         Returns
         -------
@@ -191,26 +189,25 @@ class Extractor:
     def embed(
         self, images: NDArray[np.uint8], advance: Callable[[int], object] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """The embeddings of images.
+        """Compute the embeddings of images.
 
-        The same images give the same vectors within ``TOLERANCE[precision]``, however they are
-        cut into calls.
+        The vectors of an image agree within ``TOLERANCE[precision]``, however images are batched.
 
         Parameters
         ----------
         images : (n, image_size, image_size, 3) uint8 RGB.
-        advance : called with the number of images after each batch.
+        advance : called after each batch with its number of images.
 
         Returns
         -------
         dict
-            For each layer (n, d) float32.
+            (n, d) float32 for each layer.
 
         Raises
         ------
         UserError
-            The images are of another shape or dtype, the weights cannot be had, or the network's numbers
-            leave the range of its precision.
+            The images have another shape or dtype, the weights cannot be obtained, or the network produces
+            numbers beyond the range of its precision.
 
         Examples
         --------
@@ -223,7 +220,7 @@ class Extractor:
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise UserError(
                 f"images: expected uint8 of shape (n, {', '.join(map(str, expected))}), got {images.dtype} "
-                f"of shape {images.shape}; Dataset.images makes them so"
+                f"of shape {images.shape}; use Dataset.images"
             )
         tf = tensorflow()
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in self.layers}
@@ -231,8 +228,8 @@ class Extractor:
             *outputs, finite = self._network(tf.constant(images[start : start + self.batch]))
             if not finite:
                 raise UserError(
-                    f"the network gives numbers beyond the range of {self.precision} for these images; give "
-                    f"{'precision=float32 or ' * (self.precision != 'float32')}other weights="
+                    f"the network produces numbers beyond the range of {self.precision} for these images; "
+                    f"give {'precision=float32 or ' * (self.precision != 'float32')}other weights="
                 )
             for layer, vectors in zip(self.layers, outputs, strict=True):
                 parts[layer].append(vectors.numpy())
@@ -241,14 +238,14 @@ class Extractor:
         return {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
 
     def check_memory(self) -> None:
-        """Refuse a batch that cannot fit into memory, before it is tried.
+        """Refuse a batch that cannot fit into memory.
 
-        Counted is what is there at once in any case: float32 pixels, the first tap's maps, and the vectors.
+        The lower bound is the sum of float32 pixels, the first layer's feature maps, and the vectors.
 
         Raises
         ------
         UserError
-            It does not fit; the sum is given.
+            The batch does not fit.
         """
         first = next(iter(self.backbone.taps))
         views = self.batch * (1 + self.mirror)
@@ -258,14 +255,14 @@ class Extractor:
         vectors = 4 * sum(self.widths.values())
         require(
             views * (pixels + maps + vectors),
-            f"{views:,} pictures a call, each of {pixels:,} bytes of pixels, {maps:,} of {first}'s maps and "
+            f"{views:,} images per call, each of {pixels:,} bytes of pixels, {maps:,} of {first}'s maps and "
             f"{vectors:,} of embeddings",
             f"the network with image_size={self.image_size} and batch={self.batch}",
             "give a smaller image_size=, batch= or grid in layers=",
         )
 
     def prepare(self) -> None:
-        """Build the network now, and not at the first :meth:`embed`.
+        """Build the network, which otherwise happens at the first :meth:`embed`.
 
         Raises
         ------
@@ -281,11 +278,11 @@ class Extractor:
 
     @cached_property
     def _network(self) -> Any:
-        """One TensorFlow function of a uint8 batch, with the weights frozen into its graph.
+        """The network as a TensorFlow function of a uint8 batch, with the weights as constants of its graph.
 
-        As constants, oneDNN reorders the filters once and not at every call. Behind the vectors it says
-        whether all is finite: the vectors, and at float16, whose largest number is 65,504, what every single
-        operation gives, as a ReLU or a pooling may swallow what is not. The other precisions reach 3.4e38.
+        oneDNN reorders constant filters once instead of at each call. The last output tells whether all
+        numbers are finite: the vectors and, at float16 (at most 65,504), the output of every operation, since
+        a ReLU or pooling layer can hide an overflow. The other precisions reach 3.4e38.
         """
         tf = tensorflow()
         import keras
@@ -342,28 +339,28 @@ def distances(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> N
 
 
 def store_of(spec: Mapping[str, Any]) -> str:
-    """The dtype in which a cache of this spec keeps the vectors."""
+    """The dtype of the vectors in a cache with this spec."""
     return str(spec.get("store", STORES[0]))
 
 
-VGG16 = Extractor  # whose default network it is
+VGG16 = Extractor  # VGG16 is its default network
 
 
 def parse_layers(
     layers: str | Sequence[str], image_size: int, backbone: Backbone | None = None
 ) -> tuple[str, ...]:
-    """The layers that a list, or a text with commas, names, each in its shortest spelling, by name.
+    """The layers named in a list or a text with commas, in canonical spelling, sorted by name.
 
-    One order for one set of layers, as the spec has it: ``a,b`` and ``b,a`` are the same embedding.
+    ``a,b`` and ``b,a`` are the same embedding, with the same spec.
 
     Parameters
     ----------
-    backbone : whose taps they are; left out, the default network's.
+    backbone : the network; None: the default network.
 
     Raises
     ------
     UserError
-        A layer is unknown, named twice, or asks for a grid finer than its map.
+        A layer is unknown or named twice, or its grid is finer than its feature map.
     """
     entry = backbone or known(DEFAULT)
     names = []
@@ -382,10 +379,10 @@ def parse_layers(
 
 
 def _pool(maps: Any, grid: int) -> Any:
-    """Average ``(n, m, m, c)`` maps to ``(n, grid * grid * c)``.
+    """Average feature maps ``(n, m, m, c)`` to ``(n, grid * grid * c)``.
 
-    Where the grid divides the map, plain average pooling is 4 to 8 times as fast as Keras' adaptive one
-    (maps of 2 to 14 cells, Keras 3.15.1), which refuses some single cells.
+    If the grid divides the map, plain average pooling is 4 to 8 times as fast as Keras' adaptive pooling
+    (maps of 2 to 14 cells, Keras 3.15.1), which does not support some maps of a single cell.
     """
     tf = tensorflow()
     import keras

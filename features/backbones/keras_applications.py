@@ -1,8 +1,7 @@
-"""Further networks of ``keras.applications``, each with Keras' own ImageNet weights and preprocessing.
+"""Networks of ``keras.applications`` other than VGG16, with Keras' ImageNet weights and preprocessing.
 
-No tensors are pinned here. Weights are called ``imagenet`` where the file has the hash that Keras
-publishes for it, and ``custom:<digest>`` where it is any other. Hashes are those in
-keras/src/applications of Keras 3.15.1.
+Their tensors are not pinned. Weights are labelled ``imagenet`` if the file has the hash that Keras publishes
+(keras/src/applications of Keras 3.15.1), otherwise ``custom:<digest>``.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from features.files import file_digest, given_file
 from features.hdf5 import open_hdf5, plain_datasets
 from features.progress import say
 
-BYTES = 8  # of a number, at most: Keras converts what is stored in float64
+BYTES = 8  # per number, at most: Keras converts float64
 HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Application(Backbone):
-    """A network whose weights are one file that Keras publishes.
+    """A network whose weights are published by Keras as one file.
 
     Attributes
     ----------
-    file : below ``HOST``; without the top.
-    hash : of the file, MD5 or SHA-256, as Keras' source has it; None where it has none. Such a file
-        is not downloaded, as nothing could prove it, and one that is given is ``custom``.
+    file : path of the weights without the classifier, relative to ``HOST``.
+    hash : MD5 or SHA-256 of the file in Keras' source; None if Keras publishes none. Such a file is not
+        downloaded, as it could not be verified, and a given file is labelled ``custom``.
     """
 
     file: str
@@ -47,7 +46,7 @@ class Application(Backbone):
         url = HOST + self.file
         if self.hash is None:
             raise UserError(
-                f"Keras publishes no hash of {self.name}'s weights, so that no download can be proved; "
+                f"Keras publishes no hash of {self.name}'s weights, so a download could not be verified; "
                 f"fetch {url} by other means, then {then}"
             )
         own, kept = cache_dir() / file_name, keras_dir() / "models" / file_name
@@ -58,8 +57,8 @@ class Application(Backbone):
             fetch(url, own, self.hash, self._algorithm)
         except UserError as error:
             raise UserError(
-                f"{self.name}'s weights could not be had, neither as {own} nor as {kept} nor from {error}; "
-                f"fetch {file_name} by other means, then {then}"
+                f"{self.name}'s weights could not be obtained, neither as {own} nor as {kept} nor from "
+                f"{error}; fetch {file_name} by other means, then {then}"
             ) from None
         return self._read(own, "Keras download")
 
@@ -71,7 +70,7 @@ class Application(Backbone):
         return self.hash is not None and file_digest(path, self._algorithm) == self.hash
 
     def _read(self, path: Path, source: str) -> Weights:
-        """The tensors of a file, which is proved by its hash or else by what Keras makes of it."""
+        """The weights in a file, labelled by its hash; Keras checks that they fit the network."""
         model = self.build(self.least)
         try:
             label = "imagenet" if self._published(path) else None
@@ -80,7 +79,7 @@ class Application(Backbone):
             model.load_weights(str(path))
         except UserError:
             raise
-        except Exception as error:  # Keras and h5py raise whatever they meet
+        except Exception as error:  # Keras and h5py raise many kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path} does not hold the weights of {self.name}: expected a file that "
@@ -91,12 +90,12 @@ class Application(Backbone):
         if label is None:
             label = f"custom:{digest[:12]}"
             if self.hash is not None:
-                say(f"note: {path} is not the file that Keras publishes; its weights are called {label}")
+                say(f"note: {path} is not the file that Keras publishes; its weights are labelled {label}")
         return Weights(tensors, label, digest, source)
 
 
 def _refuse_larger(held: dict[str, h5py.Dataset], most: int, path: Path) -> None:
-    """Name a dataset that has more bytes than the whole network: Keras would read it before it compares."""
+    """Refuse a dataset larger than the network: Keras would read it before comparing shapes."""
     for at, item in held.items():
         if item.nbytes > most:
             raise UserError(
@@ -106,7 +105,7 @@ def _refuse_larger(held: dict[str, h5py.Dataset], most: int, path: Path) -> None
 
 
 def _tensors(model: Any) -> Tensors:
-    """A model's tensors by place and kind, as in ``007 kernel``: names of layers are not always the same."""
+    """A model's tensors by position and kind, such as ``007 kernel``; layer names differ between builds."""
     values = model.get_weights()
     return {
         f"{place:03d} {variable.name}": value
@@ -115,7 +114,7 @@ def _tensors(model: Any) -> Tensors:
 
 
 def _halvings(*stages: tuple[str, str, int]) -> dict[str, Tap]:
-    """Taps of ``(name, layer, channels)``, the first at stride 2, each at twice the stride of the last."""
+    """Taps from ``(name, layer, channels)``, with strides 2, 4, 8 and so on."""
     return {name: Tap(layer, 2 << number, channels) for number, (name, layer, channels) in enumerate(stages)}
 
 
@@ -158,7 +157,7 @@ APPLICATIONS = (
         module="resnet_v2",
         taps={
             "conv1": Tap("conv1_conv", 2, 64),
-            "conv2": Tap("conv2_block3_out", 8, 256),  # a stage's last block is the one that skips
+            "conv2": Tap("conv2_block3_out", 8, 256),  # the last block of a stage has the stride
             "conv3": Tap("conv3_block4_out", 16, 512),
             "conv4": Tap("conv4_block6_out", 32, 1024),
             "conv5": Tap("post_relu", 32, 2048),
@@ -221,7 +220,7 @@ APPLICATIONS = (
         name="convnexttiny",
         application="ConvNeXtTiny",
         module="convnext",
-        taps={  # the sum that ends a stage comes right behind its last block's branch, and has no name
+        taps={  # the sum at the end of a stage follows its last block's branch and has no fixed name
             "stage1": Tap("convnext_tiny_stage_0_block_2_identity", 4, 96, further=1),
             "stage2": Tap("convnext_tiny_stage_1_block_2_identity", 8, 192, further=1),
             "stage3": Tap("convnext_tiny_stage_2_block_8_identity", 16, 384, further=1),

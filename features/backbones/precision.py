@@ -1,4 +1,4 @@
-"""Which arithmetic is faster on this machine, and does it say the same?"""
+"""Choice of the network's precision: the fastest on this machine that agrees with float32."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from features.backend import tensorflow
 from features.errors import UserError
 
 AGREEMENT = 0.999  # cosine between the two embeddings of an image: every row, every layer
-GAIN = 1.1  # how much faster low precision must be to be worth it
-HOPELESS = 0.5  # of float32's speed in one convolution, below which nothing more is tried: emulated
-REPEATS = 20  # of that convolution; the best counts, as a disturbed one tells nothing
-SAMPLE = 32  # images that are compared
-TIMED = 100  # images in a timed call: enough to tell, without the memory of a whole batch
+GAIN = 1.1  # speed-up that a lower precision must reach
+HOPELESS = 0.5  # of float32's speed in one convolution: below it, a precision is emulated and not tried
+REPEATS = 20  # of that convolution; the fastest counts, since other processes only slow it down
+SAMPLE = 32  # images whose vectors are compared
+TIMED = 100  # images per timed call: enough to measure, with less memory than a batch
 SECONDS = 0.5  # how long each network, and at most each convolution, is timed
 
 
 def choose(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[Extractor, str]:
-    """The extractor at the faster precision, and why.
+    """Choose the precision of an extractor.
 
-    Candidates are bfloat16, and float16 on a GPU. A single convolution tells in milliseconds
-    whether a candidate is worth building a network for: where the processor has no instructions for
-    it, it can be hundreds of times slower. Then both networks embed the same images.
+    Candidates are bfloat16 and, on a GPU, float16. The time of one convolution rules out candidates that
+    the processor only emulates, which can be hundreds of times slower. The others embed ``images`` and are
+    compared with float32.
 
     Parameters
     ----------
     extractor : at precision ``auto``.
     images : (n, size, size, 3) uint8, the first rows of the dataset.
+
+    Returns
+    -------
+    tuple
+        The extractor at the chosen precision, and the reason in words.
     """
     tf = tensorflow()
     exact = extractor.at("float32")
@@ -46,10 +51,10 @@ def choose(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[Extractor, 
                 reasons.append(f"{precision} convolves at {ratio:.2g} of float32's speed here")
                 continue
             agreement = _agreement(exact, rough, images[:SAMPLE])
-        except tf.errors.OpError:  # some networks have operations that the trial convolution is not
+        except tf.errors.OpError:  # operations of the network that the convolution does not use
             reasons.append(f"{precision} does not run on this processor")
             continue
-        if not agreement >= AGREEMENT:  # which NaN is not
+        if not agreement >= AGREEMENT:  # also for NaN
             reasons.append(f"{precision} disagrees with float32 (cosine {agreement:.5f})")
             continue
         speeds = [_images_per_second(network, images) for network in (exact, rough)]
@@ -61,7 +66,7 @@ def choose(extractor: Extractor, images: NDArray[np.uint8]) -> tuple[Extractor, 
 
 
 def _convolution_seconds(tf: Any, precision: str) -> float:
-    """The best of some runs of a 3 x 3 convolution on a few small maps."""
+    """The shortest time of a 3 x 3 convolution of a few small feature maps."""
     maps = tf.cast(tf.random.stateless_normal((4, 8, 8, 256), (0, 1)), precision)
     filters = tf.cast(tf.random.stateless_normal((3, 3, 256, 256), (2, 3)), precision)
     seconds: list[float] = []
@@ -73,7 +78,7 @@ def _convolution_seconds(tf: Any, precision: str) -> float:
 
 
 def _agreement(exact: Extractor, rough: Extractor, images: NDArray[np.uint8]) -> float:
-    """The smallest cosine over rows and layers; NaN where the rough network's numbers leave its range."""
+    """The smallest cosine over rows and layers; NaN if the lower precision overflows."""
     one = exact.embed(images)
     try:
         two = rough.embed(images)
@@ -88,7 +93,7 @@ def _agreement(exact: Extractor, rough: Extractor, images: NDArray[np.uint8]) ->
 
 def _images_per_second(network: Extractor, images: NDArray[np.uint8]) -> float:
     batch = images[: min(network.batch, TIMED)]
-    network.embed(batch)  # the first call of a shape prepares it
+    network.embed(batch)  # the first call with a shape compiles
     done, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < SECONDS or not done:
         network.embed(batch)

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""Networks by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def backbone(name: str) -> Backbone:
     Raises
     ------
     UserError
-        There is none.
+        There is no such network.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone={name}: expected one of {', '.join(BACKBONES)}")
@@ -25,11 +25,11 @@ def backbone(name: str) -> Backbone:
 
 
 def marked(name: str) -> str:
-    """The name where it tells something: empty for the default network."""
+    """The name of a network for labels: empty for the default one."""
     return "" if name == DEFAULT else name
 
 
 def having(layers: str) -> Backbone:
-    """The first network with all the taps that a list of layers names; the default, if none has them."""
+    """The first network that has all the layers in a list; the default network if none has."""
     taps = {text.partition("@")[0].strip() for text in layers.split(",")}
     return next((entry for entry in BACKBONES.values() if taps <= set(entry.taps)), ENTRY)

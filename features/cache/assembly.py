@@ -1,4 +1,4 @@
-"""An embeddings file in the making: HDF5, fed shard by shard."""
+"""Assembly of one embeddings file (HDF5) from shards."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Labelled = dict[str, NDArray[Any]]
 
 
 class Assembly:
-    """An embeddings file being written: every shard once, in order, then :meth:`finish`.
+    """An embeddings file being written: add every shard once, in order, then :meth:`finish`.
 
-    Digests are taken as the rows pass, so that nothing is read twice.
+    Digests are computed while rows are written.
 
     Parameters
     ----------
-    path : the file, under a name that says that it is not finished.
-    labelled : labels and ids of the rows that it is to hold, as :func:`labelled` gives them.
-    widths : numbers in each layer's vector.
-    starts : the row of each whole split that is the file's first; left out, 0.
-    store : dtype in which the vectors are kept.
+    path : the file, under a temporary name.
+    labelled : labels and ids of the file's rows, from :func:`labelled`.
+    widths : number of values in each layer's vector.
+    starts : the first row of each complete split in the file; None: 0.
+    store : dtype of the stored vectors.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Assembly:
     def add(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
         """Write the next shard's rows.
 
+        ``seconds`` is not used; :class:`~features.cache.parts.PartAssembly` records it.
+
         Raises
         ------
         UserError
@@ -98,7 +100,7 @@ class Assembly:
         self._disk.check()
 
     def _narrowed(self, shard: Shard, layer: str, array: NDArray[np.float32]) -> NDArray[Any]:
-        """The vectors in the dtype that they are kept in."""
+        """The vectors in the stored dtype."""
         with np.errstate(over="ignore"):
             kept = array.astype(self._store, copy=False)
         if kept is not array and not np.isfinite(kept).all():
@@ -110,12 +112,12 @@ class Assembly:
         return kept
 
     def finish(self, header: dict[str, Any]) -> Part:
-        """Write digests and header, bring all to the disk, and read it back.
+        """Write digests and header, sync the file to the disk, and verify it by reading it back.
 
         Returns
         -------
         Part
-            With every array proved.
+            The file, with every array verified.
 
         Raises
         ------
@@ -140,7 +142,7 @@ class Assembly:
 
 
 def labelled(dataset: Dataset) -> Labelled:
-    """Labels and ids of both splits as files keep them, ``(n,)`` each: ``train/labels``, ``test/ids``."""
+    """Labels and ids of both splits as arrays ``(n,)``, by their name in a file, such as ``test/ids``."""
     found: Labelled = {}
     for split in SPLITS:
         ids = [row.encode() for row in dataset.ids(split)]
@@ -150,10 +152,10 @@ def labelled(dataset: Dataset) -> Labelled:
 
 
 def _fixed(value: Any) -> Any:
-    """A string, or a list of strings, of a fixed length; numbers as they are.
+    """Convert strings to a fixed-length dtype; numbers are returned unchanged.
 
-    Strings of variable length lie in a heap of the file, in which HDF5 1.14.6 searches for ever once a
-    certain bit is flipped: a damaged file could not be refused.
+    Variable-length strings are stored in a heap, in which HDF5 1.14.6 searches without end after certain bit
+    flips, so that a damaged file could not be refused.
     """
     if isinstance(value, int):
         return value
@@ -163,10 +165,10 @@ def _fixed(value: Any) -> Any:
 
 
 class _Disk(io.FileIO):
-    """A file that keeps a failed write to itself until :meth:`check`.
+    """A file that holds back errors of writing until :meth:`check`.
 
-    HDF5 crashes the process when a write fails under it (measured with HDF5 1.14.6: a segmentation
-    fault at exit), so it is given to believe that all is well, and the file is thrown away.
+    A failed write crashes HDF5 (1.14.6: a segmentation fault at exit). So HDF5 sees a successful write, and
+    the caller discards the file after :meth:`check` has raised the error.
     """
 
     error: OSError | None = None
@@ -189,14 +191,14 @@ class _Disk(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise the error that was kept, if any."""
+        """Raise the first error held back, if any."""
         if self.error is not None:
             raise self.error
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done: HDF5 crashes where Python raises while it calls back."""
+    """Delay Ctrl-C until the block is done: HDF5 crashes if Python raises inside one of its callbacks."""
     came: list[Any] = []
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):

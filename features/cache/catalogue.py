@@ -1,4 +1,4 @@
-"""Which of the finished caches is the one that is asked for?"""
+"""Search for the finished cache that fits a spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from features.errors import UserError
 
 
 def fields(embeddings: Embeddings) -> dict[str, Any]:
-    """What a command line can ask of a cache, by name."""
+    """The properties by which a cache can be searched for."""
     return {
         **embeddings.spec,
         "store": store_of(embeddings.spec),
@@ -27,10 +27,10 @@ def fields(embeddings: Embeddings) -> dict[str, Any]:
 
 
 def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
-    """How a cache misses what is asked, a phrase for each field; empty if it fits.
+    """How a cache differs from what is asked for, a phrase per field; empty if it fits.
 
-    A cache fits if it has the asked layers, perhaps among others. What is asked is a spec, or part of one:
-    where it says nothing of the stored dtype, it asks for float32.
+    A cache fits if it has the requested layers, possibly among others. ``asked`` is a spec or a part of one;
+    without a stored dtype it means float32.
     """
     have = fields(embeddings)
     phrases = []
@@ -43,9 +43,9 @@ def differences(embeddings: Embeddings, asked: dict[str, Any]) -> list[str]:
 
 
 def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tuple[Path, list[str]]]]:
-    """The caches below ``root`` that fit, and the others with their differences, nearest first.
+    """The caches below ``root`` that fit, and the others with their differences, closest first.
 
-    A file that cannot be read is among the others, with the reason.
+    Files that cannot be read are among the others, with the reason.
     """
     fitting: list[Embeddings] = []
     others: list[tuple[Path, list[str]]] = []
@@ -65,7 +65,7 @@ def find(root: Path, asked: dict[str, Any]) -> tuple[list[Embeddings], list[tupl
 
 
 def exact(fitting: list[Embeddings], layers: tuple[str, ...]) -> list[Embeddings]:
-    """The one of several that has these layers and no others, if there is one; else all of them."""
+    """The one cache with exactly these layers, if there is one; otherwise all of them."""
     found = [item for item in fitting if set(item.layers) == set(layers)]
     return found if len(found) == 1 else fitting
 
@@ -83,7 +83,7 @@ def with_fingerprint(root: Path, fingerprint: str) -> Embeddings | None:
 
 
 def damaged(root: Path) -> list[tuple[Path, str]]:
-    """The finished files below ``root`` that do not even open, with the reason."""
+    """The finished caches below ``root`` that are too damaged to be opened, with the reason."""
     found = []
     for path in sorted(root.glob("*.h5")):
         try:
@@ -100,7 +100,7 @@ def _show(value: Any) -> str:
 
 
 def writers(root: Path) -> list[str]:
-    """Who is writing which cache below ``root`` right now, a phrase each."""
+    """Phrases on the caches below ``root`` that are being written, and by which process."""
     found = []
     for parts in sorted(root.glob("*.parts")):
         lock = FileLock(parts / "lock", timeout=0)

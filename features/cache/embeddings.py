@@ -1,4 +1,4 @@
-"""The read side of the cache: a finished one, trusted by its digests."""
+"""Reading a finished cache, verified by its digests."""
 
 from __future__ import annotations
 
@@ -25,32 +25,37 @@ Rows = slice | NDArray[np.int64]
 
 
 def slug(name: str) -> str:
-    """A name from data as part of a file's name: letters, digits, ``_.-``, visible and short."""
-    short = re.sub(r"[^\w.-]+", "_", name).lstrip(".").encode()[:80]  # bytes: file systems count those
+    """A safe part of a file name: letters, digits and ``_.-``, no leading dot, at most 80 bytes."""
+    short = re.sub(r"[^\w.-]+", "_", name).lstrip(".").encode()[:80]  # bytes, as file systems count
     return short.decode(errors="ignore") or "dataset"
 
 
 class Embeddings:
-    """Labels, ids and vectors of one dataset under one extractor spec.
+    """The embeddings of one dataset by one extractor: labels, ids and vectors.
 
-    Opening reads the header and checks it; each array is checked against its SHA-256 when it is
-    read. Nothing else is loaded: one layer costs one layer. A cache in several files is read as one.
+    Opening reads and verifies the header. Arrays are loaded on demand, layer by layer, and verified against
+    their SHA-256. A cache in several files is read as one.
+
+    Parameters
+    ----------
+    path : the HDF5 file, or the folder of a cache in several files.
 
     Attributes
     ----------
-    path : the file, or the folder of several.
+    path : the file or folder.
     fingerprint : identifies spec, dataset, limit and format.
     spec : the extractor's spec.
     dataset : ``name``, ``source``, ``digest``, ``note`` and ``limit``.
     class_names : names by class number.
-    provenance : what made the file: versions, weights source, seconds. Not part of the fingerprint.
+    provenance : versions, source of the weights, seconds and so on; not part of the fingerprint.
+    rows : number of rows of each split.
 
     Raises
     ------
     Damaged
-        The file cannot be read, or not as what was written.
+        The file cannot be read, or its header has another digest.
     UserError
-        A newer Headroom wrote it.
+        A newer version of Headroom wrote it.
 
     Examples
     --------
@@ -79,16 +84,16 @@ class Embeddings:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers in the file."""
+        """The layers in the cache."""
         return tuple(self.spec["layers"])
 
     def width(self, layer: str) -> int:
-        """Numbers in a layer's vector."""
+        """Number of values in a layer's vector."""
         return self._parts[0].widths[layer]
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the disk."""
+        """Bytes on disk."""
         return sum(part.path.stat().st_size for part in self._parts)
 
     def labels(self) -> NDArray[np.int64]:
@@ -97,7 +102,7 @@ class Embeddings:
         Returns
         -------
         ndarray of shape (n,), int64
-            Each an index of ``class_names``.
+            Indices of ``class_names``.
 
         Raises
         ------
@@ -114,20 +119,20 @@ class Embeddings:
         return self._whole("train/labels")
 
     def test_labels(self) -> NDArray[np.int64]:
-        """``(n,)`` class numbers of the test split: for the final prediction, and nothing else."""
+        """Class numbers of the test split, ``(n,)``: for the final prediction, and nothing else."""
         return self._whole("test/labels")
 
     def digest(self, name: str) -> str:
-        """SHA-256 of the bytes of a split's labels or ids as they were written: ``test/labels``."""
+        """Hex SHA-256 of labels or ids by name, such as ``test/labels``."""
         return self._digests[name]
 
     def ids(self, split: str) -> list[str]:
-        """What names each row of a split.
+        """The ids of the rows of a split.
 
         Returns
         -------
         list of str
-            A file's relative path where there are files.
+            Relative paths for images in files.
 
         Raises
         ------
@@ -146,12 +151,12 @@ class Embeddings:
     def matrix(
         self, split: str, layers: Sequence[str], order: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """The vectors of some layers side by side, one copy.
+        """The vectors of these layers, concatenated by columns.
 
         Parameters
         ----------
         split : ``train`` or ``test``.
-        layers : whose columns they are, in this order.
+        layers : the layers, in the order of their columns.
         order : a permutation of the rows: row ``i`` of the result is stored row ``order[i]``.
 
         Returns
@@ -186,15 +191,15 @@ class Embeddings:
         return out
 
     def take(self, split: str, layers: Sequence[str], rows: Rows) -> NDArray[np.float32]:
-        """The vectors of some rows, layers side by side; no chunk without any of them is read.
+        """The vectors of some rows, layers concatenated by columns; reads only the HDF5 chunks needed.
 
-        The first call proves the layers by their digests, which reads each once; later ones do not, unless
-        the file has changed.
+        The first call reads the layers completely to verify their digests; later calls do so only if the
+        file has changed.
 
         Parameters
         ----------
         split : ``train`` or ``test``.
-        layers : whose columns they are, in this order.
+        layers : the layers, in the order of their columns.
         rows : a slice, or (m,) numbers of stored rows, ascending.
 
         Returns
@@ -204,7 +209,7 @@ class Embeddings:
         Raises
         ------
         UserError
-            The file has no such layer, or the rows do not ascend within the split.
+            The cache has no such layer, or the rows are not ascending numbers of the split.
         Damaged
             The digest is not that of what was written.
 
@@ -222,9 +227,12 @@ class Embeddings:
     def take_each(
         self, split: str, layers: Sequence[str], sets: Iterable[Rows]
     ) -> Generator[NDArray[np.float32]]:
-        """:meth:`take` for one set of rows after another, each read while the one before it is in use.
+        """:meth:`take` for several sets of rows, with read-ahead: at most three sets are in memory.
 
-        In memory are at most three: the one in use, the next, and, for a moment, the one that comes after it.
+        Parameters
+        ----------
+        split, layers : as in :meth:`take`.
+        sets : the rows of each set, as in :meth:`take`.
 
         Returns
         -------
@@ -251,18 +259,18 @@ class Embeddings:
     def blocks(
         self, split: str, layers: Sequence[str], rows: int
     ) -> Generator[tuple[int, NDArray[np.float32]]]:
-        """All vectors of a split in blocks of ``rows`` rows, read ahead as by :meth:`take_each`.
+        """All vectors of a split in blocks of ``rows`` rows, with read-ahead as in :meth:`take_each`.
 
         Parameters
         ----------
         split : ``train`` or ``test``.
-        layers : whose columns they are, in this order.
-        rows : of a block; the last one may have fewer.
+        layers : the layers, in the order of their columns.
+        rows : rows per block; the last block may have fewer.
 
         Returns
         -------
         iterator of (int, ndarray of shape (rows, d), float32)
-            The number of the block's first row, and its vectors.
+            The number of a block's first row, and its vectors.
 
         Raises
         ------
@@ -282,7 +290,7 @@ class Embeddings:
                 yield start, next(each)
 
     def prove(self, split: str, layers: Sequence[str]) -> None:
-        """Compare some layers with their digests, each once, and again where the file has changed since.
+        """Verify the digests of these layers, unless that was done since the file last changed.
 
         Raises
         ------
@@ -295,11 +303,11 @@ class Embeddings:
                 part.prove(f"{split}/{layer}")
 
     def rows_of(self, split: str, layer: str, rows: Rows) -> NDArray[np.float32]:
-        """Some rows (ascending) of one layer, as stored and without the digest's proof."""
+        """Some rows (ascending) of one layer, without verifying its digest."""
         return self._take(split, [layer], rows)
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
-        """Check every array: yields ``(name, None)`` or ``(name, what is wrong)``."""
+        """Verify every array: yields its name, and what is wrong or None."""
         for part in self._parts:
             for name, problem in part.problems():
                 yield name if len(self._parts) == 1 else f"{name} in {part.path.name}", problem
@@ -308,7 +316,7 @@ class Embeddings:
         return [part for part in self._parts if part.rows[split]]
 
     def _whole(self, name: str) -> NDArray[Any]:
-        """Labels or ids of a whole split, proved."""
+        """Labels or ids of a complete split, verified."""
         arrays = [part.whole(name) for part in self._parts_of(name.partition("/")[0])]
         if len(arrays) == 1:
             return arrays[0]
@@ -321,7 +329,7 @@ class Embeddings:
         count = self.rows[split]
         wanted = np.arange(*rows.indices(count)) if isinstance(rows, slice) else np.asarray(rows)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= count or (np.diff(wanted) <= 0).any()):
-            raise UserError(f"rows: expected ascending numbers from 0 to {count - 1}, each once")
+            raise UserError(f"rows: expected distinct ascending numbers from 0 to {count - 1}")
         out = self._empty(layers, len(wanted))
         for part in self._parts_of(split):
             inside = wanted - part.starts[split]
@@ -331,12 +339,12 @@ class Embeddings:
         return out
 
     def _empty(self, layers: Sequence[str], rows: int) -> NDArray[np.float32]:
-        """Room for so many rows of some layers side by side."""
+        """An uninitialised array for so many rows of these layers."""
         self._refuse_unknown(layers)
         return np.empty((rows, sum(map(self.width, layers))), np.float32)
 
     def _columns(self, layers: Sequence[str]) -> Iterator[tuple[str, slice]]:
-        """Where each layer's numbers stand in a row."""
+        """Each layer with its columns."""
         end = 0
         for layer in layers:
             start, end = end, end + self.width(layer)

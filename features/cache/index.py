@@ -1,4 +1,4 @@
-"""The index of a cache in several parts: which files, in which order, and what they hold together."""
+"""The index of a cache in several files: their names, order and digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.files import NotRegular, write_whole
 from features.shapes import Shape, anything, count, fits, mapping, read, sha256, some, text
 
 NAME = "index.json"
-NAMES = (*HEADER, "digests", "parts")  # what an index says, but for its own digest
+NAMES = (*HEADER, "digests", "parts")  # fields of an index, without its digest
 SHAPE: Shape = {
     **dict.fromkeys(("spec", "dataset", "provenance"), mapping(anything)),
     "headroom_format": count(0),
@@ -26,12 +26,13 @@ SHAPE: Shape = {
 
 
 def write(folder: Path, header: dict[str, Any], digests: dict[str, str], parts: Sequence[Part]) -> None:
-    """Write the index of a folder whose parts are whole, in row order.
+    """Write the index of a folder of finished parts.
 
     Parameters
     ----------
-    header : what the header of one file would say.
-    digests : SHA-256 of the labels and ids of each whole split.
+    header : the header that a single file would have.
+    digests : SHA-256 of the labels and ids of each complete split.
+    parts : the parts in row order.
     """
     files = [{"file": part.path.name, "sha256": part.digest} for part in parts]
     said = {**header, "digests": digests, "parts": files}
@@ -39,14 +40,14 @@ def write(folder: Path, header: dict[str, Any], digests: dict[str, str], parts: 
 
 
 def open_parts(folder: Path) -> tuple[dict[str, Any], list[Part]]:
-    """What the index of a folder says, and its parts in row order, with their headers checked.
+    """The index of a folder, and its parts in row order with verified headers.
 
     Raises
     ------
     Damaged
-        The index or a part is missing, or is not what was written.
+        The index or a part is missing or damaged.
     UserError
-        A newer Headroom wrote it, or the operating system refuses to read it.
+        A newer version of Headroom wrote it, or the operating system refuses to read it.
     """
     path = folder / NAME
     try:
@@ -56,9 +57,7 @@ def open_parts(folder: Path) -> tuple[dict[str, Any], list[Part]]:
     except NotRegular:
         raise UserError(f"{path} is not a regular file; move it away") from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); put that right, then run this again"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); fix that, then run this again") from None
     except ValueError as error:
         raise Damaged(f"{path} is damaged ({error}); compute it again") from None
     version = said.get(HEADER[0]) if isinstance(said, dict) else None
@@ -86,7 +85,7 @@ def _part(folder: Path, said: dict[str, Any], place: int) -> Part:
         raise Damaged(f"{folder} has lost {path.name}; compute it again")
     part = Part(path, PART_HEADER)
     if part.digest != named["sha256"]:
-        raise Damaged(f"{path} is another part than the one that was written there; compute it again")
+        raise Damaged(f"{path} is not the part that the index names; compute it again")
     return part
 
 

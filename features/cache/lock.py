@@ -1,4 +1,4 @@
-"""The lock of a finished file: who may write it, and what its writers leave behind."""
+"""The lock of a cache, and removal of what interrupted writers leave behind."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from filelock import FileLock, Timeout
 from features.errors import UserError
 from features.files import make_folder, open_regular
 
-LONGEST = 200  # bytes that tell an owner
-ATTEMPTS = 5  # at a lock whose folder its last owner is just removing
+LONGEST = 200  # bytes read from the file with the owner
+ATTEMPTS = 5  # to lock, as the previous owner may be removing the folder
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Be the only writer of a finished file and its shards; the lock of a process that died is free.
+    """Hold the lock for writing a cache and its shards; the lock of a dead process is free.
 
-    What a dead writer has left half written goes; the folder of shards goes too where it holds none, and no
-    finished part.
+    Partial files of dead writers are removed. At the end the folder of shards is removed if it contains
+    neither shards nor finished parts.
 
     Raises
     ------
@@ -31,13 +31,13 @@ def writing(path: Path) -> Iterator[None]:
         Another process holds the lock, or the folder cannot be written.
     """
     parts = parts_of(path)
-    lock = FileLock(parts / "lock", timeout=1)  # a reader that asks who writes holds it for a moment
+    lock = FileLock(parts / "lock", timeout=1)  # readers hold it briefly to find the writer
     for attempt in range(1, ATTEMPTS + 1):
         try:
             make_folder(parts)
             lock.acquire()
             since = time.strftime("%Y-%m-%d %H:%M:%S")
-            (parts / "owner").unlink(missing_ok=True)  # a pipe in its place would wait for a reader
+            (parts / "owner").unlink(missing_ok=True)  # opening a named pipe would block
             (parts / "owner").write_text(f"process {os.getpid()} since {since}")
             for left in (path.with_suffix(".tmp"), *parts.glob("*.tmp"), *finished_of(path).glob("*.tmp")):
                 left.unlink(missing_ok=True)
@@ -59,17 +59,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def parts_of(path: Path) -> Path:
-    """The folder of the shards of a finished file, and of its lock."""
+    """The folder of a cache's shards and lock."""
     return path.with_suffix(".parts")
 
 
 def finished_of(path: Path) -> Path:
-    """Where the parts of a cache too large for one file are, until it is whole."""
+    """The folder of finished parts of a cache in several files, until it is complete."""
     return parts_of(path) / "finished"
 
 
 def owner_of(parts: Path) -> str:
-    """Who holds the lock in a folder of shards."""
+    """The process that holds the lock in a folder of shards, in words."""
     try:
         with open_regular(parts / "owner") as stream:
             return stream.read(LONGEST).decode(errors="replace") or "another process"
@@ -78,16 +78,16 @@ def owner_of(parts: Path) -> str:
 
 
 def clear(path: Path) -> None:
-    """Remove what a kill may have left beside a finished file: its shards, and a copy cut short."""
+    """Remove shards and partial files that a killed writer may have left beside a finished cache."""
     if parts_of(path).exists() or path.with_suffix(".tmp").exists():
-        with suppress(UserError), writing(path):  # it stands whole, whoever else is at work
+        with suppress(UserError), writing(path):  # the cache is complete in any case
             for shard in parts_of(path).glob("*.shard"):
                 shard.unlink(missing_ok=True)
             shutil.rmtree(finished_of(path), ignore_errors=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nothing reads it and nothing is lost; the caller is its writer."""
+    """Rename a damaged cache, so that it is neither read nor lost; the caller holds the lock."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Rows of the embeddings in one HDF5 file, trusted by their digests."""
+"""One HDF5 file of embeddings, verified by its digests."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from features.errors import UserError
 from features.files import NotRegular
 from features.hdf5 import open_hdf5, unsafe
 
-FORMAT = 2  # of the file's layout; part of every fingerprint
-BLOCK_BYTES = 16 << 20  # how much is read and hashed at a time
+FORMAT = 2  # version of the layout; part of every fingerprint
+BLOCK_BYTES = 16 << 20  # read and hashed at a time
 HEADER = ("headroom_format", "fingerprint", "spec", "dataset", "class_names", "provenance")
 PART_HEADER = ("headroom_part", "fingerprint", "about")  # of one file of several
 JSON = ("spec", "dataset", "provenance", "about")
 
 
 class Damaged(UserError):
-    """A finished file does not hold what was written into it."""
+    """A finished file does not have the content that was written."""
 
 
 class Part:
-    """Labels, ids and vectors of some rows of both splits, or of all, in one HDF5 file.
+    """Labels, ids and vectors of some or all rows of both splits, in one HDF5 file.
 
-    Opening reads the header and checks it. A row is counted from the file's first one of its split.
+    Opening reads and verifies the header. Rows are numbered from the file's first row of each split.
 
     Parameters
     ----------
     path : the file.
-    names : what its header says: ``HEADER`` of a file that stands alone, ``PART_HEADER`` of one of several.
+    names : fields of the header: ``HEADER`` for a single file, ``PART_HEADER`` for one of several.
 
     Attributes
     ----------
     path : the file.
-    header : what the header says, by name.
-    digest : SHA-256 of the header, and of each array's digest, type and shape.
-    starts : the row of the whole split that is this file's first.
-    rows : how many rows of each split there are.
-    widths : numbers in each layer's vector.
-    digests : SHA-256 of each array's bytes as they were written: ``test/labels``, ``train/block5``.
+    header : the header, by field.
+    digest : SHA-256 of the header and of each array's digest, dtype and shape.
+    starts : the file's first row of each complete split.
+    rows : number of rows of each split.
+    widths : number of values in each layer's vector.
+    digests : SHA-256 of each array's bytes, by name, such as ``test/labels`` and ``train/block5``.
 
     Raises
     ------
     Damaged
-        The file cannot be read, or not as what was written.
+        The file cannot be read, or its header has another digest.
     UserError
-        A newer Headroom wrote it, or the operating system refuses to read it.
+        A newer version of Headroom wrote it, or the operating system refuses to read it.
     """
 
     def __init__(self, path: Path, names: Sequence[str] = HEADER) -> None:
@@ -88,7 +88,7 @@ class Part:
             }
 
     def whole(self, name: str) -> NDArray[Any]:
-        """An array, proved as it is read."""
+        """Read an array and verify its digest."""
         with self._open() as file:
             out = np.empty(file[name].shape, dtype=file[name].dtype)
         self.check(name, out)
@@ -97,7 +97,12 @@ class Part:
     def check(
         self, name: str, out: NDArray[Any] | None = None, places: NDArray[np.int64] | None = None
     ) -> None:
-        """Read an array block by block and compare its digest; row ``i`` goes to ``out[places[i]]``.
+        """Read an array block by block and verify its digest.
+
+        Parameters
+        ----------
+        out : receives the rows; None: verify only.
+        places : row ``i`` is written to ``out[places[i]]``; None: to ``out[i]``.
 
         Raises
         ------
@@ -121,7 +126,7 @@ class Part:
         self._proved[name] = stamp
 
     def problems(self) -> Iterator[tuple[str, str | None]]:
-        """Check every array: yields ``(name, None)`` or ``(name, what is wrong)``."""
+        """Verify every array: yields its name, and what is wrong or None."""
         for name in sorted(self.digests):
             try:
                 self.check(name)
@@ -131,12 +136,12 @@ class Part:
                 yield name, None
 
     def prove(self, name: str) -> None:
-        """:meth:`check` an array once, and again only where the file has changed since."""
+        """:meth:`check` an array, unless that was done since the file last changed."""
         if self._proved.get(name) != self._stamp():
             self.check(name)
 
     def read(self, name: str, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Some rows of an array, ascending, into ``out``; chunks without any of them are not read."""
+        """Read some rows of an array (ascending) into ``out``; reads only the HDF5 chunks needed."""
         with self._open() as file:
             item = file[name]
             chunk = (item.chunks or (1,))[0]
@@ -151,20 +156,20 @@ class Part:
     def _block(self, item: h5py.Dataset, name: str, start: int, stop: int) -> NDArray[Any]:
         try:
             return np.asarray(item[start:stop])
-        except OSError as error:  # fletcher32 noticed first
+        except OSError as error:  # a fletcher32 checksum failed
             raise Damaged(f"{self.path} is damaged in {name} ({error}); compute it again") from None
 
     def _stamp(self) -> tuple[int, ...]:
-        """What differs once a file is another, or written to."""
+        """A stamp that changes when the file is replaced or written."""
         try:
             found = self.path.stat()
-        except OSError:  # whoever opens it says why
+        except OSError:  # opening it reports why
             return ()
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     @contextmanager
     def _open(self) -> Iterator[h5py.File]:
-        """The file, with whatever HDF5 stumbles over reported as damage."""
+        """Open the file; errors of HDF5 are reported as damage, those of the operating system as such."""
         try:
             with open_hdf5(self.path) as file:
                 yield file
@@ -177,7 +182,7 @@ class Part:
         except NotRegular:
             raise UserError(f"{self.path} is not a regular file; move it away") from None
         except OSError as error:
-            if error.errno is not None:  # the operating system's word, not the file's
+            if error.errno is not None:  # raised by the operating system
                 raise UserError(
                     f"{self.path} cannot be read now ({os.strerror(error.errno)}): is it open elsewhere? "
                     "Close it there, then run this again"
@@ -192,28 +197,28 @@ class Part:
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces."""
+    """JSON in a canonical form: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical_digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON value in its :func:`canonical` spelling."""
+    """Hex SHA-256 of a JSON value in its :func:`canonical` form."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def text(value: Any) -> str:
-    """What a header says, whether as a string of fixed or of variable length."""
+    """A header field as text, whether stored with fixed or variable length."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def header_digest(attributes: Any, held: dict[str, h5py.Dataset], names: Sequence[str] = HEADER) -> str:
-    """SHA-256 over the header and each array's digest, type and shape, so that none changes unnoticed."""
+    """Hex SHA-256 over the header and each array's digest, dtype and shape."""
     shapes = {name: [text(item.attrs["sha256"]), str(item.dtype), item.shape] for name, item in held.items()}
     return canonical_digest([_header(attributes, names), shapes])
 
 
 def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every array of both splits, refusing any that is not stored in this very file."""
+    """Yield every array of both splits; raises Damaged for any that is not stored in this file."""
     for split in SPLITS:
         _refuse_link(file, split)
         for name in file[split]:
@@ -232,7 +237,7 @@ def _header(attributes: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _refuse_link(file: h5py.File, name: str) -> None:
-    """Before it is opened: what it leads to may be any file."""
+    """Refuse a link before it is opened, as it may point to any file."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise Damaged(f"{file.filename} holds {name}, which is not a plain dataset")
 

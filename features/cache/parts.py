@@ -1,4 +1,4 @@
-"""The parts of a cache too large for one file, in the making: each is proved before its shards go."""
+"""Assembly of a cache in several files; each is verified before its shards are removed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from features.progress import say
 
 
 class PartFolder:
-    """Parts that are whole, of a cache that is not yet.
+    """The finished parts of an unfinished cache.
 
     Parameters
     ----------
-    path : the folder; it is there once it holds a part.
+    path : the folder; made with the first part.
     shards : all shards of the cache, in row order.
     fingerprint : of the cache.
     """
@@ -35,13 +35,13 @@ class PartFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is any part."""
+        """Whether any part is finished."""
         return any(self.path.glob("*.h5"))
 
     def parts(self) -> dict[int, tuple[Part, list[Shard]]]:
-        """Each part with the shards that it holds, by the place of the first, in row order.
+        """Each part with its shards, in row order, by the position of its first shard.
 
-        A part is proved once; one that is damaged, or cut otherwise than the shards, goes.
+        Each part is verified once. Parts that are damaged, or do not consist of these shards, are removed.
         """
         found = {}
         for path in sorted(self.path.glob("*.h5")):
@@ -57,21 +57,21 @@ class PartFolder:
                 found[self._place[shards[0]]] = part, shards
             else:
                 self._proved.pop(path, None)
-                say(f"{path} is damaged; its rows are done again")
+                say(f"{path} is damaged; its rows are computed again")
                 path.unlink()
         return dict(sorted(found.items()))
 
     def held(self) -> set[Shard]:
-        """The shards that parts hold."""
+        """The shards in finished parts."""
         return {shard for _, shards in self.parts().values() for shard in shards}
 
     @property
     def seconds(self) -> float:
-        """What the network took for the shards in parts."""
+        """Seconds spent in the network for the shards in finished parts."""
         return sum(float(part.header["about"]["seconds"]) for part, _ in self.parts().values())
 
     def cut(self, row_bytes: int, most: int) -> Iterator[list[Shard]]:
-        """The shards that no part holds, cut into parts: of ``most`` bytes, or of one shard."""
+        """Group the shards that are in no part into parts of at most ``most`` bytes, or of one shard."""
         held, group, rows = self.held(), list[Shard](), 0
         for shard in self._place:
             if group and (shard in held or (rows + shard.rows) * row_bytes > most):
@@ -84,7 +84,7 @@ class PartFolder:
             yield group
 
     def keep(self, part: Part, first: Shard) -> None:
-        """Give a part that is proved its name, that of its first shard, for good."""
+        """Rename a verified part durably; it is named after its first shard."""
         if not self.path.exists():
             self.path.mkdir()
             sync(self.path.parent)
@@ -94,7 +94,7 @@ class PartFolder:
         self._proved[path] = part
 
     def _held(self, part: Part) -> list[Shard]:
-        """The shards that a part holds, in row order; none where it is not made of these shards."""
+        """The shards in a part, in row order; empty if it does not consist of these shards."""
         if part.header["fingerprint"] != self._fingerprint:
             return []
         spans = {split: (start, start + part.rows[split]) for split, start in part.starts.items()}
@@ -107,18 +107,18 @@ class PartFolder:
 
 
 class PartAssembly:
-    """A folder of parts being written: every shard that no part holds, in row order, then :meth:`finish`.
+    """A folder of parts being written: add every shard that is in no part, in row order, then :meth:`finish`.
 
-    A part is closed, brought to the disk, read back and named before the shards that it holds are removed, so
-    that no more than one part lies on the disk twice.
+    A part is closed, synced, verified and renamed before its shards are removed, so at most one part is on
+    disk twice.
 
     Parameters
     ----------
-    folder : where the parts are kept.
-    shards : where the shards are kept.
-    labelled : labels and ids of all rows, as :func:`features.cache.assembly.labelled` gives them.
-    plan : the shards of each part that is still to be written.
-    store : dtype in which the vectors are kept.
+    folder : the finished parts.
+    shards : the stored shards.
+    labelled : labels and ids of all rows, from :func:`features.cache.assembly.labelled`.
+    plan : the shards of each part to be written.
+    store : dtype of the stored vectors.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PartAssembly:
                 self._making.path.unlink(missing_ok=True)
 
     def add(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
-        """Write the next shard's rows, and finish the part of which it is the last."""
+        """Write the next shard's rows, and finish the part if it is its last shard."""
         if self._making is None:
             self._making = self._begun(self._plan[0])
         self._making.add(shard, vectors)
@@ -158,7 +158,7 @@ class PartAssembly:
             self._making, self._seconds = None, 0.0
 
     def finish(self, header: dict[str, Any]) -> None:
-        """Write the index, and bring it to the disk.
+        """Write the index durably.
 
         Raises
         ------

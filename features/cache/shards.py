@@ -1,4 +1,4 @@
-"""Shards: rows of the embeddings, each a file that is whole or not there, whoever writes it."""
+"""Shards: small files of embeddings, written atomically by any number of writers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from features.files import open_regular, replacing
 from features.shapes import fits, number, parsed, text
 
 Vectors = dict[str, NDArray[np.float32]]
-LONGEST = 1_000  # bytes before the numbers of a shard; there are some 200
+LONGEST = 1_000  # bytes of a shard's header; about 200 are used
 SECONDS = number(0, sys.float_info.max)
 
 
@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a shard holds: ``{layer: (rows, d)}`` float32, and the seconds that the network took."""
+    """The content of a shard: ``{layer: (rows, d)}`` float32, and seconds spent in the network."""
 
     vectors: Vectors
     seconds: float
@@ -50,13 +50,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Where the shards of one cache are kept: small, and all that a writer needs to know.
+    """The folder of a cache's shards; picklable for writers in other processes.
 
     Attributes
     ----------
     path : the folder.
-    fingerprint : of the cache that they are parts of.
-    widths : numbers in each layer's vector.
+    fingerprint : of the cache.
+    widths : number of values in each layer's vector.
     """
 
     path: Path
@@ -64,16 +64,16 @@ class ShardFolder:
     widths: dict[str, int]
 
     def put(self, shard: Shard, vectors: Vectors, seconds: float = 0.0) -> None:
-        """Keep one shard's vectors, ``{layer: (rows, d)}`` float32, whole or not at all.
+        """Write one shard's vectors, ``{layer: (rows, d)}`` float32, atomically.
 
-        The file is the SHA-256 of all that follows, a line of JSON that says which shard it is, and
-        the layers' numbers in the order of their names: proved before it is parsed. Of several writers of
-        one shard the last one's file stands, whole (:func:`replacing`).
+        The file has the SHA-256 of everything after it, a line of JSON that identifies the shard, and the
+        layers' values in the order of their names, so it can be verified before it is parsed. If several
+        writers write a shard, the last file remains (:func:`replacing`).
 
         Raises
         ------
         UserError
-            The operating system refuses to write, as where the disk is full.
+            The operating system refuses to write, for instance because the disk is full.
         """
         about = {"fingerprint": self.fingerprint, "shard": shard.name, "seconds": seconds}
         parts: list[Any] = [canonical(about).encode(), b"\n"]
@@ -88,7 +88,7 @@ class ShardFolder:
                 out.write(part)
 
     def read(self, shard: Shard) -> Kept | None:
-        """A shard as :meth:`put` wrote it, or None if there is none, or it is another or damaged."""
+        """The content of a shard, or None if the file is missing, damaged or of another shard."""
         size = 4 * shard.rows * sum(self.widths.values())
         try:
             with open_regular(self.path / shard.name) as file:
@@ -115,14 +115,14 @@ class ShardFolder:
         return Kept(vectors, about["seconds"])
 
     def remove(self, shards: Iterable[Shard]) -> None:
-        """Remove those of some shards that are there."""
+        """Remove these shards, where they exist."""
         for shard in shards:
             (self.path / shard.name).unlink(missing_ok=True)
 
 
 @contextmanager
 def in_words(path: Path) -> Iterator[None]:
-    """Tell in words what the operating system refused of a file."""
+    """Report errors of the operating system for a file as UserError."""
     try:
         yield
     except OSError as error:

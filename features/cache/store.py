@@ -1,4 +1,4 @@
-"""The write side of the cache: shards, resume, and one finished file or several."""
+"""Writing a cache: shards, resuming, and the finished file or files."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ from features.files import put_in_place
 from features.progress import say
 from features.words import size
 
-SHARDS = (1_000, 500, 250, 125, 50, 25, 10, 5)  # rows of a shard, so many that
-SHARD_BYTES = 64 << 20  # its images take no more: a kill costs this shard and one that waits to be written
-DISK_MARGIN = 64 << 20  # bytes that are left free
+SHARDS = (1_000, 500, 250, 125, 50, 25, 10, 5)  # rows per shard: the first for which
+SHARD_BYTES = 64 << 20  # its images take at most these bytes; a kill loses at most two shards
+DISK_MARGIN = 64 << 20  # bytes left free on disk
 MAX_FILE = "50GB"  # of vectors in one file
 
 
 class EmbeddingStore:
-    """Where the embeddings of one dataset under one spec are put together.
+    """Assembles the cache of one dataset for one spec.
 
-    Shards are written under a temporary name, synced and renamed (:class:`ShardFolder`); the finished file
-    is assembled from them the same way, and only then do they go. So a file that has its name is whole, at
-    any moment, and nothing is reopened for writing. Where the vectors are larger than one file may be, the
-    finished "file" is a folder of parts and an index, under the same name.
+    Shards are written atomically (:class:`ShardFolder`). The finished file is assembled from them under a
+    temporary name, synced, verified and renamed, and only then are the shards removed. So a file with its
+    final name is always complete, and no file is reopened for writing. Vectors larger than one file may be
+    are stored in a folder of parts with an index, under the same name.
 
     Parameters
     ----------
     root : the folder of all caches.
-    dataset : gives labels, ids, digest and limit.
+    dataset : the labelled images.
     spec : the extractor's spec.
-    widths : numbers in each layer's vector.
-    max_file : bytes of vectors in one file, as a number or as in ``50GB``. A pass that has finished a part
-        goes on in parts, whatever this says.
+    widths : number of values in each layer's vector.
+    max_file : largest number of bytes of vectors in one file, as a number or as in ``50GB``. A pass that has
+        finished a part continues in parts regardless.
 
     Attributes
     ----------
-    path : the finished file, or folder.
-    folder : where the shards are kept until then.
+    path : the finished file or folder.
+    folder : the folder of shards.
+    fingerprint : SHA-256 that identifies the cache.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class EmbeddingStore:
         self.folder = ShardFolder(parts_of(self.path), self.fingerprint, widths)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Be the only writer: see :func:`writing`."""
+        """The lock for writing: see :func:`writing`."""
         return writing(self.path)
 
     @property
@@ -90,7 +91,7 @@ class EmbeddingStore:
 
     @property
     def begun(self) -> bool:
-        """Whether a pass is under way, or an interrupted one has left its folder."""
+        """Whether a pass has been begun, running or interrupted."""
         return self.folder.path.is_dir()
 
     @cached_property
@@ -103,7 +104,7 @@ class EmbeddingStore:
 
     @property
     def _in_parts(self) -> bool:
-        """Whether the vectors are more than one file may hold, or a part of them is finished."""
+        """Whether the vectors exceed one file, or a part is already finished."""
         rows = sum(shard.rows for shard in self.shards)
         return rows * self._row_bytes > self._max_file or self._parts.begun
 
@@ -114,23 +115,23 @@ class EmbeddingStore:
 
     @property
     def seconds_in_parts(self) -> float:
-        """What the network took for the shards that are in finished parts."""
+        """Seconds spent in the network for the shards in finished parts."""
         return self._parts.seconds
 
     def missing(self) -> list[Shard]:
-        """The shards still to do, in row order; damaged ones among them (and deleted)."""
-        self.folder.remove(self._parts.held())  # left by a kill
+        """The shards to be computed, in row order. Damaged shards are deleted and included."""
+        self.folder.remove(self._parts.held())  # left by a killed pass
         todo = []
         for shard in self.loose():
             if self.folder.read(shard) is None:
                 todo.append(shard)
                 if (path := self.folder.path / shard.name).exists():
-                    say(f"{path} is damaged; it is done again")
+                    say(f"{path} is damaged; it is computed again")
                     path.unlink()
         return todo
 
     def check_disk(self, todo: list[Shard]) -> None:
-        """Refuse to start what the disk cannot hold: the missing shards, then the finished file or a part."""
+        """Refuse a pass for which the disk is too small: shards, and the finished file or one part."""
         groups = list(self._parts.cut(self._row_bytes, self._max_file)) if self._in_parts else [self.shards]
         twice = max((sum(shard.rows for shard in group) for group in groups), default=0)
         need = sum(shard.rows for shard in todo) * 4 * sum(self._widths.values())
@@ -140,15 +141,15 @@ class EmbeddingStore:
             what = "the embeddings, one part of them twice" if self._in_parts else "twice the embeddings"
             raise UserError(
                 f"not enough disk for {self.path.name}: {need / 1e6:,.0f} MB needed ({what} "
-                f"while they are put together), {free / 1e6:,.0f} MB free in "
+                f"during assembly), {free / 1e6:,.0f} MB free in "
                 f"{self.path.parent}; free some, choose another folder, or fewer layers="
             )
 
     @contextmanager
     def assembly(self) -> Iterator[Assembly | PartAssembly]:
-        """The finished file in the making, under a temporary name that goes if it comes to nothing.
+        """Open the assembly under a temporary name, which is removed at the end if it was not renamed.
 
-        Of several parts, those that are finished stay.
+        Finished parts remain.
         """
         rows = labelled(self._dataset)
         if self._in_parts:
@@ -167,7 +168,7 @@ class EmbeddingStore:
             temporary.unlink(missing_ok=True)
 
     def commit(self, assembly: Assembly | PartAssembly, provenance: dict[str, Any]) -> Embeddings:
-        """Finish the file, give it its name; then remove the shards."""
+        """Finish the file, rename it, and remove the shards."""
         dataset = self._dataset
         left_out = len(dataset.left_out())
         assembly.finish(
@@ -193,5 +194,5 @@ class EmbeddingStore:
 
 
 def fingerprint(spec: dict[str, Any], dataset_digest: str, limit: int | None) -> str:
-    """SHA-256 of all that decides the vectors and their order."""
+    """Hex SHA-256 over everything that determines the vectors and their order."""
     return canonical_digest({"extractor": spec, "dataset": dataset_digest, "limit": limit, "format": FORMAT})

@@ -1,4 +1,4 @@
-"""Does a cache still say what its images, its weights and the network say?"""
+"""Verification of a cache against its images, weights and network."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ from features.errors import UserError
 from features.words import listed
 
 SAMPLE = 64  # rows of each split that are embedded again
-BLOCK = 1_000  # rows looked at together
-ENOUGH = 200  # rows in a split from which dead dimensions and copies mean something
-DEAD = 0.5  # share of a layer's dimensions that may be the same for all images
-ROUNDED = {"float32": 0.0, "float16": 2**-11}  # of a vector's length, by being stored (IEEE 754 binary16)
-DOUBLED = 0.01  # share of rows that may equal another: datasets do hold a few images twice
+BLOCK = 1_000  # rows checked at a time
+ENOUGH = 200  # rows of a split from which dead dimensions and duplicates are checked
+DEAD = 0.5  # share of a layer's dimensions that may be constant over all images
+ROUNDED = {"float32": 0.0, "float16": 2**-11}  # relative rounding error of storing (IEEE 754 binary16)
+DOUBLED = 0.01  # share of rows that may be duplicates: datasets contain some images twice
 
 Check = tuple[str, str | None]
 
 
 def unopened(folder: Path) -> Iterator[Check]:
-    """A failed check for each finished cache in ``folder`` that is too damaged to be opened."""
+    """Yield a failed check for each finished cache in ``folder`` that is too damaged to be opened."""
     for path, problem in damaged(folder):
         yield f"header of {path.name}", problem
 
 
 def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None) -> Iterator[Check]:
-    """Yield ``(what, None)`` for each check that holds and ``(what, problem)`` for each other.
+    """Yield the name of each check, and its problem or None.
 
-    Digests first (of the file, then of the images), then labels and ids row by row, the silent
-    disasters, then a random sample of rows embedded again and compared within the precision's tolerance,
-    and what storing them has rounded. A damaged file is not compared with the images, and of other images
-    nothing further is asked.
+    In this order: digests of the file, digest and rows of the dataset, implausible vectors, and a random
+    sample of rows embedded again and compared within the tolerance of the precision plus that of storing.
+    If the file is damaged, or the images are others, the remaining checks are skipped.
+
+    Parameters
+    ----------
+    embeddings : the cache.
+    dataset : the images it should have been made from.
+    weights : path of the weights; None: as recorded in the cache.
     """
     digests = ((f"digest of {name}", problem) for name, problem in embeddings.problems())
     for group in (digests, _same_images(embeddings, dataset)):
@@ -53,7 +58,7 @@ def checks(embeddings: Embeddings, dataset: Dataset, weights: str | None = None)
 
 
 def _same_images(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
-    """Whether the dataset still has the images, and the rows, that were embedded."""
+    """Whether the dataset still has the images and rows that were embedded."""
     yield "digest of the images", _same(dataset.digest(fresh=True), embeddings.dataset["digest"])
     for split in SPLITS:
         kept, got = embeddings.ids(split), dataset.ids(split)
@@ -69,10 +74,10 @@ def _same_images(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
 
 
 def _disasters(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
-    """What has gone wrong silently elsewhere: each is a line, whatever the number of layers."""
+    """Implausible vectors and labels; one check each, over all layers."""
     broken, constant, dead, doubled, strange = [], [], [], [], []
     for split in SPLITS:
-        labels = dataset.labels(split)  # the file's own: they have just been compared
+        labels = dataset.labels(split)  # equal to those in the file, as just checked
         if labels.min() < 0 or labels.max() >= len(embeddings.class_names):
             strange.append(f"{split} has labels from {labels.min()} to {labels.max()}")
         for layer in embeddings.layers:
@@ -89,7 +94,7 @@ def _disasters(embeddings: Embeddings, dataset: Dataset) -> Iterator[Check]:
                 seen.update(hashlib.blake2b(row.data, digest_size=16).digest() for row in block)
             still = int((np.asarray(low) == high).sum())
             if rows >= ENOUGH and still > DEAD * len(np.atleast_1d(low)):
-                dead.append(f"{still} of {name}'s {len(np.atleast_1d(low))} never change")
+                dead.append(f"{still} of {name}'s {len(np.atleast_1d(low))} are constant")
             if rows >= ENOUGH and rows - len(seen) > DOUBLED * rows:
                 doubled.append(f"{rows - len(seen)} of {name}'s {rows} rows are copies of others")
     yield "every number is finite", _first(broken)

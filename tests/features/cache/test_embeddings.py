@@ -79,7 +79,7 @@ def test_a_slice_is_taken_as_of_an_array(embeddings: Embeddings) -> None:
 def test_rows_that_do_not_ascend_within_the_split_are_refused(
     embeddings: Embeddings, rows: list[int]
 ) -> None:
-    with pytest.raises(UserError, match=r"^rows: expected ascending numbers from 0 to 89, each once$"):
+    with pytest.raises(UserError, match=r"^rows: expected distinct ascending numbers from 0 to 89$"):
         embeddings.take("train", LAYERS, np.array(rows))
 
 

@@ -151,7 +151,7 @@ class TestDamage:
         kept = first.read_bytes()
         first.write_bytes(second.read_bytes())
         second.write_bytes(kept)
-        with pytest.raises(Damaged, match=f"{PARTS[one]} is another part than the one"):
+        with pytest.raises(Damaged, match=f"{PARTS[one]} is not the part that the index names"):
             Embeddings(parts.path)
 
     @pytest.mark.parametrize("name", PARTS)
@@ -160,7 +160,7 @@ class TestDamage:
     ) -> None:
         other = fill(make(name="other", preprocess="unit"), dataset)
         shutil.copy(other.path / name, parts.path / name)
-        with pytest.raises(Damaged, match=f"{name} is another part"):
+        with pytest.raises(Damaged, match=f"{name} is not the part that"):
             Embeddings(parts.path)
 
     @pytest.mark.parametrize("name", PARTS)
