@@ -1,4 +1,4 @@
-"""Embedding a shard, and what maps that over the missing ones."""
+"""The executor contract, and the worker that embeds shards."""
 
 from __future__ import annotations
 
@@ -16,49 +16,56 @@ from features.cache.shards import Shard, ShardFolder, Vectors
 from features.datasets.base import Dataset, Images
 from features.errors import UserError
 
-READ = 25  # images read between two looks at whether to stop
-STAGES = 3  # shards under way in one worker: read, embedded, written
+READ = 25  # images read between two checks for a stop
+STAGES = 3  # shards in progress per worker: being read, embedded, written
 
 Advance = Callable[[int], object]
 
 
 class Executor(Protocol):
-    """Who embeds the missing shards."""
+    """Embeds the missing shards of a cache."""
 
     def prepare(self, extractor: Extractor) -> None:
-        """Build the network, and find what else is needed: called before :meth:`embed`.
+        """Build the network and check other requirements; called before :meth:`embed`.
 
         Raises
         ------
         UserError
-            Something is not there.
+            A requirement is missing.
         """
 
     def embed(
         self, dataset: Dataset, extractor: Extractor, folder: ShardFolder, todo: list[Shard], advance: Advance
     ) -> Generator[Shard]:
-        """Embed each shard of ``todo``, keep it in ``folder``, and yield it once it is kept, in any order.
+        """Embed each shard of ``todo``, write it to ``folder``, and yield it once written, in any order.
 
-        The caller holds the lock of ``folder``. ``advance`` is called with the number of images that were
-        embedded since. Closed early, as by Ctrl-C, it leaves whole shards and nothing at work.
+        If the generator is closed early, for instance by Ctrl-C, finished shards remain and all workers stop.
+
+        Parameters
+        ----------
+        dataset : the labelled images.
+        extractor : the network, with its precision resolved.
+        folder : of the shards; the caller holds its lock.
+        todo : the shards to embed.
+        advance : called with the number of images embedded since the last call.
 
         Raises
         ------
         UserError
-            As :meth:`Worker.embed` does; shards that were kept before stay.
+            As :meth:`Worker.embed`; finished shards remain.
         """
 
 
 class Worker:
-    """A network that embeds shards: while one is embedded, the next is read and the last is written.
+    """Embeds shards in a pipeline: while one is embedded, the next is read and the previous one is written.
 
-    :meth:`embed` may be called from ``STAGES`` threads at once. Each stage takes one shard at a time, and no
-    shard leaves a stage before the next one is free, so that at most two shards' images are in memory.
+    :meth:`embed` may be called from ``STAGES`` threads. Each stage handles one shard at a time, and a shard
+    stays in a stage until the next one is free, so at most two shards' images are in memory.
 
     Parameters
     ----------
-    extractor : the network, its precision decided.
-    folder : where the shards are kept.
+    extractor : the network, with its precision resolved.
+    folder : of the shards.
     """
 
     def __init__(self, extractor: Extractor, folder: ShardFolder) -> None:
@@ -68,18 +75,18 @@ class Worker:
         self._stopped = threading.Event()
 
     def embed(self, shard: Shard, images: Images, advance: Advance | None = None) -> None:
-        """Read the images of a shard, embed them, prove the vectors finite and keep them.
+        """Read the images of a shard, embed them, check that the vectors are finite, and write them.
 
         Parameters
         ----------
-        shard : which rows.
-        images : reads some of them, counted from the shard's first.
-        advance : called with the number of images after each batch.
+        shard : the rows.
+        images : reads images, numbered from the shard's first row.
+        advance : called after each batch with its number of images.
 
         Raises
         ------
         UserError
-            An image cannot be read, the network's numbers are not finite, or the disk is full.
+            An image cannot be read, a vector is not finite, or the disk is full.
         CancelledError
             :meth:`stop` was called.
         """
@@ -104,7 +111,7 @@ class Worker:
             stage.release()
 
     def stop(self) -> None:
-        """Let go of what is only being read or embedded; what is being written is kept."""
+        """Cancel shards that are being read or embedded; those being written are finished."""
         self._stopped.set()
 
     def _read(self, shard: Shard, images: Images) -> NDArray[np.uint8]:
@@ -129,9 +136,9 @@ class Worker:
 
 
 def _refuse_overflow(vectors: Vectors, precision: str) -> None:
-    """What is no number would be found out only by the heads."""
+    """Refuse vectors with NaN or infinity."""
     if not all(np.isfinite(array).all() for array in vectors.values()):
         raise UserError(
-            f"the network gives numbers beyond the range of {precision} for these images, or its weights "
-            "are damaged; give precision=float32, or other weights="
+            f"the network produces numbers beyond the range of {precision} for these images, or its "
+            "weights are damaged; give precision=float32, or other weights="
         )

@@ -1,4 +1,4 @@
-"""Shards embedded in this process: the default."""
+"""The default executor: embeds shards in this process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from features.executors.base import STAGES, Advance, Worker
 
 
 class Local:
-    """One worker in this process; shards are yielded in the order of ``todo``."""
+    """One worker in this process; yields shards in the order of ``todo``."""
 
     def prepare(self, extractor: Extractor) -> None:
-        """As :meth:`Executor.prepare` says."""
+        """As :meth:`Executor.prepare`."""
         extractor.prepare()
 
     def embed(
         self, dataset: Dataset, extractor: Extractor, folder: ShardFolder, todo: list[Shard], advance: Advance
     ) -> Generator[Shard]:
-        """As :meth:`Executor.embed` says."""
+        """As :meth:`Executor.embed`."""
         worker = Worker(extractor, folder)
 
         def embed(shard: Shard) -> Shard:

@@ -1,4 +1,4 @@
-"""Shards embedded on the nodes of a Ray cluster. Nothing else imports Ray."""
+"""The Ray executor: embeds shards on the nodes of a cluster. No other module imports Ray."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from features.executors.base import STAGES, Advance, Worker
 from features.files import open_regular, write_whole
 from features.progress import say
 
-CORES = 4  # of a worker without a GPU; all there are where a node has fewer
-SAMPLE = 8  # images that every worker embeds first, as this process did
-MAX_FAILURES = 4  # workers that may die over one shard, or at their start on one node
-STRAGGLER = 2.0  # times as long as the median shard: then an idle worker does it, too
-STALLED = 10.0  # times as long as the median shard, and
-STALLED_SECONDS = 300.0  # at least: then it is told which worker has it
-START_SECONDS = 60.0  # until it is told that a worker has not started
-RECENT = 1000  # shards whose median is taken
-POLL = 1.0  # seconds between two looks at what has come
-REFRESH = 5.0  # seconds between two looks at which nodes there are
-VISIBLE_SECONDS = 60.0  # until this machine sees another's file: NFS remembers what is not there
-JOIN_SECONDS = 20.0  # until a cluster answers
-OBJECT_STORE = 512 << 20  # bytes of shared memory on this machine, where Ray is started here
+CORES = 4  # per worker without a GPU; all cores of a node with fewer
+SAMPLE = 8  # images that every worker embeds for comparison with this process
+MAX_FAILURES = 4  # workers that may die while embedding one shard, or while starting on one node
+STRAGGLER = 2.0  # times the median duration after which an idle worker repeats a shard
+STALLED = 10.0  # times the median duration, and
+STALLED_SECONDS = 300.0  # at least, after which a worker is reported as stalled
+START_SECONDS = 60.0  # after which a worker that has not started is reported
+RECENT = 1000  # shards over which the median duration is taken
+POLL = 1.0  # seconds between two checks for finished tasks
+REFRESH = 5.0  # seconds between two checks for nodes
+VISIBLE_SECONDS = 60.0  # to wait for another machine's file: NFS caches negative lookups
+JOIN_SECONDS = 20.0  # timeout for joining a cluster
+OBJECT_STORE = 512 << 20  # bytes of shared memory if Ray is started on this machine
 INSTALL = ".venv/bin/python -m pip install -r requirements-ray.txt"
 
 
 class Ray:
-    """Workers on the nodes of a Ray cluster: a GPU each where there are any, else ``CORES`` cores.
+    """Workers on the nodes of a Ray cluster: one per GPU, or one per ``CORES`` cores on nodes without GPUs.
 
-    This process hands out shards and embeds none. A shard goes to another worker where its worker dies, and
-    is done twice where it is late and another worker has nothing left to do: the file that comes last stands.
+    This process schedules shards and embeds none. If a worker dies, its shards are given to others. A late
+    shard is repeated by an idle worker; the last file written remains.
 
     Parameters
     ----------
-    address : ``host:port`` of a cluster that this machine belongs to; left out, Ray is started on this
-        machine for one pass, on the loopback interface alone.
+    address : ``host:port`` of a cluster that this machine belongs to; None: start Ray on this machine for one
+        pass, on the loopback interface only.
 
     Raises
     ------
     UserError
-        Ray is not installed, or the address is none.
+        Ray is not installed, or ``address`` is malformed.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -68,11 +68,11 @@ class Ray:
         if address is not None and not re.fullmatch(r"[^\s/]+:\d{1,5}", address):
             raise UserError(f"address={address}: expected host:port, as `ray start --head` prints it")
         self._address = address
-        # Before TensorFlow is loaded: this process embeds a few images and leaves the GPUs to the workers.
+        # Set before TensorFlow is loaded: this process embeds few images and leaves the GPUs to the workers.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
     def prepare(self, extractor: Extractor) -> None:
-        """As :meth:`Executor.prepare` says; with this network workers are compared."""
+        """As :meth:`Executor.prepare`; workers are compared with this network."""
         if self._address is not None:
             _check_cluster(self._address)
         extractor.prepare()
@@ -80,7 +80,7 @@ class Ray:
     def embed(
         self, dataset: Dataset, extractor: Extractor, folder: ShardFolder, todo: list[Shard], advance: Advance
     ) -> Generator[Shard]:
-        """As :meth:`Executor.embed` says; a shard's images advance together, once it is kept."""
+        """As :meth:`Executor.embed`; progress advances shard by shard."""
         if not todo:
             return
         size = extractor.image_size
@@ -92,7 +92,7 @@ class Ray:
             sample = dataset.reader("train", 0, count, size)
             vectors = extractor.embed(sample(0, count))
             write_whole(token, token.name.encode())
-            network = extractor.at(extractor.precision)  # with its weights, not built
+            network = extractor.at(extractor.precision)  # a copy with weights, not built
             spec = WorkerSpec(network, folder, _versions(), token, sample, vectors)
             pool = _WorkerPool(ray.put(spec))
             try:
@@ -106,7 +106,7 @@ class Ray:
 
     @staticmethod
     def _schedule(pool: _WorkerPool, dataset: Dataset, size: int, todo: list[Shard]) -> Iterator[Shard]:
-        """Each shard once a worker has kept it."""
+        """Yield each shard once a worker has written it."""
         queue, left, failures = deque(todo), set(todo), Counter[Shard]()
         durations = deque[float](maxlen=RECENT)
         while left:
@@ -127,13 +127,13 @@ class Ray:
                     worker.submit(shard, dataset.reader(shard.split, shard.start, shard.stop, size))
             for shard, worker, error in pool.completed():
                 if shard not in left:
-                    continue  # done twice
+                    continue  # was repeated
                 if error is None:
                     durations.append(worker.waited(shard))
                     left.remove(shard)
                     yield shard
                     continue
-                failures[shard] += pool.alive(worker)  # a node that is taken away says nothing of a shard
+                failures[shard] += pool.alive(worker)  # a lost node is no fault of the shard
                 if failures[shard] >= MAX_FAILURES:
                     raise UserError(
                         f"{MAX_FAILURES} workers died while they had {shard.name}, the last on "
@@ -145,25 +145,25 @@ class Ray:
 
 
 def prefetch(queued: int, workers: int) -> int:
-    """How many shards a worker may hold while so many are queued for so many workers.
+    """The number of shards a worker may hold, given the numbers of queued shards and workers.
 
-    Towards the end it is fewer, so that none waits for a busy worker while another is idle.
+    Towards the end it decreases, so that no shard waits for a busy worker while another is idle.
     """
     return min(STAGES, 1 + queued // workers)
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker must be like before it is given a shard.
+    """What a worker needs, and what it is checked for before it is given a shard.
 
     Attributes
     ----------
     extractor : the network with its weights, not yet built.
-    folder : where it keeps shards.
-    versions : of the packages that numbers depend on, and of Headroom.
-    token : a file in that folder, which holds its own name.
+    folder : of the shards.
+    versions : of the packages that results depend on, and of Headroom.
+    token : a file in ``folder`` that contains its own name.
     sample : reads the first images of the dataset.
-    vectors : what this process makes of them.
+    vectors : the embeddings of these images in this process.
     """
 
     extractor: Extractor
@@ -175,11 +175,11 @@ class WorkerSpec:
 
 
 class RemoteWorker:
-    """A :class:`Worker` in a process of its own, on some node.
+    """A :class:`Worker` in its own process, on any node.
 
     Parameters
     ----------
-    cores : how many threads its arithmetic has.
+    cores : number of threads for arithmetic.
     """
 
     def __init__(self, cores: int) -> None:
@@ -187,7 +187,7 @@ class RemoteWorker:
             os.environ[name] = str(cores)
 
     def start(self, spec: WorkerSpec) -> tuple[int, str | None]:
-        """Build the network; the number of this process, and what is not as expected, if anything."""
+        """Build the network; returns the process number, and the reason to refuse this worker or None."""
         return os.getpid(), self._start(spec)
 
     def _start(self, spec: WorkerSpec) -> str | None:
@@ -212,14 +212,14 @@ class RemoteWorker:
         if away > TOLERANCE[precision]:
             return (
                 f"its vectors of the first images are {away:.1e} of their length away, expected at most "
-                f"{TOLERANCE[precision]:g} in {precision}: it computes in another precision; see that "
+                f"{TOLERANCE[precision]:g} in {precision}: it computes in another precision; check that "
                 "nothing in its environment changes TensorFlow's arithmetic"
             )
         self._worker = Worker(spec.extractor, spec.folder)
         return None
 
     def embed(self, shard: Shard, images: Images) -> None:
-        """As :meth:`Worker.embed`; called from several threads at once."""
+        """As :meth:`Worker.embed`; called from several threads."""
         self._worker.embed(shard, images)
 
 
@@ -228,19 +228,19 @@ STARTING, READY, REFUSED = "starting", "ready", "refused"
 
 @dataclass
 class _WorkerHandle:
-    """A worker as this process knows it.
+    """A worker as seen by this process.
 
     Attributes
     ----------
     actor : Ray's handle.
-    node : a name for people.
-    node_id : Ray's name of it.
-    started : Ray's reference of what :meth:`RemoteWorker.start` will return.
-    state : ``STARTING``, ``READY``, or ``REFUSED``: then it is left there, so that none takes its place.
-    pid : the number of its process, once it is ready.
-    since : when it was made, or last kept a shard.
-    reported : whether it was told since then that it stalls.
-    shards : what it is embedding, with Ray's reference of the task and the time when it was submitted.
+    node : the node's name in messages.
+    node_id : the node's id in Ray.
+    started : Ray's reference to the result of :meth:`RemoteWorker.start`.
+    state : ``STARTING``, ``READY`` or ``REFUSED``; a refused worker stays, so that none replaces it.
+    pid : its process number, once it is ready.
+    since : time at which it was created or last finished a shard.
+    reported : whether it has been reported as stalled since then.
+    shards : the shards assigned to it, each with Ray's reference to the task and the time of submission.
     """
 
     actor: Any
@@ -254,23 +254,23 @@ class _WorkerHandle:
     shards: dict[Shard, tuple[Any, float]] = field(default_factory=dict)
 
     def submit(self, shard: Shard, images: Images) -> None:
-        """Have a shard embedded."""
+        """Assign a shard to the worker."""
         self.shards[shard] = (self.actor.embed.remote(shard, images), time.monotonic())
 
     def waited(self, shard: Shard) -> float:
-        """Seconds since it has had a shard and kept no other."""
+        """Seconds spent on a shard: since it was assigned, or since the worker finished its last shard."""
         return time.monotonic() - max(self.shards[shard][1], self.since)
 
     def progressed(self) -> None:
-        """It has started, or kept a shard."""
+        """Note that the worker has started or finished a shard."""
         self.since, self.reported = time.monotonic(), False
 
     def stalled(self, median: float) -> str | None:
-        """What it has not come to an end with for long, if anything."""
+        """A message on what the worker has not finished for long, or None."""
         waited = time.monotonic() - self.since
         if self.state == STARTING and waited > START_SECONDS:
             return (
-                f"the worker on {self.node} has not started for {waited:.0f} s; see with `ray status` "
+                f"the worker on {self.node} has not started for {waited:.0f} s; check with `ray status` "
                 "whether others use its cores"
             )
         shard = min(self.shards, key=lambda shard: self.shards[shard][1], default=None)
@@ -287,11 +287,11 @@ class _WorkerHandle:
 
 
 class _WorkerPool:
-    """All workers there are; new ones where there are new nodes.
+    """The workers on all nodes, including nodes that join later.
 
     Parameters
     ----------
-    spec : Ray's reference of the :class:`WorkerSpec`.
+    spec : Ray's reference to the :class:`WorkerSpec`.
     """
 
     def __init__(self, spec: Any) -> None:
@@ -302,12 +302,12 @@ class _WorkerPool:
         self._failures = Counter[str]()  # workers that died before they were ready, by node
 
     def refresh(self) -> None:
-        """Have as many workers on each node as it has room for.
+        """Create as many workers on each node as its resources allow.
 
         Raises
         ------
         UserError
-            There is no worker, and no room for one.
+            There is no worker, and no node has resources for one.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -345,16 +345,16 @@ class _WorkerPool:
                     _WorkerHandle(actor, name, node["NodeID"], actor.start.remote(self._spec))
                 )
         if not room:
-            told = "; ".join(dict.fromkeys(self._problems)) or "no node of the cluster has a core to give"
+            told = "; ".join(dict.fromkeys(self._problems)) or "no node of the cluster has a free core"
             raise UserError(f"no worker is left: {told}; what is finished is kept: run this again")
 
     def completed(self) -> Iterator[tuple[Shard, _WorkerHandle, str | None]]:
-        """Shards that have come to an end since, with whom, and what their worker died of, if it did.
+        """Yield each finished shard with its worker and None, or with the error of which the worker died.
 
         Raises
         ------
         UserError
-            A worker's own: an image cannot be read, the disk is full.
+            Raised by a worker: an image cannot be read, or the disk is full.
         """
         import ray
 
@@ -386,7 +386,7 @@ class _WorkerPool:
                 yield from self._remove(worker, error)
 
     def stragglers(self, left: set[Shard], limit: float) -> list[Shard]:
-        """Shards of ``left`` that one worker alone has waited with for more than ``limit`` seconds."""
+        """Shards of ``left`` on which exactly one worker has spent more than ``limit`` seconds."""
         held = Counter(shard for worker in self.workers for shard in worker.shards)
         return [
             shard
@@ -396,20 +396,20 @@ class _WorkerPool:
         ]
 
     def alive(self, worker: _WorkerHandle) -> bool:
-        """Whether the node of a worker is still there."""
+        """Whether the node of a worker is alive."""
         import ray
 
         return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == worker.node_id)
 
     def report_stalled(self, median: float) -> None:
-        """Tell, once, of each worker that stands still: it cannot be told from one that is slow."""
+        """Report each stalled worker once. It is not killed, as it may only be slow."""
         for worker in self.workers:
             if not worker.reported and (problem := worker.stalled(median)):
                 worker.reported = True
                 say(f"note: {problem}")
 
     def shutdown(self) -> None:
-        """End all workers."""
+        """Kill all workers."""
         import ray
 
         for worker in self.workers:
@@ -418,7 +418,7 @@ class _WorkerPool:
     def _remove(
         self, worker: _WorkerHandle, error: Exception
     ) -> Iterator[tuple[Shard, _WorkerHandle, str | None]]:
-        """A worker has died, or its node: its shards are anyone's again."""
+        """Remove a worker that died, alone or with its node, and yield its shards."""
         import ray
 
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -436,14 +436,14 @@ class _WorkerPool:
 
 @contextmanager
 def _session(address: str | None) -> Iterator[None]:
-    """Ray joined, or started on this machine and then ended."""
+    """Join a Ray cluster, or start Ray on this machine and stop it at the end."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what it otherwise warns of
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # avoids a warning
     if address is None:
-        # Ray replaces 127.0.0.1 by an address that others reach; so it is told that there are no others.
+        # Otherwise Ray replaces 127.0.0.1 by an address that other machines can reach.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if not Path(os.environ.get("HOME", ""), ".ray", "auth_token").exists():
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one there
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray writes a token file
     import ray
 
     with ExitStack() as stack:
@@ -460,12 +460,12 @@ def _session(address: str | None) -> Iterator[None]:
 
 
 def _check_cluster(address: str) -> None:
-    """Join in another process first: where there is no cluster, Ray ends the process that joins.
+    """Try to join from another process first: without a cluster, ``ray.init`` ends the process.
 
     Raises
     ------
     UserError
-        There is none, or it does not answer in time.
+        There is no cluster at ``address``, or it does not answer within ``JOIN_SECONDS``.
     """
     problem = ""
     host, _, port = address.rpartition(":")
@@ -493,7 +493,7 @@ def _check_cluster(address: str) -> None:
 
 
 def _wait_until_visible(path: Path) -> None:
-    """Wait until a file that another machine has written is seen here; listing its folder asks the server."""
+    """Wait until a file written by another machine is visible here; listing its folder queries the server."""
     until = time.monotonic() + VISIBLE_SECONDS
     while not path.exists() and time.monotonic() < until:
         list(path.parent.iterdir())
@@ -501,7 +501,7 @@ def _wait_until_visible(path: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """What must be the same everywhere: packages, and the files of this very package."""
+    """What must be the same on all machines: package versions, and a digest of this package's files."""
     root = Path(__file__).parents[1]
     proof = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""The executors by name."""
+"""Executors by name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ EXECUTORS = (LOCAL, RAY)
 
 
 def executor(name: str = LOCAL, address: str | None = None) -> Executor:
-    """Who embeds the shards, as ``EXECUTOR=`` and ``ADDRESS=`` say it.
+    """The executor of this name.
+
+    Parameters
+    ----------
+    name : ``local`` or ``ray``.
+    address : ``host:port`` of a Ray cluster; None: start Ray on this machine.
 
     Raises
     ------
     UserError
-        There is none of this name, Ray is not installed, or the address is none or another executor's.
+        There is no such executor, Ray is not installed, or ``address`` is malformed or given without Ray.
     """
     if name not in EXECUTORS:
         raise UserError(f"executor={name}: expected one of {', '.join(EXECUTORS)}")
