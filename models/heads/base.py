@@ -85,7 +85,8 @@ class BaseHead:
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable class of each row, ``(n,)``."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def proba_of(self, X: Rows) -> NDArray[np.float64]:
         """Probabilities (n, k) of rows in memory or in blocks."""

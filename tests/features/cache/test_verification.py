@@ -214,7 +214,7 @@ class TestOtherImages:
             (
                 "many added",  # beyond the file's rows, and beyond a block of them
                 "expected 40 images, got 1240: 'train/cat/more0.jpg' is new, 'train/cat/more1.jpg' is new, "
-                "'train/cat/more10.jpg' is new and 1197 more",
+                "'train/cat/more10.jpg' is new and 1,197 more",
             ),
         ],
     )
