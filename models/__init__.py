@@ -1,4 +1,4 @@
-"""Embeddings in, fitted heads out: the heads, how they are chosen, and what a run keeps."""
+"""Embeddings in, fitted heads out: classifier heads, model selection, and stored runs."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Arrays in an ``.npz`` file, read as data: nothing is taken that the file does not hold."""
+"""Validated reading of ``.npz`` files, without pickle."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from features.files import open_regular
 
 Arrays = dict[str, NDArray[Any]]
 
-LARGEST = 2**30  # bytes of all compressed arrays together: those of a million images have 100 MB
+LARGEST = 2**30  # bytes of all compressed arrays together; for a million images they have 100 MB
 
 
 def read(source: Path | IO[bytes]) -> Arrays:
-    """The arrays in a file that NumPy's ``savez`` or ``savez_compressed`` wrote, by name.
+    """The arrays in a file written by NumPy's ``savez`` or ``savez_compressed``, by name.
 
-    A header says how much memory is taken before anything is read. So each array must be exactly as large
-    as its part of the file, and what is compressed no larger than ``LARGEST``. Nothing is unpickled.
+    NumPy allocates what an array's header declares before it reads the data. So each array must be exactly
+    as large as its member of the archive, and compressed members at most ``LARGEST`` bytes in total.
+    Nothing is unpickled.
 
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     ValueError
-        It is no such file, is damaged, or says what it does not hold.
+        The file is not an ``.npz`` file, is damaged, or declares more than it contains.
     """
     try:
         opened = open_regular(source) if isinstance(source, Path) else source
@@ -41,7 +42,7 @@ def read(source: Path | IO[bytes]) -> Arrays:
             arrays = {}
             for member in members:
                 if member.compress_type == ZIP_STORED and member.file_size != member.compress_size:
-                    raise ValueError(f"{member.filename} is not as large as it says")
+                    raise ValueError(f"{member.filename} is not as large as declared")
                 with archive.open(member) as file:
                     check(file, member.file_size)
                 with archive.open(member) as file:
@@ -49,16 +50,27 @@ def read(source: Path | IO[bytes]) -> Arrays:
             return arrays
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged archive makes zipfile and NumPy raise
-        raise ValueError(f"no whole file of arrays: {error}") from None
+    except Exception as error:  # zipfile and NumPy raise many kinds for damaged archives
+        raise ValueError(f"not an intact file of arrays: {error}") from None
 
 
 def check(file: IO[bytes], size: int) -> None:
-    """Refuse an array whose header does not describe the bytes behind it; the file has ``size`` of them."""
+    """Refuse an array whose header does not match the size of its file.
+
+    Parameters
+    ----------
+    file : an ``.npy`` file.
+    size : its number of bytes.
+
+    Raises
+    ------
+    ValueError
+        The dtype is not allowed, or the declared size differs from the actual one.
+    """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     shape, _, dtype = readers[npy.read_magic(file)](file)
     if dtype.hasobject or not dtype.itemsize:
         raise ValueError(f"an array of {dtype} is not expected here")
     said = math.prod(shape) * dtype.itemsize
     if said != size - file.tell():
-        raise ValueError(f"an array says it has {said:,} bytes, there are {size - file.tell():,}")
+        raise ValueError(f"an array declares {said:,} bytes, the file has {size - file.tell():,}")

@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of training images per class: the learning curve of a run."""
+"""Learning curves: validation accuracy by the number of training images per class."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from models.runs.run import Run
 from models.selection import check_memory
 from models.trainsplit import TrainSplit
 
-SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images per class; after them: all
+SHOTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)  # images per class; the last point has all
 FOLDER = "curves"  # beside the runs
-SHAPE: dict[str, Any] = {  # of what a curve says
+SHAPE: dict[str, Any] = {  # of a curve's JSON
     "run": text,
     "parameters": mapping(anything),
     "points": [{"shots": number(1, sys.float_info.max), "images": count(1), "accuracy": some(number(0, 1))}],
     "sha256": mapping(sha256),
 }
-LEAST_STEPS = 500  # of a head with epochs: the epochs of a full run are next to nothing on few images
+LEAST_STEPS = 500  # of a head with epochs, at least, since few images give few steps per epoch
 
 
 def samples(shots: int) -> int:
-    """How many samples of so many images per class are drawn: more where they differ more."""
+    """The number of samples drawn for a number of images per class: more for smaller, noisier samples."""
     return 10 if shots <= 10 else 5 if shots <= 250 else 3 if shots <= 1000 else 2
 
 
@@ -50,10 +50,10 @@ class Curve:
 
     Attributes
     ----------
-    run, parameters : folder of the run, and its parameters, which the fits have.
-    points : ``shots`` (images per class; of the last point: the mean over classes), ``images`` (all
-        together) and ``accuracy``, one value a draw.
-    rows : for each point and draw, the stored rows of train that were drawn.
+    run, parameters : the folder of the run, and its parameters, which all fits use.
+    points : ``shots`` (images per class; for the last point the mean over classes), ``images`` (in total)
+        and ``accuracy``, one value per draw.
+    rows : the stored rows of train that were drawn, for each point and draw.
     """
 
     run: str
@@ -62,7 +62,7 @@ class Curve:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def save(self, root: Path) -> Path:
-        """Write the curve beside its run, whole or not at all."""
+        """Write the curve atomically; returns its path. Raises UserError if it cannot be written."""
         path = path_of(root, self.run)
         buffer = io.BytesIO()
         digests = {name: _digest(rows) for name, rows in self.rows.items()}
@@ -74,19 +74,19 @@ class Curve:
 
 
 def path_of(root: Path, run: str) -> Path:
-    """Where the curve of a run is kept; ``root`` is the folder of all runs."""
+    """The path of a run's curve; ``root`` is the folder of all runs."""
     return root.parent / FOLDER / f"{run}.npz"
 
 
 def load(root: Path, run: Run) -> Curve | None:
-    """The curve of a run, or None where there is none, or one of the run that this one replaced.
+    """The curve of a run; None if there is none, or one of an earlier run with other parameters.
 
-    One of an earlier version has no digest of its numbers, and is held to their types and ranges alone.
+    Curves of earlier versions have no digest; only their types and ranges are checked.
 
     Raises
     ------
     UserError
-        The file is damaged, or of another run.
+        The file is damaged, or belongs to another run.
     """
     path = path_of(root, run.folder)
     if not path.exists():
@@ -96,7 +96,7 @@ def load(root: Path, run: Run) -> Curve | None:
         about = parsed(str(rows.pop("about")))
         _check(about, rows)
         if about["run"] != run.folder:
-            raise ValueError(f"it is of {about['run']}")
+            raise ValueError(f"it belongs to {about['run']}")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and grow the curve again") from None
     if canonical(about["parameters"]) != canonical(run.parameters):
@@ -105,17 +105,17 @@ def load(root: Path, run: Run) -> Curve | None:
 
 
 def _check(about: Any, rows: dict[str, NDArray[Any]]) -> None:
-    """Refuse, with ``ValueError``, what a curve's file cannot say, or what has not its digest."""
+    """Raise ``ValueError`` if a curve's file has invalid content or another digest."""
     proved = isinstance(about, dict) and "whole" in about
     if (place := misfit(about, SHAPE | {"whole": sha256} if proved else SHAPE)) is not None:
-        raise ValueError(f"{place} is not of the kind or range that it must be")
+        raise ValueError(f"{place} has an invalid type or value")
     said = {name: value for name, value in about.items() if name != "whole"}
     if proved and canonical_digest(said) != about["whole"]:
         raise ValueError("its numbers have another digest")
     drawn = {
         f"{point['shots']}.{draw}"
         for point in about["points"]
-        if isinstance(point["shots"], int)  # of all images there is no draw
+        if isinstance(point["shots"], int)  # the point with all images has no draw
         for draw in range(len(point["accuracy"]))
     }
     if not set(rows) == set(about["sha256"]) == drawn:
@@ -126,11 +126,23 @@ def _check(about: Any, rows: dict[str, NDArray[Any]]) -> None:
 
 
 def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
-    """Fit the run's head, as validation chose it, on ever more images; what is there is kept.
+    """Fit the run's head, with the parameters it chose, on increasing numbers of images.
 
-    A head with epochs gets as many as the full run, but no fewer than ``LEAST_STEPS`` steps.
-    Each draw is nested in the next larger one. The rows depend on the dataset and the draw's
-    number alone, so that every head at every resolution sees the same images.
+    Points that are already stored are not computed again. A head with epochs trains for as many as the run,
+    but for at least ``LEAST_STEPS`` steps. Each sample is a subset of the next larger one. Samples depend on
+    the dataset and the number of the draw alone, so that all heads see the same images.
+
+    Parameters
+    ----------
+    material : the train split.
+    run : the run.
+    root : the folder of all runs.
+
+    Raises
+    ------
+    UserError
+        The stored curve is damaged, the head rejects the run's parameters or needs too much memory, or the
+        curve cannot be written.
     """
     curve = load(root, run) or Curve(run.folder, parameters=run.parameters)
     labels, digest = material.y_fit, material.embeddings.dataset["digest"]
@@ -143,7 +155,7 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
             continue
         accuracies: list[float] = []
         for draw in range(samples(int(shots)) if shots in smaller else 1):
-            X, y = material.X_fit, labels  # all of them are not copied
+            X, y = material.X_fit, labels  # without a copy
             if shots in smaller:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
                 X, y, curve.rows[f"{shots}.{draw}"] = material.chosen(rows), y[rows], material.fit_rows[rows]
@@ -156,16 +168,16 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
 
 
 def _accuracy(estimator: BaseHead, X: Rows, y: NDArray[np.int64], material: TrainSplit) -> float:
-    """On validation, after a fit on these rows."""
+    """Validation accuracy after a fit on these rows."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a solver that stops early is part of the picture
+        warnings.simplefilter("ignore")  # on few images solvers may stop early
         with refusing():
             best = estimator.fit(X, y).proba_of(material.X_val).argmax(axis=1)
     return float((estimator.classes_[best] == material.y_val).mean())
 
 
 def _estimator(run: Run, images: int) -> Any:
-    """The run's head, unfitted, with its epochs stretched to ``LEAST_STEPS`` where images are few."""
+    """The run's head, unfitted, with epochs increased to reach ``LEAST_STEPS``."""
     settings = dict(run.parameters)
     try:
         remade(run.head, run.seed, settings).check()

@@ -1,4 +1,4 @@
-"""Where the gain comes from: runs that differ from the baseline by one step after another."""
+"""The ablation ladder: runs that lead from the baseline to the best result step by step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FIXED = (
     "mirror",
     "head",
     "set",
-)  # what rungs say, and nobody else
+)  # variables that the rungs set
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One step, and the run that measures it.
+    """One step of the ladder, and the run that measures it.
 
     Attributes
     ----------
-    title : what is different, in words.
-    features : ``layers``, ``preprocess`` and ``image_size`` of the network; no rung is mirrored.
-    head, settings : which head, and its parameters that are not its own.
-    sibling : the next rung does not stand on this one, but on the one that this one stands on.
+    title : the change, in words.
+    features : ``layers``, ``preprocess`` and ``image_size`` of the network; without mirroring.
+    head, settings : the head, and parameters that differ from its defaults.
+    sibling : the next rung is compared with the rung below this one, not with this one.
     """
 
     title: str
@@ -47,7 +47,7 @@ PIXELS = IMAGENET | {"layers": f"{NETWORK.layers}@2", "image_size": 64}
 
 
 def _suspected(title: str, **settings: Any) -> Rung:
-    """What the assignment's author held to be at fault: the baseline, but for these settings."""
+    """A variant of the baseline with one suspected cause changed."""
     return Rung(title, UNIT, "baseline", settings, sibling=True)
 
 
@@ -69,7 +69,7 @@ RUNGS = (
 
 
 def network(rung: Rung) -> dict[str, Any]:
-    """The pass of the network that serves a rung and all others that differ from it in layers alone."""
+    """Network options for a pass that has the layers of all rungs with this preprocessing and size."""
     layers = {
         layer
         for other in RUNGS
@@ -80,7 +80,7 @@ def network(rung: Rung) -> dict[str, Any]:
 
 
 def matches(rung: Rung, run: Run) -> bool:
-    """Whether a run is what a rung asks for, on whatever dataset and with whatever seed."""
+    """Whether a run matches a rung, on any dataset and with any seed."""
     return (
         run.head == rung.head
         and run.spec["backbone"] == NETWORK.name

@@ -1,6 +1,6 @@
-"""Sweep, choose, refit: the only code that chooses parameters on the validation split.
+"""Model selection: sweep, choose on the validation split, refit.
 
-The weights of a vote, which fits nothing, are chosen on the same images in ``vote.py``.
+No other module chooses parameters; ``vote.py`` chooses the weights of a vote on the same images.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from models.runs.run import Run
 from models.temperature import FLOOR, temperature_of
 from models.trainsplit import TrainSplit
 
-PATIENCE = 2  # values in a row below the best after which a sweep ends
-COLLAPSE = 0.1  # of accuracy by which the final fit may be worse on its images than on validation
-FLOORS = ("prior", "centroid")  # what any head should beat; they cost nothing
+PATIENCE = 2  # consecutive values below the best after which a sweep ends
+COLLAPSE = 0.1  # training accuracy of the refit this far below validation accuracy is reported
+FLOORS = ("prior", "centroid")  # trivial baselines, which take almost no time
 
 
 @dataclass
 class Selection:
-    """What the selection fit gives.
+    """The result of the selection fit.
 
     Attributes
     ----------
-    chosen : the parameters validation decided, as ``set_params`` takes them.
-    sweep : one entry a candidate: its ``value`` (of several parameters: each by its name),
-        ``accuracy`` and ``loss`` on validation, ``train_accuracy`` on a sample of the images it was
-        fitted on (none for nearest neighbours, which know theirs by heart), ``seconds``.
-    history : the training curves of the chosen fit, if the head keeps any.
+    chosen : the parameters chosen on validation, for ``set_params``.
+    sweep : one entry per candidate: its ``value`` (for several parameters: each by name), ``accuracy`` and
+        ``loss`` on validation, ``train_accuracy`` on a sample of the images it was fitted on (not for
+        nearest neighbours, which memorise them), and ``seconds``.
+    history : the training curves of the chosen fit, if the head records any.
     kept_epoch : the epoch of the curves whose weights were kept, from 1.
-    val_proba : (m, k) probabilities of the validation rows under the chosen fit.
-    estimator : the last fit, from which a warm start may go on.
-    notes : what a reader of the result should know: a sentence each.
+    val_proba : (m, k) probabilities of the validation rows by the chosen fit.
+    estimator : the last fit, for a warm start.
+    notes : remarks for the reader of the result, a sentence each.
     """
 
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -68,25 +68,26 @@ def train(
     settings: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
 ) -> Run:
-    """Choose on the validation split, refit on all of train, predict the test split once.
+    """Choose parameters on the validation split, refit on the complete train split, predict the test split.
 
     Parameters
     ----------
-    head : its name, as :func:`models.heads.registry.head` takes it.
-    seed : 0 is taken for a head that does not depend on it.
-    settings : constructor parameters of the head that are not its own; what is set is not swept.
-    grid : the values of one more parameter that are tried on validation.
+    material : the train split.
+    head : the name of the head, see :func:`models.heads.registry.head`.
+    seed : random state of the head; 0 is used for heads that do not depend on it.
+    settings : constructor parameters that differ from the head's defaults; they are not swept.
+    grid : one more parameter to sweep, with its values.
 
     Returns
     -------
     Run
-        With its fitted head; nothing is saved yet.
+        With its fitted head, not saved.
 
     Raises
     ------
     UserError
-        The head is unknown, refuses the settings or the embeddings, or needs more memory than there
-        is; or the test split holds what is no number.
+        The head is unknown, rejects the settings or the embeddings, or needs more memory than available; or
+        the test split contains NaN or infinity.
 
     Examples
     --------
@@ -107,7 +108,7 @@ def train(
     say(f"{head}: refit on all {len(material.X):,} training images" + _list(selection.chosen))
     estimator, selection.estimator = selection.estimator, None
     if estimator is None or not estimator.warm_start:
-        estimator = entry.make_for(seed, len(material.X))  # whatever the selection fit still held is let go
+        estimator = entry.make_for(seed, len(material.X))  # also frees the memory of the selection fit
     with _convergence() as stopped_again:
         estimator.set_params(**selection.chosen).fit(material.X, material.y)
     refitted = time.perf_counter()
@@ -158,9 +159,9 @@ def train(
 
 
 def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selection:
-    """Fit every candidate on train minus validation and keep the best on validation.
+    """Fit every candidate on train without validation, and choose the best on validation.
 
-    The best has the highest accuracy; of equals, the lowest log loss.
+    The best has the highest accuracy and, of these, the lowest log loss.
     """
     best = Selection()
     best.estimator = estimator = entry.make_for(seed, len(material.X))
@@ -198,14 +199,14 @@ def _select(head: str, entry: Head, seed: int, material: TrainSplit) -> Selectio
         accuracies = [row["accuracy"] for row in best.sweep]
         on_one_scale = len(grid) == 1 and on_a_scale(next(iter(grid.values())))
         if entry.ordered and on_one_scale and max(accuracies[-PATIENCE:]) < max(accuracies):
-            break  # past the top; the least regularised fits cost most and would not be chosen
+            break  # the optimum is passed, and the least regularised fits are the slowest
         started = time.perf_counter()
     return best
 
 
 @contextmanager
 def _convergence() -> Iterator[list[warnings.WarningMessage]]:
-    """A list that holds, afterwards, every warning of a solver that stopped early; others pass."""
+    """Collect convergence warnings in a list, which is filled at the end; other warnings are passed on."""
     from sklearn.exceptions import ConvergenceWarning
 
     found: list[warnings.WarningMessage] = []
@@ -220,7 +221,7 @@ def _convergence() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def check_memory(head: str, estimator: BaseHead, material: TrainSplit) -> None:
-    """Refuse a head that needs more memory than there is beside the train split, or its blocks."""
+    """Refuse a head that needs more memory than is available beside the train split or its blocks."""
     X, classes = material.X, len(material.embeddings.class_names)
     what, remedy = f"the head {head}", "fewer images (limit) or narrower layers need less"
     if isinstance(X, Blocks):
@@ -232,7 +233,7 @@ def check_memory(head: str, estimator: BaseHead, material: TrainSplit) -> None:
 
 
 def _floors(material: TrainSplit) -> dict[str, float]:
-    """Validation accuracy of the heads that any other should beat."""
+    """Validation accuracy of the trivial baselines, by name."""
     for name in FLOORS:
         if name not in material.floors:
             proba = known_head(name).make(0).fit(material.X_fit, material.y_fit).proba_of(material.X_val)
@@ -243,7 +244,7 @@ def _floors(material: TrainSplit) -> dict[str, float]:
 def _warnings(
     head: str, entry: Head, selection: Selection, material: TrainSplit, train_accuracy: float
 ) -> list[str]:
-    """What a reader of the result should know: a sentence each."""
+    """Remarks for the reader of the result, a sentence each; they are also printed."""
     found = list(selection.notes)
     for name, values in entry.grid.items():
         value = selection.chosen[name]
@@ -256,8 +257,8 @@ def _warnings(
     accuracy = _accuracy(selection.val_proba, material.y_val)
     if train_accuracy < accuracy - COLLAPSE:
         found.append(
-            f"the final fit is right on {train_accuracy:.4f} of its own training images, the selection fit "
-            f"was on {accuracy:.4f} of the validation images: it has collapsed; there may be too few images"
+            f"the accuracy of the final fit is {train_accuracy:.4f} on its training images, that of the "
+            f"selection fit {accuracy:.4f} on validation images: it has collapsed, maybe from too few images"
         )
     for name, floor in _floors(material).items():
         if head not in FLOORS and accuracy < floor:

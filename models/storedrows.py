@@ -1,4 +1,4 @@
-"""Rows of a cache that no memory holds, read in blocks."""
+"""Rows of a cache, read in blocks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from models.heads.blocks import Blocks, divided
 
 
 class StoredRows(Blocks):
-    """Rows of one split of a cache, or some of them, in the order in which they are stored.
+    """All or some rows of one split of a cache, in stored order.
 
     Parameters
     ----------
-    embeddings, split, layers : whose rows and columns they are.
-    memory : bytes that rows and a fit may take together.
-    rows : (n,) the stored rows, ascending; None: all of the split.
-    kept : gives the sample of these rows, where it is at hand.
+    embeddings, split, layers : the cache, split and layers.
+    memory : memory limit in bytes, for blocks and fit together.
+    rows : (n,) numbers of stored rows, ascending; None: all.
+    kept : returns a stored copy of the sample of these rows; None: the sample is read from the cache.
 
     Raises
     ------
     UserError
-        The file is damaged, or holds what is no number.
+        When iterated: the cache is damaged, or contains NaN or infinity.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class StoredRows(Blocks):
 
 
 def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRows:
-    """The training rows of a run that leaves them in their cache, one of those below ``root``.
+    """The training rows of a run whose head keeps them in a cache below ``root``.
 
     Raises
     ------
     UserError
-        There is none with this fingerprint.
+        There is no cache with this fingerprint.
     """
     embeddings = with_fingerprint(root, fingerprint)
     if embeddings is None:
@@ -82,6 +82,6 @@ def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRo
 
 
 def check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:
-    """Refuse embeddings that are no numbers; nothing is copied."""
-    if not np.isfinite([X.min(), X.max()]).all():  # a NaN is both
-        raise UserError(f"{embeddings.path} holds NaN or infinite numbers; verify the cache")
+    """Refuse embeddings with NaN or infinity, without a copy."""
+    if not np.isfinite([X.min(), X.max()]).all():  # NaN propagates to both
+        raise UserError(f"{embeddings.path} contains NaN or infinite numbers; verify the cache")

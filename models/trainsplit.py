@@ -1,4 +1,4 @@
-"""The train split: rows that fit, rows that choose, in memory or in blocks."""
+"""The train split, divided into rows to fit and validation rows, in memory or out of core."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from models.heads.blocks import Blocks, Rows, evenly
 from models.heads.spool import Spool
 from models.storedrows import StoredRows, check_finite
 
-VALIDATION = 0.1  # share of the train split that chooses; DINOv2's linear evaluation holds out as much
+VALIDATION = 0.1  # share of the train split for validation, as in DINOv2's linear evaluation
 
 
 class TrainSplit:
-    """The train split of some layers: once in memory, or, where it does not fit, read in blocks.
+    """The train split of some layers, in memory or, if it does not fit, read in blocks.
 
     Parameters
     ----------
-    embeddings, layers : where it comes from.
-    memory : what it may take, in bytes or as in ``4GB``; None: what is free, less a tenth.
+    embeddings : the cache.
+    layers : the layers, in the order of their columns.
+    memory : memory limit in bytes or as in ``4GB``; None: the free memory less a tenth.
 
     Attributes
     ----------
-    memory, bytes : what it may take, and what it takes in memory, in bytes.
-    floors : validation accuracy of the heads that any other should beat, once they are fitted.
-    X, y : (n, d) float32 and (n,) class numbers, all of train; an array, or
-        :class:`~models.heads.blocks.Blocks` where rows x columns x 4 bytes are more than ``memory``.
-    X_fit, y_fit, X_val, y_val : the rows to fit and the validation rows; of an array views, the validation
-        rows being its last. In blocks, the validation rows and samples of the others are copied to
-        temporary files beside the cache.
-    order, fit_rows, val_rows : the stored row that each row of ``X``, ``X_fit`` and ``X_val`` is.
+    memory, bytes : the memory limit, and the size of the train split, in bytes.
+    floors : validation accuracy of the trivial baselines (``prior``, ``centroid``), once they are fitted.
+    X, y : (n, d) float32 and (n,) class numbers of the complete train split; ``X`` is an array, or
+        :class:`~models.heads.blocks.Blocks` if it exceeds ``memory``.
+    X_fit, y_fit, X_val, y_val : rows to fit and validation rows. In memory they are views of ``X``, whose
+        last rows are the validation rows; out of core, the validation rows and a sample of the others are
+        copied to temporary files beside the cache.
+    order, fit_rows, val_rows : the stored row of each row of ``X``, ``X_fit`` and ``X_val``.
 
     Raises
     ------
     UserError
-        The file is damaged, or holds what is no number; or there is no room for the temporary file.
+        The cache is damaged or contains NaN or infinity, or the disk is full.
 
     Examples
     --------
@@ -83,8 +84,8 @@ class TrainSplit:
 
     def _read_in_blocks(self, labels: NDArray[np.int64]) -> None:
         say(
-            f"{len(labels):,} training images are {gigabytes(self.bytes)}, and {gigabytes(self.memory)} of "
-            "memory may be taken (memory=): they are read in blocks"
+            f"{len(labels):,} training images are {gigabytes(self.bytes)}, more than the memory limit of "
+            f"{gigabytes(self.memory)} (memory=): they are read in blocks"
         )
         self.X = self._stored(None, lambda: self._kept[2])
         self.X_fit = self._stored(self.fit_rows, lambda: self._kept[1])
@@ -98,9 +99,9 @@ class TrainSplit:
 
     @cached_property
     def _kept(self) -> list[Spool]:
-        """Of rows in blocks: those that are needed again and again, copied in one pass.
+        """Copies of rows that are read often: validation rows, and the samples of ``X_fit`` and ``X``.
 
-        The validation rows, and the samples of ``X_fit`` and of ``X``.
+        They are written in one pass.
         """
         count, width = self.X.shape
         wanted = [self.val_rows, self.fit_rows[evenly(len(self.fit_rows))], evenly(count)]
@@ -115,7 +116,7 @@ class TrainSplit:
         return StoredRows(self.embeddings, "train", self.layers, self.memory, rows, kept)
 
     def chosen(self, rows: NDArray[np.int64]) -> Rows:
-        """Some rows of ``X_fit``, ascending, by number: in memory where half of it holds them."""
+        """Some rows of ``X_fit``, by ascending number: in memory if they fit into half of the limit."""
         X, stored = self.X_fit, self.fit_rows[rows]
         if not isinstance(X, Blocks):
             return X[rows]
@@ -125,11 +126,11 @@ class TrainSplit:
 
     @property
     def passes(self) -> int:
-        """How often rows to fit were read from the disk since the split was made."""
+        """Number of passes over the rows on disk so far."""
         return sum(rows.passes for rows in (self.X, self.X_fit) if isinstance(rows, Blocks))
 
     def test(self) -> Rows:
-        """The test split, as the train split is read."""
+        """The vectors of the test split (n, d), in memory or in blocks like the train split."""
         if isinstance(self.X, Blocks):
             return StoredRows(self.embeddings, "test", self.layers, self.memory)
         X = self.embeddings.matrix("test", self.layers)
@@ -138,10 +139,10 @@ class TrainSplit:
 
 
 def validation_rows(labels: NDArray[np.int64], dataset_digest: str) -> NDArray[np.int64]:
-    """The rows of the train split that choose, ``(m,)`` ascending: a tenth, stratified.
+    """The validation rows of the train split, ``(m,)`` ascending: a stratified tenth.
 
-    They depend on the dataset and a constant, not on a seed or an embedding, so that every head
-    at every resolution is validated on the same images.
+    They depend on the dataset alone, not on seed or embedding, so that every head at every resolution is
+    validated on the same images.
     """
     count = max(round(len(labels) * VALIDATION), len(np.unique(labels)))
     return stratified(labels, count, f"validation {dataset_digest}")

@@ -1,4 +1,4 @@
-"""A soft vote of saved runs: itself a run, derived from theirs."""
+"""Soft voting: a run that averages the probabilities of saved runs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from models.runs.saving import load
 from models.temperature import FLOOR, temperature_of
 
 VOTE = "vote"
-ROUNDS = 50  # runs drawn into the vote, with replacement
+ROUNDS = 50  # draws of a run into the vote, with replacement
 
 
 def vote(runs: Sequence[Run]) -> Run:
-    """The runs of one embedding, each with the weight that validation gives it.
+    """Combine runs on one embedding by soft voting, with weights chosen on validation.
 
-    Ensemble selection (R. Caruana et al., Ensemble selection from libraries of models, 2004): the
-    vote begins with the best run and takes in, again and again, whichever run leaves its log loss on
-    validation lowest; it is the vote of the round in which that was least. Members give their
-    calibrated probabilities; their test predictions are averaged as they are stored, so nothing is
-    fitted anew.
+    Ensemble selection (R. Caruana et al., Ensemble selection from libraries of models, 2004): starting with
+    the best run, repeatedly add the run, with replacement, that minimises the log loss of the vote on
+    validation, and keep the round with the lowest log loss. Members contribute their calibrated
+    probabilities; stored predictions are averaged and nothing is fitted again.
 
     Raises
     ------
     UserError
-        Fewer than two runs, or runs that were not validated and tested on the same images.
+        There are fewer than two runs, or they were not validated and tested on the same images.
     """
     if len(runs) < 2:
         raise UserError(f"a vote needs at least two runs of one embedding; there is {len(runs)}")
@@ -87,9 +86,11 @@ def vote(runs: Sequence[Run]) -> Run:
 
 
 def eligible(runs: Sequence[Run], embeddings: Embeddings, layers: Sequence[str] | None = None) -> list[Run]:
-    """The runs that may vote on these embeddings: heads of their own, not votes, better than the prior.
+    """The runs that may vote on these embeddings: no votes, and better than the prior on validation.
 
-    With ``layers``: those that read just these.
+    Parameters
+    ----------
+    layers : only runs on exactly these layers; None: on any.
     """
     return [
         run
@@ -102,7 +103,7 @@ def eligible(runs: Sequence[Run], embeddings: Embeddings, layers: Sequence[str] 
 
 
 def drop_others(root: Path, vote: Run) -> None:
-    """Remove the earlier votes on the same embeddings: the latest stands for what is there."""
+    """Remove earlier votes on the same embeddings."""
     for folder in root.glob(f"[!.]*-{VOTE}-*"):
         try:
             other = load(folder)
@@ -110,11 +111,11 @@ def drop_others(root: Path, vote: Run) -> None:
             continue
         if other.members and other.fingerprint == vote.fingerprint and folder.name != vote.folder:
             remove(folder)
-            say(f"{VOTE}: takes the place of {folder.name}")
+            say(f"{VOTE}: replaces {folder.name}")
 
 
 def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Counter[int]:
-    """How often each member is drawn."""
+    """The number of draws of each member, by its position."""
     truth = np.array([proba[np.arange(len(labels)), labels] for proba in probas])  # (runs, m)
 
     def loss(likelihood: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,4 +129,4 @@ def _seats(probas: list[NDArray[np.float64]], labels: NDArray[np.int64]) -> Coun
         drawn.append(int(found.argmin()))
         losses.append(float(found.min()))
         together += truth[drawn[-1]]
-    return Counter(drawn[: int(np.argmin(losses)) + 1])  # a small weight takes many draws of the others
+    return Counter(drawn[: int(np.argmin(losses)) + 1])  # the round with the lowest loss

@@ -1,4 +1,4 @@
-"""The head protocol: what selection asks of a head beyond scikit-learn's own, with defaults."""
+"""The contract of a head: methods beyond scikit-learn's protocol, with defaults."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ OnEpoch = Callable[[int, dict[str, list[float]]], None]
 
 
 class BaseHead:
-    """A classifier that ``models.selection`` can choose, refit and keep.
+    """A classifier for ``models.selection``.
 
-    What scikit-learn asks of a classifier is asked of a head: ``get_params``, ``set_params``,
-    ``fit``, ``predict_proba`` and ``classes_``. Whatever selection asks beyond it is a method of
-    this class, so that a head overrides what it does better and inherits the rest.
+    A head follows scikit-learn's protocol: ``get_params``, ``set_params``, ``fit``, ``predict_proba`` and
+    ``classes_``. Everything else that selection uses is a method of this class with a default.
 
     Attributes
     ----------
-    warm_start : whether ``fit`` starts where the last one ended, so that the final fit may take
-        over what the sweep has learned.
-    remembers : whether it keeps its training rows, which then have their own labels by heart: its
-        accuracy on them is measured by :meth:`predict_proba_of_own` and left out of a sweep.
+    warm_start : whether ``fit`` starts from the last solution, so that the refit continues from the sweep.
+    remembers : whether the head memorises its training rows. Its training accuracy is then measured by
+        :meth:`predict_proba_of_own`, and omitted from sweeps.
     """
 
     warm_start: bool = False
     remembers: bool = False
 
-    # What every classifier has; stated for the type checker, and met by each subclass.
+    # Of every classifier; declared for the type checker.
     classes_: NDArray[Any]
     fit: Callable[..., Any]
     predict_proba: Callable[..., NDArray[np.float64]]
@@ -44,14 +42,17 @@ class BaseHead:
     set_params: Callable[..., Any]
 
     def check(self) -> None:
-        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
 
     def automatic(self, rows: int) -> dict[str, Any]:
-        """The parameters that may be ``auto``, as they are with so many training images."""
+        """Values of the parameters that are ``auto``, for this number of training images."""
         return {}
 
     def fit_watching(self, X: Rows, y: NDArray[Any], watched: Watched, on_epoch: OnEpoch | None) -> Any:
-        """``fit``, where validation rows may decide when to stop; they are not looked at by default."""
+        """``fit`` with validation rows for early stopping; ignores them by default.
+
+        Parameters and errors as :meth:`sweep`.
+        """
         return self.fit(X, y)
 
     def sweep(
@@ -62,20 +63,25 @@ class BaseHead:
         grid: Mapping[str, Sequence[Any]],
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[Candidate]:
-        """Each combination of the grid's values with the probabilities it gives the validation rows.
+        """Fit each combination of the grid's values and predict the validation rows.
 
-        Each is fitted from the start by default. When one is yielded, the head is fitted with it.
+        By default each is fitted from scratch. After each yield, the head is fitted with that candidate.
 
         Parameters
         ----------
-        X, y : (n, d) float32 and (n,), to fit on; ``X`` may come in blocks, as :meth:`memory_in_blocks` says.
+        X, y : (n, d) float32 and (n,), to fit; ``X`` may be :class:`~models.heads.blocks.Blocks`.
         watched : (m, d) float32 and (m,), the validation rows.
-        grid : the values of each parameter; empty for one candidate, the head as it is.
-        on_epoch : called with the number of each epoch, from 1, and the curves so far.
+        grid : the values of each parameter; empty: fit the head as it is.
+        on_epoch : called after each epoch with its number, from 1, and the curves so far.
 
         Yields
         ------
-        parameters, proba : the candidate by name, and (m, k) probabilities.
+        parameters, proba : the candidate's parameters by name, and its probabilities (m, k).
+
+        Raises
+        ------
+        ValueError
+            As ``fit``.
         """
         for values in product(*grid.values()):
             parameters = dict(zip(grid, values, strict=True))
@@ -89,7 +95,7 @@ class BaseHead:
         return np.asarray(self.classes_[best])
 
     def proba_of(self, X: Rows) -> NDArray[np.float64]:
-        """Probabilities (n, k) of rows in memory or in blocks."""
+        """Probabilities (n, k) for rows in memory or in blocks."""
         if not isinstance(X, Blocks):
             return np.asarray(self.predict_proba(X), np.float64)
         return np.concatenate(
@@ -97,33 +103,35 @@ class BaseHead:
         )
 
     def predict_proba_of_own(self, X: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probabilities (m, k) of these rows of the training inputs ``X``, by number.
+        """Probabilities (m, k) for rows of the training inputs.
 
-        Of inputs in blocks, ``rows`` are the :func:`~models.heads.blocks.evenly` spaced ones.
+        Parameters
+        ----------
+        X : (n, d), the training inputs.
+        rows : (m,) row numbers; for inputs in blocks, those of :func:`~models.heads.blocks.evenly`.
         """
         return self.proba_of(X.sample() if isinstance(X, Blocks) else X[rows])
 
     def curves(self) -> tuple[dict[str, list[float]], int | None]:
-        """The training curves of the last fit by name, and the epoch whose weights it kept, from 1."""
+        """The training curves of the last fit by name, and the epoch whose weights were kept, from 1."""
         return {}, None
 
     def decided(self) -> dict[str, Any]:
-        """Parameters that the last fit decided on validation rows; the final fit is given them."""
+        """Parameters that the last fit chose on validation rows, for the refit."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What a reader of the result should know of the last fit: phrases of which it is the subject."""
+        """Remarks on the last fit: predicates that follow "the final fit"."""
         return []
 
     def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes that a fit takes beside ``X`` (rows, width), at least, and the sum in words."""
+        """A lower bound of the bytes that ``fit`` needs beside ``X`` (rows, width), and its derivation."""
         return 0, ""
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes that a fit takes beside blocks of ``X`` (rows, width), at least, and the sum in words.
+        """A lower bound of the bytes that ``fit`` needs beside blocks of ``X``, and its derivation.
 
-        By default all rows, as a head that says nothing else must have them in memory: where they do not fit,
-        it is refused with that number.
+        By default this includes all rows, for heads that cannot be fitted out of core.
         """
         beside, words = self.memory(rows, width, classes)
         return 4 * rows * width + beside, " + ".join(
@@ -131,15 +139,14 @@ class BaseHead:
         )
 
     def plain(self, temperature: float = 1.0) -> Any:
-        """The fitted head as a scikit-learn or Keras object that needs nothing of Headroom's.
+        """The fitted head as a scikit-learn or Keras object that does not depend on Headroom.
 
-        It takes embeddings as they come. Its probabilities are divided by ``temperature`` as logits
-        where its class can say so.
+        It takes raw embeddings. If its class allows, its logits are divided by ``temperature``.
         """
         return self
 
     def _encoded(self, y: NDArray[Any]) -> NDArray[np.int64]:
-        """The class numbers of labels (n,), which must be of two classes at least; sets ``classes_``."""
+        """Encode labels (n,) as class numbers and set ``classes_``; Refused if there is only one class."""
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:

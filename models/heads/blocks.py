@@ -1,4 +1,4 @@
-"""Rows that are read in blocks: of an array in memory, or of embeddings that no memory holds."""
+"""Rows read in blocks, for fitting out of core."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
-ROWS = 4_096  # of a block, at most
-BYTES = 64 << 20  # of a block, at most
-SHARE = 1 / 16  # of the memory that a block may take
-LIVE = 4  # blocks that are in memory at once: read ahead, in use, and copies of these
-SAMPLE = 5_000  # rows that stand for all where a number is only measured
+ROWS = 4_096  # per block, at most
+BYTES = 64 << 20  # per block, at most
+SHARE = 1 / 16  # of the memory limit that a block may take
+LIVE = 4  # blocks in memory at a time: read ahead, in use, and copies of these
+SAMPLE = 5_000  # rows on which quantities are estimated
 
 
 class Blocks(ABC):
-    """Rows (n, d) float32 that lie on a disk and are read in blocks, as often as a fit needs.
+    """Rows (n, d) float32 on disk, read in blocks as often as needed.
 
-    Heads that can be fitted so take it where they take an array.
+    Heads that can be fitted out of core accept it instead of an array.
 
     Attributes
     ----------
     shape : (n, d).
-    step : rows of a block, at most.
-    memory : bytes that a fit may take beside the blocks.
-    folder : where there is room for temporary files.
-    source : what names the rows where they stay on the disk.
-    passes : how often all rows have been read.
-    standard : mean and scale of the columns once they are known, so that one pass serves many fits.
+    step : largest number of rows per block.
+    memory : bytes available to a fit beside the blocks.
+    folder : for temporary files.
+    source : identifies the rows for heads that do not copy them.
+    passes : number of passes over all rows so far.
+    standard : mean and scale of the columns, (d,) float64 each, once they are known.
     """
 
     shape: tuple[int, int]
@@ -47,7 +47,7 @@ class Blocks(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Every block once, in order: the places of its rows, and the rows themselves (m, d)."""
+        """Yield every block once, in order: the slice of its row numbers, and the rows (m, d)."""
 
     def sample(self) -> Rows:
         """The :func:`evenly` spaced rows."""
@@ -58,7 +58,10 @@ Rows = NDArray[np.float32] | Blocks  # (n, d)
 
 
 def in_blocks(X: Rows, most: int = ROWS) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Every block of at most so many rows, with their places; those of an array are views."""
+    """Yield blocks of at most ``most`` rows: the slice of their numbers, and the rows (m, d).
+
+    Blocks of an array are views.
+    """
     step = min(rows_of_a_block(X.shape[1]), most)
     for places, rows in X if isinstance(X, Blocks) else [(slice(0, len(X)), X)]:
         for start in range(0, len(rows), step):
@@ -67,18 +70,18 @@ def in_blocks(X: Rows, most: int = ROWS) -> Iterator[tuple[slice, NDArray[np.flo
 
 
 def rows_of_a_block(width: int, most: int = BYTES) -> int:
-    """How many rows of so many numbers a block has that takes at most so many bytes."""
+    """The number of rows of ``width`` float32 values in a block of at most ``most`` bytes."""
     return min(max(most // (4 * width), 1), ROWS)
 
 
 def divided(memory: int, width: int) -> tuple[int, int]:
-    """The rows of a block where so much memory is given, and the bytes that are left beside blocks."""
+    """The rows per block for a memory limit in bytes, and the bytes left beside the blocks."""
     step = rows_of_a_block(width, min(BYTES, int(SHARE * memory)))
     return step, max(memory - LIVE * 4 * width * step, 0)
 
 
 def evenly(rows: int) -> NDArray[np.int64]:
-    """At most ``SAMPLE`` of so many rows, evenly spaced, ascending."""
+    """At most ``SAMPLE`` evenly spaced row numbers out of ``rows``, ascending."""
     return np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64)
 
 
@@ -88,7 +91,7 @@ def sample(X: Rows) -> Rows:
 
 
 def taken(X: Rows, most: int) -> NDArray[np.float32]:
-    """At most so many of the rows, evenly spaced, in memory."""
+    """At most ``most`` evenly spaced rows, in memory."""
     rows = np.linspace(0, len(X) - 1, min(most, len(X))).astype(np.int64)
     parts = [
         block[rows[slice(*np.searchsorted(rows, (places.start, places.stop)))] - places.start]
@@ -98,7 +101,7 @@ def taken(X: Rows, most: int) -> NDArray[np.float32]:
 
 
 def validated(estimator: Any, X: Any, y: Any = None) -> tuple[Rows, NDArray[Any]]:
-    """Inputs and labels as scikit-learn's ``validate_data`` has them; blocks were looked at before."""
+    """Validate inputs and labels with scikit-learn's ``validate_data``; blocks are validated when read."""
     if isinstance(X, Blocks):
         estimator.n_features_in_ = X.shape[1]
         return X, np.asarray(y)

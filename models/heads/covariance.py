@@ -1,19 +1,19 @@
-"""A symmetric matrix summed over rows and solved in its own place."""
+"""A covariance matrix, accumulated over rows and solved in place."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-PANEL = 3_072  # columns of products that are made at a time
-TILE = 512  # columns and rows that are copied at a time
+PANEL = 3_072  # columns of products computed at a time
+TILE = 512  # columns and rows copied at a time
 
 
 class Covariance:
-    """A symmetric matrix (d, d), float64: sums of products of rows; ``8 d²`` bytes, whatever is done with it.
+    """A symmetric matrix (d, d) of float64, the sum of products of rows, in ``8 d²`` bytes of memory.
 
-    The sums stand in the upper triangle. The lower one is where each Cholesky factor is made, so that any
-    number of systems are solved without a second matrix. Products are made in float32, panel by panel.
+    The upper triangle has the sums; Cholesky factors are computed in the lower one, so any number of systems
+    is solved without a second matrix. Products are computed in float32, panel by panel.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Covariance:
 
     @staticmethod
     def memory(width: int) -> tuple[int, str]:
-        """Bytes of the matrix and of a panel of products, and the sum in words."""
+        """Bytes of the matrix and a panel of products, and their derivation in words."""
         panel = min(width, PANEL)
         size = 8 * width**2 + 4 * width * panel
         return size, f"8 x {width:,} x {width:,} bytes of covariance + 4 x {width:,} x {panel:,} of products"
@@ -39,7 +39,7 @@ class Covariance:
         for start in range(0, width, PANEL):
             stop = min(start + PANEL, width)
             columns = np.ascontiguousarray(rows[:, start:stop])
-            self._held[start:stop, start:stop] += ssyrk(1, columns.T)  # below its diagonal: 0
+            self._held[start:stop, start:stop] += ssyrk(1, columns.T)  # lower triangle: 0
             if start:
                 self._held[:start, start:stop] += sgemm(1, rows[:, :start].T, columns.T, trans_b=True)
         self.diagonal = self._held.diagonal().copy()
@@ -55,10 +55,18 @@ class Covariance:
     def solve(
         self, factor: float, added: float, right: NDArray[np.float64], rounding: float
     ) -> NDArray[np.float64]:
-        """``(factor A + added I) x = right`` (d, k), where that is positive definite.
+        """Solve ``(factor A + added I) x = right``.
 
-        Where rounding has made it indefinite (fewer images than columns, or columns that copy each
-        other), the diagonal is raised by as much.
+        Parameters
+        ----------
+        factor, added : such that the matrix is positive definite up to rounding errors.
+        right : (d, k).
+        rounding : added to the diagonal if rounding errors have made the matrix indefinite, as with fewer
+            images than columns or with duplicate columns.
+
+        Returns
+        -------
+        ndarray of shape (d, k), float64
         """
         from scipy.linalg import LinAlgError
         from scipy.linalg.lapack import dpotrs
@@ -70,7 +78,7 @@ class Covariance:
         return np.asarray(dpotrs(self._held, right, lower=1)[0])
 
     def _factorise(self, factor: float, added: float) -> None:
-        """The Cholesky factor of ``factor A + added I`` into the lower triangle and the diagonal."""
+        """Compute the Cholesky factor of ``factor A + added I`` in the lower triangle and the diagonal."""
         from scipy.linalg import LinAlgError
         from scipy.linalg.lapack import dpotrf
 

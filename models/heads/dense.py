@@ -1,4 +1,4 @@
-"""The Keras head, an ordinary scikit-learn classifier."""
+"""The Keras head: a fully connected network with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ ACTIVATIONS = (
     "sigmoid",
     "linear",
 )
-AUTO = "auto"  # a parameter that depends on the number of training images
-MANY, FEW = 50_000, 5_000  # training images from which on, and up to which, it no longer does
+AUTO = "auto"  # the value depends on the number of training images
+MANY, FEW = 50_000, 5_000  # training images beyond which ``auto`` values are constant
 UNITS = 2**16  # of a hidden layer, at most: its kernel must fit into memory
-PREDICT_ROWS = 4096  # rows a prediction call takes
-COPIES = 6  # of the network's arrays: weights, gradient, AdamW's two moments, the best epoch, one on its way
-CALLS = 3  # of the rows that one call trains on: on their way, in TensorFlow, and without what dropout takes
+PREDICT_ROWS = 4096  # rows per call in prediction
+COPIES = 6  # of the network's arrays: weights, gradient, AdamW's two moments, best epoch, one temporary
+CALLS = 3  # copies of the rows of a call: temporary, in TensorFlow, and after dropout
 MEASURE_ROWS = 5000  # training rows on which accuracy and loss are measured after each epoch
 
 
@@ -62,46 +62,44 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     hidden : units of each hidden layer.
-    activation : of the hidden layers: one of ``ACTIVATIONS``, Keras' names.
-    standardize : bring every input to mean 0 and variance 1, as seen in training.
-    batch_norm : normalise each hidden layer's sums over the batch.
-    dropout : share of hidden units that rest in a step.
-    input_dropout : share of inputs that rest in a step; ``auto``: 0.2 from 50,000 training images on,
-        0.6 up to 5,000, and between them in proportion to the logarithm of their number.
-    input_noise : standard deviation of the noise added to each (standardised) input in a step.
-    label_smoothing : probability spread over all classes in the training target.
+    activation : of the hidden layers: one of ``ACTIVATIONS``, in Keras' names.
+    standardize : standardise inputs with mean and variance of the training images.
+    batch_norm : batch normalisation before each activation.
+    dropout : dropout rate of hidden units.
+    input_dropout : dropout rate of inputs; ``auto``: 0.2 for at least 50,000 training images, 0.6 for at most
+        5,000, and in between linear in the logarithm of their number.
+    input_noise : standard deviation of Gaussian noise added to standardised inputs.
+    label_smoothing : probability distributed among all classes in training targets.
     optimizer : ``adamw`` or ``sgd``.
-    learning_rate : at the start.
-    schedule : ``cosine`` to zero over ``epochs``, or ``exponential``: times 0.9 each 10,000 steps,
-        without stairs.
-    weight_decay : AdamW's.
-    batch_size : rows a step.
-    epochs : length of the schedule; ``auto``: 12 from 50,000 training images on, and of fewer in inverse
-        proportion to the root of their number, 100 at most.
+    learning_rate : initial learning rate.
+    schedule : ``cosine``: decay to zero over ``epochs``; ``exponential``: by 0.9 every 10,000 steps,
+        continuously.
+    weight_decay : of AdamW.
+    batch_size : rows per step.
+    epochs : length of the schedule; ``auto``: 12 for at least 50,000 training images, for fewer inversely
+        proportional to the square root of their number, at most 100.
     patience : epochs without a better validation accuracy after which ``fit`` stops; None: never, and the
-        last epoch is kept; ``auto``: None where ``epochs`` is ``auto`` and training images are fewer
-        than 50,000, as the best of many epochs on few validation images is chance; else 5. Only
-        with ``validation_data``.
-    stop_epoch : stop here, and not earlier, although the schedule is longer: how a refit repeats
-        what validation chose.
-    random_state : seeds initial weights, order and dropout.
-    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
+        last epoch is kept; ``auto``: 5, but None if ``epochs`` is ``auto`` and there are fewer than 50,000
+        training images, since choosing among many epochs on few validation images overfits. Only used with
+        ``validation_data``.
+    stop_epoch : stop at this epoch of the schedule, as chosen on validation; None: at the end.
+    random_state : seed of initial weights, order of rows, and dropout.
+    class_weight : as in scikit-learn; ``balanced`` gives all classes the same total weight.
 
     Attributes
     ----------
     classes_ : (k,) class labels.
     weights_ : the network's arrays, in Keras' order.
-    mean_, scale_ : (d,) of the inputs (0 and 1 without ``standardize``).
-    history_ : by epoch, ``loss`` (cross-entropy, nats, without smoothing) and ``accuracy`` on a
-        fixed sample of at most 5,000 training rows and, as ``val_loss`` and ``val_accuracy``, on
-        the validation rows. All are measured after the epoch and without dropout, so that the two
-        curves differ by the images alone.
-    best_epoch_ : the epoch whose weights are kept: the best validation accuracy, or the last.
+    mean_, scale_ : (d,) float32, mean and standard deviation of the inputs (0 and 1 without ``standardize``).
+    history_ : for each epoch, ``loss`` (cross-entropy in nats, without smoothing) and ``accuracy`` on a
+        fixed sample of at most 5,000 training rows, and ``val_loss`` and ``val_accuracy`` on the validation
+        rows. All are measured after the epoch and without dropout, so that they are comparable.
+    best_epoch_ : the epoch whose weights are kept: the one with the best validation accuracy, or the last.
 
     Notes
     -----
-    What is ``auto`` was held to cross-validation on official and JPEG pixels of CIFAR-10 with 1,000 and
-    4,068 images (``benchmarks/few_images.py``, docs/results.md); in between 5,000 and 50,000 it is
+    The ``auto`` values were tuned by cross-validation on official and JPEG pixels of CIFAR-10 with 1,000 and
+    4,068 images (``benchmarks/few_images.py``, docs/results.md); between 5,000 and 50,000 images they are
     interpolated.
     """
 
@@ -152,9 +150,13 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         validation_data: Watched | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> DenseHead:
-        """Train on ``X`` (n, d) and ``y`` (n,); ``validation_data`` decides when to stop.
+        """Train the network.
 
-        ``on_epoch(epoch, history)`` is called after each epoch.
+        Parameters
+        ----------
+        X, y : (n, d) float32 and (n,) labels.
+        validation_data : (m, d) float32 and (m,) labels for early stopping and curves; None: neither.
+        on_epoch : called after each epoch with its number, from 1, and ``history_``.
 
         Raises
         ------
@@ -191,7 +193,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         best, self.best_epoch_ = -1.0, 0
         for epoch in range(1, (self.stop_epoch or decided["epochs"]) + 1):
             run_epoch(rng.permutation(len(X)))
-            if validation_data is not None:  # without it the curves would show one side only
+            if validation_data is not None:  # without it there is nothing to compare training with
                 for name, (rows, target) in measured.items():
                     loss, accuracy = self._measure(rows, target)
                     self.history_.setdefault(f"{name}loss", []).append(loss)
@@ -206,7 +208,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
             self.best_epoch_ = epoch
             self.weights_ = self._network.get_weights()
         self._network.set_weights(self.weights_)
-        self._measure(*own)  # raises where training has diverged
+        self._measure(*own)  # raises if training has diverged
         return self
 
     def fit_watching(self, X: Rows, y: NDArray[Any], watched: Watched, on_epoch: OnEpoch | None) -> Any:
@@ -218,7 +220,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         return self.history_, self.best_epoch_
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of the network's arrays, and of the rows that calls train on."""
+        """Bytes of the network's arrays, and of the rows of a call."""
         units = [width, *self.hidden, classes]
         arrays = sum(inputs * outputs for inputs, outputs in pairwise(units))
         return (
@@ -227,13 +229,13 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         )
 
     def decided(self) -> dict[str, Any]:
-        """The epoch at which validation stopped it, where ``patience`` lets it."""
+        """``stop_epoch`` as chosen by early stopping, if there was any."""
         stops = self.patience is not None and self.stop_epoch is None
         return {"stop_epoch": self.best_epoch_} if stops else {}
 
     def automatic(self, rows: int) -> dict[str, Any]:
-        """The parameters that may be ``auto``, as they are with so many training images."""
-        fewer = min(max(math.log(MANY / rows, MANY / FEW), 0.0), 1.0)  # 0 with many images, 1 with few
+        """Values of the parameters that are ``auto``, for this number of training images."""
+        fewer = min(max(math.log(MANY / rows, MANY / FEW), 0.0), 1.0)  # 0 for many images, 1 for few
         epochs = min(max(round(12 * math.sqrt(MANY / rows)), 12), 100)
         patience = 5 if rows >= MANY or self.epochs != AUTO else None
         ways = {"epochs": epochs, "input_dropout": round(0.2 + 0.4 * fewer, 2), "patience": patience}
@@ -242,7 +244,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         }
 
     def check(self) -> None:
-        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
         check(
             self,
             hidden=several(whole(1, UNITS)),
@@ -272,7 +274,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         return softmax(self._logits(X).astype(np.float64))
 
     def plain(self, temperature: float = 1.0) -> Any:
-        """A Keras model from raw embeddings to probabilities at this temperature, layers of Keras only."""
+        """A Keras model from raw embeddings to probabilities at this temperature, with Keras layers only."""
         import keras
 
         check_is_fitted(self)
@@ -295,20 +297,20 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise Refused(
-                "training diverged, the network's outputs are no numbers; "
+                "training diverged, the network's outputs are not finite; "
                 f"expected a learning_rate below {self.learning_rate:g}"
             )
         return logits
 
     def _measure(self, X: Rows, codes: NDArray[np.int64]) -> tuple[float, float]:
-        """Cross-entropy in nats, and accuracy."""
+        """Mean cross-entropy in nats, and accuracy."""
         logits = np.concatenate([self._logits(block) for _, block in in_blocks(X)]).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_likelihood = logits[np.arange(len(X)), codes] - np.log(np.exp(logits).sum(axis=1))
         return float(-log_likelihood.mean()), float((logits.argmax(axis=1) == codes).mean())
 
     def _build(self, rng: np.random.Generator, input_dropout: float) -> Any:
-        """The network, from raw embeddings to logits, with initial weights drawn from ``rng``."""
+        """Build the network from raw embeddings to logits; initial weights are drawn from ``rng``."""
         tensorflow()
         import keras
 
@@ -336,7 +338,7 @@ class DenseHead(BaseHead, ClassifierMixin, BaseEstimator):
         return keras.Sequential(layers)
 
     def _trainer(self, X: Rows, codes: NDArray[np.int64], epochs: int) -> Callable[[NDArray[np.int64]], None]:
-        """A function that trains one of so many epochs in a given order of rows."""
+        """Return a function that trains one epoch of the schedule, on the rows in a given order."""
         import keras
 
         size = min(self.batch_size, len(X))

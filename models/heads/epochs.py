@@ -1,4 +1,4 @@
-"""Epochs: a Keras network trained on rows in random order, many steps to a call."""
+"""The training loop of the Keras head: many steps per call of the graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features.backend import tensorflow
 from models.heads.spool import Scattered
 
-CALL_BYTES = 2**24  # of rows that one call trains on
+CALL_BYTES = 2**24  # of rows per call
 
 
 def one_epoch(
@@ -23,22 +23,21 @@ def one_epoch(
     cost: Any,
     class_weights: NDArray[np.float64] | None = None,
 ) -> Callable[[NDArray[np.int64]], None]:
-    """A function that trains the network one epoch, on the rows in a given order.
+    """Return a function that trains the network for one epoch, on the rows in a given order.
 
-    One graph call is many steps, as at small widths a call costs more than a step (Keras' own
-    ``steps_per_execution`` is that too: against it this is 1.1 to 2.3 times as fast at 512 columns,
-    docs/results.md); what comes before
-    the first weights is done for all their rows at once; and TensorFlow is given the rows of one
-    call at a time, not a copy of them all. The loop is TensorFlow's own: AutoGraph, which would make one
-    of Python's, leans on what Python 3.13 deprecates.
+    A call of the graph makes many steps, since at small widths a call takes longer than a step. (Compared
+    with Keras' ``steps_per_execution`` it is 1.1 to 2.3 times as fast at 512 columns, docs/results.md.)
+    Layers before the first weights are applied to all rows of a call at once, and TensorFlow receives the
+    rows of one call at a time instead of a copy of all. The loop is ``tf.while_loop``, because AutoGraph
+    uses features that Python 3.13 deprecates.
 
     Parameters
     ----------
     network : a ``keras.Sequential`` from inputs to logits.
-    X, codes : (n, d) float32, in memory or scattered over parts on a disk, and (n,) class numbers.
-    size : rows a step, at most n; an epoch leaves out the last n modulo ``size``.
+    X, codes : (n, d) float32, in memory or on disk, and (n,) class numbers.
+    size : rows per step, at most n; an epoch omits the last n modulo ``size`` rows.
     optimizer, cost : Keras' optimizer, and its loss of one-hot targets and logits.
-    class_weights : (k,) what an image of each class counts; None: all the same.
+    class_weights : (k,) class weights; None: all equal.
     """
     tf = tensorflow()
     import keras
@@ -50,7 +49,7 @@ def one_epoch(
     weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
     on_rows, in_steps = network.layers[:first], network.layers[first:]
 
-    # Compiled, it is one pass over the weights, where plain TensorFlow makes a dozen.
+    # XLA fuses the update into one pass over the weights, instead of a dozen.
     @tf.function(jit_compile=True, autograph=False)
     def update(gradients: Any) -> None:
         optimizer.apply(gradients, variables)
@@ -89,7 +88,7 @@ def one_epoch(
 def in_order(
     X: NDArray[np.float32] | Scattered, order: NDArray[np.int64], most: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Each row once, at most so many at a time, in a random order: their numbers, and the rows."""
+    """Yield each row once, in ``order``: row numbers (m,) and rows (m, d), at most ``most`` at a time."""
     if isinstance(X, Scattered):
         yield from X.in_order(order, most)
         return
@@ -99,7 +98,7 @@ def in_order(
 
 
 def _forward(layers: list[Any], inputs: Any) -> Any:
-    """What the layers make of the inputs in training."""
+    """Apply the layers to the inputs in training mode."""
     import keras
 
     for layer in layers:
@@ -111,9 +110,9 @@ def _forward(layers: list[Any], inputs: Any) -> Any:
 
 
 def drop(inputs: Any, rate: float, seed: Any) -> Any:
-    """Dropout that decides by 16 random bits, where Keras' draws a float32 by 32: random numbers are dear.
+    """Dropout with 16 random bits per input, where Keras uses 32: random numbers dominate its cost.
 
-    The rate is met to 2**-17, and the inputs that stay are scaled by the share that really does.
+    The rate is accurate to 2**-17; the remaining inputs are scaled by the inverse of the actual keep rate.
     """
     tf = tensorflow()
     levels = 2**16

@@ -1,4 +1,4 @@
-"""Any scikit-learn classifier as a head."""
+"""Scikit-learn classifiers as heads."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ STANDARD = "standard"
 
 
 class EstimatorHead(BaseHead):
-    """A classifier of scikit-learn's protocol, on embeddings as they come.
+    """A classifier with scikit-learn's interface, on raw or standardised embeddings.
 
-    Where it has no ``predict_proba``, probabilities are the softmax of its ``decision_function`` (of
-    two classes: of 0 and the score), which selection then calibrates as it does every head's; where
-    it has neither, they are 1 for the class that it predicts. None is smaller than one in as many as there
-    were training images and classes (Laplace's rule of succession): a forest whose trees agree says 0 of
-    what it has never seen, which no temperature could put right.
+    Without ``predict_proba``, probabilities are the softmax of ``decision_function`` (for two classes: of 0
+    and the score), which selection calibrates as for any head; without both, they are 1 for the predicted
+    class. Probabilities are at least ``1 / (n + k)`` for n training images and k classes (Laplace's rule of
+    succession): a forest whose trees agree gives 0 to all other classes, which temperature scaling cannot
+    correct.
 
     Parameters
     ----------
-    estimator : the unfitted classifier. Its parameters are the head's, and ``scale`` is one more.
-    scale : ``standard`` puts a ``StandardScaler`` before it; None leaves the embeddings as they are.
+    estimator : the unfitted classifier. The head has its parameters, and ``scale``.
+    scale : ``standard`` puts a ``StandardScaler`` before it; None: raw embeddings.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class EstimatorHead(BaseHead):
     Raises
     ------
     ValueError
-        From ``fit`` and ``predict_proba``: what the classifier refuses, in its own words.
+        From ``fit`` and ``predict_proba``: as raised by the classifier.
 
     Examples
     --------
@@ -69,18 +69,18 @@ class EstimatorHead(BaseHead):
         return self
 
     def check(self) -> None:
-        """Raise ``ValueError`` if a parameter is not what it may be, as scikit-learn has it."""
+        """Raise ``ValueError`` for an invalid parameter, with scikit-learn's own validation."""
         check(self, scale=optional(one_of(STANDARD)))
-        if hasattr(self.estimator, "_parameter_constraints"):  # as scikit-learn's own have
+        if hasattr(self.estimator, "_parameter_constraints"):  # an estimator of scikit-learn
             self._guarded(self.estimator._validate_params)
 
     def fit(self, X: Rows, y: NDArray[Any]) -> EstimatorHead:
-        """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,); on blocks by ``partial_fit``.
+        """Fit a clone of the classifier on ``X`` (n, d) and ``y`` (n,); out of core with ``partial_fit``.
 
         Raises
         ------
         ValueError
-            The classifier refuses its parameters or the embeddings, in its own words.
+            As raised by the classifier for its parameters or the embeddings.
         """
         from sklearn.base import clone
         from sklearn.pipeline import make_pipeline
@@ -106,10 +106,10 @@ class EstimatorHead(BaseHead):
         return self
 
     def _fit_in_blocks(self, X: Blocks, y: NDArray[Any]) -> int:
-        """One pass an epoch, in random order; how many.
+        """Fit out of core, one pass in random order per epoch; returns the number of epochs.
 
-        What has epochs (``max_iter``) stops, as scikit-learn's own does, after ``n_iter_no_change`` of them
-        without gain: here of accuracy on a sample of the training rows.
+        Classifiers with ``max_iter`` stop, as in scikit-learn, after ``n_iter_no_change`` epochs without
+        improvement, here of accuracy on a sample of the training rows.
         """
         *scaler, model = self.fitted_ if self.scale else [self.fitted_]
         if scaler:
@@ -140,10 +140,10 @@ class EstimatorHead(BaseHead):
         Raises
         ------
         ValueError
-            The classifier refuses the embeddings, in its own words, or answers with what is no number.
+            As raised by the classifier, or its probabilities are not finite.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what comes of it is looked at here
+            warnings.simplefilter("ignore")  # the result is checked below
             proba = self._proba(X)
         if not np.isfinite(proba).all():
             lost = int((~np.isfinite(proba)).any(axis=1).sum())
@@ -155,7 +155,7 @@ class EstimatorHead(BaseHead):
         return np.asarray(proba / proba.sum(axis=1, keepdims=True))
 
     def _proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities as the classifier has them."""
+        """Probabilities of the classifier, ``(n, k)``, possibly 0."""
         if hasattr(self.fitted_, "predict_proba"):
             return np.asarray(self._guarded(self.fitted_.predict_proba, X), np.float64)
         if hasattr(self.fitted_, "decision_function"):
@@ -169,7 +169,7 @@ class EstimatorHead(BaseHead):
         return self._remarks
 
     def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of the float64 copies, and of the kernel where the classifier holds one of all pairs."""
+        """Bytes of float64 copies of the embeddings and of kernel matrices, by class of the classifier."""
         name = type(self.estimator).__name__
         copies = COPIES.get(name, 0) + (0.5 if self.scale else 0)
         kernels = KERNELS.get(name, 0)
@@ -180,36 +180,36 @@ class EstimatorHead(BaseHead):
         return int(sum(size for size, _ in parts)), " + ".join(words for size, words in parts if size)
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Where the classifier has a ``partial_fit``: bytes of coefficients and what is made of them."""
+        """With ``partial_fit``: bytes of coefficients and their gradient; otherwise of all rows."""
         if not hasattr(self.estimator, "partial_fit"):
             return super().memory_in_blocks(rows, width, classes)
         return 16 * width * classes, f"16 x {width:,} values x {classes:,} classes"
 
     def plain(self, temperature: float = 1.0) -> Any:
-        """The fitted classifier as it is: its probabilities, if it has any, are not calibrated."""
+        """The fitted classifier itself, whose probabilities are not calibrated."""
         return self.fitted_
 
     @classmethod
     def of_fitted(cls, fitted: Any, rows: int) -> EstimatorHead:
-        """The head whose ``fitted_`` was kept, once fitted on so many rows."""
+        """A head from a stored ``fitted_`` and its number of training rows."""
         head = cls(fitted)
         head.fitted_, head.classes_, head._remarks = fitted, np.asarray(fitted.classes_), []
         head._least = 1 / (rows + len(head.classes_))
         return head
 
     def _guarded(self, call: Callable[..., Any], *given: Any) -> Any:
-        """The call; what the classifier refuses is the user's to put right, and reported in one line."""
+        """Call a method of the classifier; its ValueErrors become one-line messages."""
         try:
             return call(*given)
         except ValueError as error:
             raise Refused(_one_line(f"{type(self.estimator).__name__}: {error}")) from error
 
 
-# What a fit holds at once, at least, by class: in matrices of float64 as large as the embeddings, and of all
-# pairs of images. Growth of resident memory with scikit-learn 1.9.1 (benchmarks/classifiers.py --memory
-# --rows 3000 --width 600); LinearDiscriminantAnalysis, which held 2.1 there, at 50,000 x 2,816
-# (docs/results.md). That of GaussianProcessClassifier is reckoned: a kernel and its Cholesky factor. A class
-# that is not named counts nothing: it held less than half of a matrix, or was not measured.
+# Lower bounds of the memory of a fit, by class: in float64 matrices of the size of the embeddings, and of all
+# pairs of images. Measured as growth of resident memory with scikit-learn 1.9.1 (benchmarks/classifiers.py
+# --memory --rows 3000 --width 600); LinearDiscriminantAnalysis, 2.1 there, at 50,000 x 2,816
+# (docs/results.md). GaussianProcessClassifier is calculated: a kernel and its Cholesky factor. Classes that
+# are not listed used less than half of a matrix, or were not measured.
 COPIES: dict[str, float] = {
     "BernoulliNB": 1.7,
     "ComplementNB": 0.9,
@@ -226,5 +226,5 @@ KERNELS: dict[str, float] = {"GaussianProcessClassifier": 2, "LabelPropagation":
 
 
 def _one_line(text: str) -> str:
-    """The first paragraph of a message as one line; what follows is advice on other code than this."""
+    """The first paragraph of a message as one line; further ones advise on code that is not the user's."""
     return " ".join(text.split("\n\n")[0].split())

@@ -19,29 +19,29 @@ from models.heads.parameters import check, positive, whole
 from models.heads.refusal import Refused
 
 QUERIES = 256  # rows compared with all training rows at a time
-SMALLEST = 1e-150  # an exported vote at distance 1; its square is still a float64
-GROUP = 16  # columns whose maximum stands for them in the search
+SMALLEST = 1e-150  # weight of an exported vote at distance 1; its square is representable in float64
+GROUP = 16  # columns per group in the search
 
 
 class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
-    """The ``k`` most similar training images vote, each with weight ``exp(cosine / temperature)``.
+    """Weighted nearest neighbours: each of the ``k`` nearest has the weight ``exp(cosine / temperature)``.
 
-    The weighting is that of Z. Wu et al., Unsupervised feature learning via non-parametric
-    instance discrimination, 2018, section 3.4. One vote more, of the weight of the least similar
-    of the k, is spread over all classes as often as they occur, so that no probability is 0.
+    The weighting is that of Z. Wu et al., Unsupervised feature learning via non-parametric instance
+    discrimination, 2018, section 3.4. One more vote, with the weight of the least similar neighbour, is
+    divided among all classes by their frequency, so that no probability is 0.
 
     Parameters
     ----------
-    k : how many vote; all, where there are fewer.
-    temperature : the smaller, the more the most similar count.
+    k : number of neighbours; all training images, if there are fewer.
+    temperature : smaller values give more weight to the most similar images.
 
     Attributes
     ----------
     classes_ : (k,) class labels.
-    rows_, codes_ : the training rows (n, d) as they came, float32, and the numbers of their classes.
+    rows_, codes_ : the training rows (n, d) float32 and their class numbers (n,).
     inverse_norms_ : (n,) float32.
-    source_ : in the place of ``rows_`` and ``inverse_norms_``, where rows come in blocks: which cache they
-        stay in. A head that is read from a file is given them by :meth:`attach`.
+    source_ : instead of ``rows_`` and ``inverse_norms_``, for rows in blocks: identifies the cache with the
+        rows. A loaded head is given the rows by :meth:`attach`.
     """
 
     remembers = True
@@ -51,7 +51,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         self.temperature = temperature
 
     def fit(self, X: Rows, y: NDArray[Any]) -> KnnHead:
-        """Remember ``X`` (n, d), not copied, and ``y`` (n,); of rows in blocks, where they lie.
+        """Store ``X`` (n, d), without a copy, and ``y`` (n,); for rows in blocks, only a reference.
 
         Raises
         ------
@@ -73,17 +73,17 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         return self
 
     def attach(self, X: Blocks) -> None:
-        """Give a head that names its rows the rows themselves."""
+        """Give the training rows to a head that has only a reference to them."""
         if len(X) != len(self.codes_):
             raise Refused(f"it was fitted on {len(self.codes_):,} images, its cache has {len(X):,}")
         self._blocks = X
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of one row that is compared with blocks, and of all rows' classes."""
+        """Bytes of one query and of the class numbers of all rows."""
         return 4 * width + 8 * rows, f"4 x {width:,} values + 8 x {rows:,} images"
 
     def check(self) -> None:
-        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
         check(self, k=whole(1), temperature=positive())
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -93,15 +93,15 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         return self._votes(*self.neighbours(X, self.k))
 
     def predict_proba_of_own(self, X: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Class probabilities of training rows, in whose vote they have no part themselves.
+        """Class probabilities (m, k) of training rows, leave-one-out.
 
-        ``X`` is not looked at: the head has its rows.
+        ``X`` is not used, as the head stores its rows.
         """
         check_is_fitted(self)
         own_rows = self.rows_[rows] if hasattr(self, "rows_") else sample(self._stored())
         similarities, neighbours = self.neighbours(own_rows, self.k + 1)
         own = neighbours == np.asarray(rows)[:, None]
-        own[~own.any(axis=1), -1] = True  # its copies came first
+        own[~own.any(axis=1), -1] = True  # duplicates precede it
         kept = (len(rows), neighbours.shape[1] - 1)
         return self._votes(similarities[~own].reshape(kept), neighbours[~own].reshape(kept))
 
@@ -113,7 +113,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         grid: Mapping[str, Sequence[Any]],
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[Candidate]:
-        """Each combination with the probabilities it gives the validation rows; one search for all."""
+        """As :meth:`BaseHead.sweep`, with one search for all combinations."""
         self.fit(X, y)
         similarities, neighbours = self.neighbours(watched[0], max(map(int, grid["k"])))
         for k, temperature in product(grid["k"], grid["temperature"]):
@@ -122,17 +122,27 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
             yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
 
     def proba_of(self, X: Rows) -> NDArray[np.float64]:
-        """Probabilities (n, k) of rows in memory or in blocks; as few passes over stored rows as fit."""
+        """Probabilities (n, k) for rows in memory or in blocks, with few passes over stored rows."""
         return self._votes(*self.neighbours(X, self.k)) if isinstance(X, Blocks) else self.predict_proba(X)
 
     def neighbours(
         self, X: Rows, k: int, advance: Callable[[int], object] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cosine similarities and row numbers of the ``k`` most similar training rows, ``(n, k)``.
+        """Find the ``k`` most similar training rows of each query, most similar first.
 
-        Most similar first. Exact: the k largest of a row lie within the k groups of columns that
-        have the largest maxima, so only these groups are sorted. ``advance`` is told the number of
-        rows done since it was last called.
+        The search is exact: the k largest similarities are in the k groups of columns with the largest
+        maxima, so only these groups are sorted.
+
+        Parameters
+        ----------
+        X : (n, d) queries.
+        k : number of neighbours.
+        advance : called with the number of queries done since the last call.
+
+        Returns
+        -------
+        tuple
+            Cosine similarities (n, k) float32, and row numbers (n, k) int64.
         """
         from scipy.linalg.blas import sgemm
 
@@ -166,7 +176,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
             neighbours[start : start + QUERIES] = np.take_along_axis(names, order, axis=1)
             return len(queries)
 
-        with ThreadPoolExecutor(2) as pool:  # one block is sorted while the next is multiplied
+        with ThreadPoolExecutor(2) as pool:  # sort one block while the next is multiplied
             for done in pool.map(search, range(0, len(X), QUERIES)):
                 if advance is not None:
                     advance(done)
@@ -175,7 +185,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     def _neighbours_in_blocks(
         self, X: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """:meth:`neighbours` in one pass over the stored rows, the k best of each query running along."""
+        """:meth:`neighbours` in one pass over the stored rows, which updates the k best of each query."""
         from scipy.linalg.blas import sgemm
 
         k = min(k, len(self.codes_))
@@ -193,7 +203,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         return best, names
 
     def _queries(self, X: Rows) -> Iterator[NDArray[np.float32]]:
-        """Rows in parts that, with their products with a block, take a third of the memory."""
+        """Yield queries in parts that, with their products with a block, take a third of the memory."""
         stored = self._stored()
         most = max(stored.memory // (3 * 4 * (2 * X.shape[1] + 4 * stored.step)), 1)
         if not isinstance(X, Blocks):
@@ -208,24 +218,24 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         yield np.concatenate(waiting)
 
     def _stored(self) -> Blocks:
-        """The rows that stay in a cache."""
+        """The training rows in a cache."""
         if not hasattr(self, "_blocks"):
             raise Refused("its training images stay in their cache, which this head was not given")
         return self._blocks
 
     def plain(self, temperature: float = 1.0) -> Any:
-        """A fitted ``KNeighborsClassifier``: the shares of the k votes alone, at no temperature.
+        """A fitted ``KNeighborsClassifier`` with the shares of the k votes, not calibrated.
 
-        It lacks the one vote more that this head spreads over all classes, so an image whose votes
-        are near a tie may be called otherwise.
+        It lacks the additional vote that this head divides among all classes, so predictions near a tie may
+        differ.
         """
         from sklearn.neighbors import KNeighborsClassifier
 
         check_is_fitted(self)
         if not hasattr(self, "rows_"):
-            raise Refused("its training images stay in their cache, and no plain object can hold them")
-        # exp(-distance / T) as a power, so that the pickle needs nothing but NumPy: in float64, as float32
-        # ends at 1e-45, and never 0 at the largest distance, 2, where scikit-learn would refuse to vote.
+            raise Refused("its training images stay in their cache, to which a plain object cannot refer")
+        # exp(-distance / T) as a power, so that the pickle needs only NumPy; in float64, since float32
+        # underflows at 1e-45; and positive at the largest distance, 2, as scikit-learn requires.
         weights = partial(np.power, np.maximum(np.exp(-1 / np.float64(self.temperature)), SMALLEST))
         k = min(self.k, len(self.rows_))
         plain = KNeighborsClassifier(n_neighbors=k, weights=weights, metric="cosine")
@@ -242,6 +252,6 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
 
 
 def _inverse_norms(X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 over each row's length; 0 for a row of zeros, which is similar to nothing."""
+    """The inverse length of each row; 0 for rows of zeros, whose similarities are then 0."""
     norms = np.sqrt(np.einsum("nd,nd->n", X, X))
     return np.asarray(np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0))

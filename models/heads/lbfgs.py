@@ -1,4 +1,4 @@
-"""Linear heads that are found step by step: logistic regression and the linear SVM."""
+"""Linear heads fitted by L-BFGS: logistic regression and the linear SVM."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from models.heads.parameters import CLASS_WEIGHT, FLAG, check, number, positive,
 from models.heads.preconditioner import Curvature, FullCurvature, LowRankCurvature
 from models.heads.rowspace import RowSpace
 
-STRENGTH = (1e-30, 1e30)  # of C: beyond it the penalty, 1 / C, is no number in float32, or nothing
+STRENGTH = (1e-30, 1e30)  # range of C in which the penalty, 1 / C, is neither 0 nor infinite in float32
 SAMPLE = 10_000  # rows that estimate the covariance for the preconditioner
-FLOAT32_TOL = 3e-4  # near its minimum a loss changes by the square of its gradient: 1e-7, the eps of float32
-CORRECTIONS = 20  # pairs of vectors that L-BFGS remembers
-VECTORS = 2 * CORRECTIONS + 15  # as long as the coefficients, that L-BFGS and the objective hold
+FLOAT32_TOL = 3e-4  # near the minimum the loss changes by the squared gradient: 1e-7, float32's epsilon
+CORRECTIONS = 20  # pairs of vectors stored by L-BFGS
+VECTORS = 2 * CORRECTIONS + 15  # vectors of the size of the coefficients in L-BFGS and the objective
 BLOCK = 1_024  # rows converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Rows (n, w) with the mean and scale (w,) that standardise them; in ``space``, if that is smaller."""
+    """Rows (n, w) with the mean and scale (w,) that standardise them, in ``space`` if that is smaller."""
 
     X: Rows
     mean: NDArray[np.float64]
@@ -40,39 +40,37 @@ class _Inputs:
 class _IterativeHead(LinearHead, ABC):
     """Minimises ``C`` times a sum of losses plus half the squared norm of the coefficients.
 
-    The coefficients are those of the standardised inputs; intercepts are free. Three things make
-    it quick on embeddings, where columns are many and correlated:
+    Coefficients are those of the standardised inputs; intercepts are not penalised. Three measures make it
+    fast on embeddings, which have many correlated columns:
 
-    - L-BFGS runs in coordinates in which the problem is nearly round: with the Cholesky factor
-      ``L L' = curvature * covariance + I / (n C)``, it moves ``L'W`` and not ``W`` (Nocedal and
-      Wright, Numerical Optimization, 2006, section 5.1, on preconditioning). Where rows come in blocks and
-      a matrix of all columns does not fit, the covariance is of low rank.
-    - Products stay in the inputs' float32, where scikit-learn's lbfgs converts to float64 at
-      every iteration; the line search is float64. Where float32 no longer decides (``tol`` below
-      3e-4, or a line search that finds nothing lower), the last iterations are float64 throughout,
-      on blocks of rows, so that the optimum does not depend on the processor's kernels.
-    - Standardising is folded into the coefficients, so the inputs are never copied. Fewer rows than
-      columns are brought to as many columns as there are rows (:class:`models.heads.rowspace.RowSpace`).
+    - L-BFGS is preconditioned: with the Cholesky factor ``L L' = curvature * covariance + I / (n C)`` it
+      optimises ``L'W`` instead of ``W`` (Nocedal and Wright, Numerical Optimization, 2006, section 5.1). If
+      a matrix of all columns does not fit into memory out of core, the covariance has low rank.
+    - Products are computed in the inputs' float32, whereas scikit-learn's lbfgs converts to float64 at every
+      iteration; the line search uses float64. When float32 is not accurate enough (``tol`` below 3e-4, or
+      a failing line search), the last iterations use float64 throughout, on blocks of rows, so that the
+      optimum does not depend on the BLAS kernel.
+    - Standardisation is folded into the coefficients, so inputs are never copied. With fewer rows than
+      columns the problem is transformed to as many columns as rows (:class:`models.heads.rowspace.RowSpace`).
 
-    The loss and its gradient are sums over blocks of rows, in memory or from a disk: one pass for each
-    step of the line search.
+    Loss and gradient are sums over blocks of rows, in memory or on disk; each step of the line search takes
+    one pass.
 
     Parameters
     ----------
     C : inverse strength of regularisation, as in scikit-learn.
-    tol : the solver stops when no coordinate of the gradient of the mean loss is larger. Below
-        3e-4 it costs iterations in float64, each several times as long; below 3e-8 float64 cannot
-        resolve it either.
-    max_iter : of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
-    warm_start : start where the last ``fit`` ended.
-    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
+    tol : the solver stops when no component of the gradient of the mean loss is larger. Below 3e-4 it takes
+        iterations in float64, which are several times slower; below 3e-8 it cannot be reached.
+    max_iter : iterations of L-BFGS; stopping before ``tol`` is reached warns with ``ConvergenceWarning``.
+    warm_start : start from the solution of the last ``fit``.
+    class_weight : as in scikit-learn; ``balanced`` gives all classes the same total weight.
 
     Attributes
     ----------
     n_iter_ : iterations of the last fit.
     """
 
-    _curvature: float  # typical second derivative of the loss; only the speed depends on it
+    _curvature: float  # typical second derivative of the loss; affects speed only
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class _IterativeHead(LinearHead, ABC):
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
-        """The loss of each row of logits (m, k), and its gradient; may overwrite ``logits``."""
+        """The loss of each row of logits (m, k), and its gradient (m, k); may overwrite ``logits``."""
 
     def fit(self, X: Rows, y: NDArray[Any]) -> Any:
         """Fit on ``X`` (n, d) and ``y`` (n,).
@@ -119,7 +117,7 @@ class _IterativeHead(LinearHead, ABC):
         grid: Mapping[str, Sequence[Any]],
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[Candidate]:
-        """Each value of the grid with the validation rows' probabilities; each fit starts at the last."""
+        """As :meth:`BaseHead.sweep`; each fit starts from the previous solution."""
         if set(grid) != {"C"}:
             yield from super().sweep(X, y, watched, grid, on_epoch)
             return
@@ -135,7 +133,7 @@ class _IterativeHead(LinearHead, ABC):
             start = self._unfolded()
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of L-BFGS' own vectors."""
+        """Bytes of the vectors of L-BFGS."""
         return (
             8 * VECTORS * (width + 1) * classes,
             f"{VECTORS} x {width + 1:,} coefficients x {classes:,} classes x 8 bytes",
@@ -188,10 +186,10 @@ class _IterativeHead(LinearHead, ABC):
         found = descend(first.ravel(), max(self.tol, FLOAT32_TOL), self.max_iter)
         self.n_iter_ = int(found.nit)
         if np.abs(found.jac).max() > self.tol and self.n_iter_ < self.max_iter:
-            coordinates = coordinates.in_float64()  # from here on, so is all else
+            coordinates = coordinates.in_float64()  # and with them all products
             found = descend(found.x, self.tol, self.max_iter - self.n_iter_)
             self.n_iter_ += int(found.nit)
-        if np.abs(found.jac).max() > self.tol:  # out of iterations, or no step lowers the loss
+        if np.abs(found.jac).max() > self.tol:  # max_iter reached, or the line search failed
             warnings.warn(
                 f"stopped after {self.n_iter_} iterations before the gradient was below {self.tol:g}: "
                 f"{found.message.lower()}",
@@ -209,13 +207,17 @@ class _IterativeHead(LinearHead, ABC):
         shift: NDArray[np.float64],
         weights_of: NDArray[np.float64] | None,
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-        """The loss of ``X @ raw + shift``, its gradient by ``raw`` (d, k) and by ``shift`` (k,), all summed.
+        """The loss of ``X @ raw + shift`` and its gradients by ``raw`` (d, k) and ``shift`` (k,), summed.
 
-        Each row counts as its class does in ``weights_of`` (k,).
+        Computed in the precision of ``raw``. Products use SciPy's BLAS, as L-BFGS-B does: idle threads of
+        NumPy's separate BLAS would slow it down. Transposed arrays are in Fortran order, so float32 inputs
+        are not copied.
 
-        In the precision of ``raw``. Products go through SciPy's BLAS, as L-BFGS-B itself does: NumPy
-        brings a BLAS of its own, and the idle threads of the one slow down the other. A transposed
-        array is itself as Fortran sees it, so float32 inputs are not copied.
+        Parameters
+        ----------
+        X, codes : (n, d) and (n,) class numbers.
+        raw, shift : coefficients (d, k) and intercepts (k,) for raw inputs.
+        weights_of : (k,) class weights; None: all 1.
         """
         from scipy.linalg.blas import dgemm, sgemm
 
@@ -235,7 +237,7 @@ class _IterativeHead(LinearHead, ABC):
         return loss, gradient, slope
 
     def check(self) -> None:
-        """Raise ``ValueError`` for the first parameter that is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
         check(
             self,
             C=number(*STRENGTH),
@@ -246,7 +248,7 @@ class _IterativeHead(LinearHead, ABC):
         )
 
     def _curved(self, inputs: _Inputs) -> Curvature:
-        """The loss's curvature from a sample of the rows: of low rank where a matrix does not fit."""
+        """The curvature of the loss from a sample of the rows; of low rank if a matrix does not fit."""
         X, width = inputs.X, inputs.X.shape[1]
         if not isinstance(X, Blocks):
             some = X[:: -(-len(X) // SAMPLE)]
@@ -268,8 +270,8 @@ class _IterativeHead(LinearHead, ABC):
 class LogisticHead(_IterativeHead):
     """Multinomial logistic regression: the linear probe.
 
-    Minimises what ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` minimises, quicker;
-    see the parameters and attributes of :class:`_IterativeHead` and ``LinearHead``.
+    Has the objective of ``make_pipeline(StandardScaler(), LogisticRegression(C=C))``. For parameters and
+    attributes see :class:`_IterativeHead` and :class:`LinearHead`.
     """
 
     _curvature = 0.1  # p (1 - p) of a softmax
@@ -287,14 +289,14 @@ class LogisticHead(_IterativeHead):
 
 
 class SvmHead(_IterativeHead):
-    """The linear support vector machine, one class against the rest, squared hinge loss.
+    """Linear support vector machine, one-vs-rest, with squared hinge loss.
 
-    Minimises what ``make_pipeline(StandardScaler(), LinearSVC(C=C))`` minimises, but for the
-    intercept, which is free here and shrunk there. Probabilities are the softmax of the scores at
-    the temperature that fits the training images best.
+    Has the objective of ``make_pipeline(StandardScaler(), LinearSVC(C=C))``, except that intercepts are not
+    penalised. Probabilities are the softmax of the scores at the temperature that fits the training images
+    best. For parameters and attributes see :class:`_IterativeHead` and :class:`LinearHead`.
     """
 
-    _curvature = 0.5  # twice the share of images within the margin
+    _curvature = 0.5  # twice the share of images inside the margin
 
     def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
         self._calibrate(X, codes)
@@ -302,9 +304,9 @@ class SvmHead(_IterativeHead):
     def _loss(
         self, logits: NDArray[np.floating], truth: tuple[NDArray[Any], ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.floating]]:
-        logits[truth] *= -1  # now minus the margin of every class
+        logits[truth] *= -1  # minus the margin of every class
         logits += 1
-        np.maximum(logits, 0, out=logits)  # how far each falls short of a margin of 1
+        np.maximum(logits, 0, out=logits)  # the shortfall from a margin of 1
         loss = np.einsum("nk,nk->n", logits, logits, dtype=np.float64)
         logits *= 2
         logits[truth] *= -1

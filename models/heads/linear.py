@@ -1,4 +1,4 @@
-"""What every linear head shares once it is fitted: logits of embeddings as they come."""
+"""The base class of linear heads, and statistics of columns and classes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from models.temperature import fit_temperature, softmax
 
 
 def centre_and_scale(X: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each column, ``(d,)`` float64; 1 for that of a constant column.
+    """Mean and standard deviation of each column, ``(d,)`` float64 each; the latter is 1 if constant.
 
-    In one pass of blocks, each about its own mean (T. F. Chan, G. H. Golub and R. J. LeVeque, Updating
-    formulae and a pairwise algorithm for computing sample variances, 1979); NumPy's own ``std`` would make a
-    copy of all rows, twice as large in float64.
+    Computed in one pass over blocks (T. F. Chan, G. H. Golub and R. J. LeVeque, Updating formulae and a
+    pairwise algorithm for computing sample variances, 1979); NumPy's ``std`` would copy all rows to float64.
     """
     if isinstance(X, Blocks) and X.standard is not None:
         return X.standard
@@ -41,7 +40,7 @@ def centre_and_scale(X: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def class_sums(X: Rows, codes: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """The sum of the rows of each class, ``(k, d)``."""
+    """The sum of the rows of each class, ``(k, d)`` float64."""
     sums = np.zeros((classes, X.shape[1]))
     for rows, block in in_blocks(X):
         for code in np.unique(codes[rows]):
@@ -52,7 +51,7 @@ def class_sums(X: Rows, codes: NDArray[np.int64], classes: int) -> NDArray[np.fl
 def class_weights(
     codes: NDArray[np.int64], classes: NDArray[Any], class_weight: str | Mapping[Any, float] | None
 ) -> NDArray[np.float64] | None:
-    """What an image of each class counts, ``(k,)``, as scikit-learn has it; None where all count the same."""
+    """The weight of each class, ``(k,)``, as in scikit-learn; None if all are equal."""
     from sklearn.utils.class_weight import compute_class_weight
 
     if class_weight is None:
@@ -61,19 +60,19 @@ def class_weights(
 
 
 class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
-    """A linear classifier of standardised embeddings; its subclasses differ in how they fit.
+    """A linear classifier on standardised embeddings; subclasses implement ``fit``.
 
-    Standardising is folded into the coefficients, so neither ``fit`` nor ``predict_proba`` copies
-    the inputs. (A column whose mean is thousands of its deviations loses digits by that; embeddings
-    have no such columns.)
+    Standardisation is folded into the coefficients, so inputs are never copied. This loses precision for
+    columns whose mean is thousands of times their standard deviation, which embeddings do not have.
 
     Attributes
     ----------
     classes_ : (k,) class labels.
-    coef_ : (k, d) float32, for inputs as they come (not standardised).
+    coef_ : (k, d) float32, for raw inputs.
     intercept_ : (k,) float64.
-    mean_, scale_ : (d,) float64, of the training inputs; 1 for the scale of a constant column.
-    temperature_ : what the scores are divided by before the softmax; 1 where they are logits.
+    mean_, scale_ : (d,) float64, mean and standard deviation of the training inputs; the scale of a constant
+        column is 1.
+    temperature_ : divides the scores before the softmax; 1 if the scores are logits.
     """
 
     temperature_ = 1.0
@@ -81,7 +80,7 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
     def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores, ``(n, k)`` float64.
 
-        Of two classes ``(n,)``, as everywhere in scikit-learn: by how much the second's is higher.
+        For two classes ``(n,)``, as in scikit-learn: the second score minus the first.
         """
         scores = self._scores_of(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
@@ -96,13 +95,13 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
         return np.asarray(self.classes_[best])
 
     def plain(self, temperature: float = 1.0) -> Any:
-        """A fitted ``LogisticRegression`` that gives the probabilities of this head at this temperature."""
+        """A fitted ``LogisticRegression`` with the probabilities of this head at this temperature."""
         from sklearn.linear_model import LogisticRegression
 
         check_is_fitted(self)
         coef = self.coef_ / (self.temperature_ * temperature)
         intercept = self.intercept_ / (self.temperature_ * temperature)
-        if len(self.classes_) == 2:  # scikit-learn keeps the difference of the two
+        if len(self.classes_) == 2:  # scikit-learn stores the difference
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         plain = LogisticRegression()
         plain.classes_, plain.coef_, plain.intercept_ = self.classes_, coef, intercept
@@ -111,38 +110,38 @@ class LinearHead(BaseHead, ClassifierMixin, BaseEstimator):
         return plain
 
     def _checked(self, X: Any, y: Any) -> tuple[Rows, NDArray[np.int64]]:
-        """Inputs as float32 rows and classes as numbers; sets ``classes_``, ``mean_``, ``scale_``."""
+        """Validate inputs and encode labels; sets ``classes_``, ``mean_`` and ``scale_``."""
         X, y = validated(self, X, y)
         codes = self._encoded(y)
         self.mean_, self.scale_ = centre_and_scale(X)
         return X, codes
 
     def _scores_of(self, X: Any) -> NDArray[np.float64]:
-        """A score for every class, ``(n, k)``, of inputs from outside."""
+        """Scores ``(n, k)`` for inputs that are not validated yet."""
         check_is_fitted(self)
         return self._scores(validate_data(self, X, dtype=np.float32, order="C", reset=False))
 
     def _scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         from scipy.linalg.blas import sgemm  # and not NumPy's: see models/heads/lbfgs.py
 
-        scores = sgemm(1, X.T, self.coef_.T, trans_a=True)  # X.T is X as Fortran sees it: no copy
+        scores = sgemm(1, X.T, self.coef_.T, trans_a=True)  # X.T is in Fortran order: no copy
         return np.ascontiguousarray(scores, np.float64) + self.intercept_
 
     def _calibrate(self, X: Rows, codes: NDArray[np.int64]) -> None:
-        """Set the temperature that fits a sample of these training images best."""
+        """Fit ``temperature_`` on a sample of the training images."""
         parts = [self._scores(block) for _, block in in_blocks(sample(X))]
         self.temperature_ = fit_temperature(np.concatenate(parts), codes[evenly(len(X))])
 
     def _settle(self, X: Rows, codes: NDArray[np.int64]) -> None:
-        """Set what follows from the coefficients and the training images; nothing by default."""
+        """Set attributes that depend on the coefficients and the training images; none by default."""
 
     def _fold(self, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
-        """Take weights (d, k) and biases of standardised inputs."""
+        """Set coefficients from weights (d, k) and biases (k,) for standardised inputs."""
         raw = weights / self.scale_[:, None]
         self.coef_ = raw.T.astype(np.float32)
         self.intercept_ = bias - self.mean_ @ raw
 
     def _unfolded(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What :meth:`_fold` took, from the last fit."""
+        """The inverse of :meth:`_fold`."""
         raw = self.coef_.T.astype(np.float64)
         return raw * self.scale_[:, None], self.intercept_ + self.mean_ @ raw

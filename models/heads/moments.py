@@ -1,4 +1,4 @@
-"""Linear heads that follow from counts, means and covariances alone."""
+"""Linear heads in closed form, from class counts, means and covariances."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from models.heads.covariance import Covariance
 from models.heads.linear import LinearHead, class_sums, class_weights
 from models.heads.parameters import CLASS_WEIGHT, check, positive, share
 
-TINY = 1e-9  # variance of a column that has none, against 1 of the others
+TINY = 1e-9  # added to the unit variances of standardised columns, for constant columns
 
 
 @dataclass(frozen=True)
 class Moments:
-    """All that both heads need to know of standardised inputs ``Z`` (n, d).
+    """Sufficient statistics of standardised inputs ``Z`` (n, d).
 
     Attributes
     ----------
-    counts : (k,) images of each class.
-    sums : (d, k) float64, sums of the rows of each class.
-    gram : ``Z' W Z``, from which each head takes what its classes' means explain.
-    weights : (k,) what each image of a class counts in ``gram``: the diagonal of ``W``.
-    rounding : how far off ``gram`` may be, as a matrix, since its products were summed in float32.
+    counts : (k,) number of images of each class.
+    sums : (d, k) float64, sum of the rows of each class.
+    gram : ``Z' W Z``; each head subtracts what its class means explain.
+    weights : (k,) class weights, the diagonal of ``W``.
+    rounding : bound of the rounding error of ``gram``, whose products were summed in float32.
     """
 
     counts: NDArray[np.float64]
@@ -40,22 +40,22 @@ class Moments:
 
 
 class _MomentsHead(LinearHead, ABC):
-    """Fits from one pass over the inputs; every further value of the swept parameter is one solve.
+    """A head fitted in one pass over the inputs, plus one Cholesky solve per value of the swept parameter.
 
-    A Cholesky solve for each value: one eigendecomposition, from which all values would follow,
-    costs more than all of the grid's together (``benchmarks/heads.py`` shows it).
+    An eigendecomposition, from which the solutions for all values follow, takes longer than the solves for
+    the complete grid (``benchmarks/heads.py``).
     """
 
-    _swept: str  # the name of the regularising parameter
+    _swept: str  # name of the regularisation parameter
     class_weight: str | Mapping[Any, float] | None = None
 
     @abstractmethod
     def check(self) -> None:
-        """Raise ``ValueError`` if a parameter is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
 
     @abstractmethod
     def _centre(self, moments: Moments) -> None:
-        """Take from ``gram`` what the head's means explain, in place."""
+        """Subtract from ``gram``, in place, what the means explain."""
 
     @abstractmethod
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -84,7 +84,7 @@ class _MomentsHead(LinearHead, ABC):
         grid: Mapping[str, Sequence[Any]],
         on_epoch: OnEpoch | None = None,
     ) -> Iterator[Candidate]:
-        """Each value of the grid with the probabilities it gives the validation rows; one pass for all."""
+        """As :meth:`BaseHead.sweep`, with one pass over the inputs for all values."""
         if set(grid) != {self._swept}:
             yield from super().sweep(X, y, watched, grid, on_epoch)
             return
@@ -97,7 +97,7 @@ class _MomentsHead(LinearHead, ABC):
             yield {self._swept: value}, self.proba_of(watched[0])
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of the covariance of the columns."""
+        """Bytes of the covariance matrix."""
         return Covariance.memory(width)
 
     def _moments(self, X: Rows, codes: NDArray[np.int64]) -> Moments:
@@ -123,10 +123,10 @@ class _MomentsHead(LinearHead, ABC):
 
 
 class PriorHead(LinearHead):
-    """Every class as likely as in training, whatever the embedding: scikit-learn's ``prior`` dummy."""
+    """Class frequencies of the training images, like ``DummyClassifier(strategy="prior")``."""
 
     def fit(self, X: Rows, y: NDArray[Any]) -> PriorHead:
-        """Count the classes of ``y`` (n,); raises what every head does."""
+        """Count the classes in ``y`` (n,). Raises as :meth:`CentroidHead.fit`."""
         X, codes = self._checked(X, y)
         counts = np.bincount(codes)
         self._fold(np.zeros((X.shape[1], len(counts))), np.log(counts / len(codes)))
@@ -138,11 +138,11 @@ class PriorHead(LinearHead):
 
 
 class CentroidHead(LinearHead):
-    """The class whose mean, of standardised embeddings, is nearest.
+    """Nearest class mean of standardised embeddings.
 
-    A distance to means is linear in the embedding: ``|z - m|²`` is ``-2 m z + |m|²`` and something
-    all classes share. Probabilities are the softmax of that at the temperature that fits the
-    training images best.
+    Squared distances to the means are linear in the embedding up to a term that is equal for all classes:
+    ``|z - m|² = |z|² - 2 m z + |m|²``. Probabilities are the softmax of the negative halves, at the
+    temperature that fits the training images best.
     """
 
     def fit(self, X: Rows, y: NDArray[Any]) -> CentroidHead:
@@ -161,21 +161,21 @@ class CentroidHead(LinearHead):
         return self
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """Bytes of the classes' means."""
+        """Bytes of the class means."""
         return means_of(width, classes)
 
 
 class RidgeHead(_MomentsHead):
-    """Least squares on targets of 1 and -1 with a squared penalty.
+    """Ridge regression on targets of 1 and -1.
 
-    Its coefficients are those of ``make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha))``
-    (with two classes: of their difference). Probabilities are the softmax of the scores at the
-    temperature that fits the training images best.
+    The coefficients equal those of ``make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha))`` (for two
+    classes: their difference does). Probabilities are the softmax of the scores at the temperature that fits
+    the training images best.
 
     Parameters
     ----------
     alpha : strength of the penalty, as in scikit-learn.
-    class_weight : as in scikit-learn; ``balanced``: each class counts as much as any other.
+    class_weight : as in scikit-learn; ``balanced`` gives all classes the same total weight.
     """
 
     _swept = "alpha"
@@ -185,7 +185,7 @@ class RidgeHead(_MomentsHead):
         self.class_weight = class_weight
 
     def check(self) -> None:
-        """Raise ``ValueError`` if a parameter is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
         check(self, alpha=positive(), class_weight=CLASS_WEIGHT)
 
     def _centre(self, moments: Moments) -> None:
@@ -193,7 +193,7 @@ class RidgeHead(_MomentsHead):
         moments.gram.subtract(total[:, None] / np.sqrt(images))
 
     def _solve(self, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Targets are 2 * one-hot - 1. With both sides centred, the 1 drops out.
+        # Targets are 2 * one-hot - 1; centring removes the constant.
         images = moments.weights @ moments.counts
         share = moments.weights * moments.counts / images
         sums = moments.sums * moments.weights
@@ -207,14 +207,14 @@ class RidgeHead(_MomentsHead):
 
 
 class LdaHead(_MomentsHead):
-    """Linear discriminant analysis: one Gaussian a class, all with one shrunk covariance.
+    """Linear discriminant analysis with a shrunk covariance matrix.
 
     Equals ``make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr",
     shrinkage=shrinkage))``.
 
     Parameters
     ----------
-    shrinkage : from 0 (the covariance as it is) to 1 (its mean variance in every direction).
+    shrinkage : from 0 (the empirical covariance) to 1 (its mean variance times the identity).
     """
 
     _swept = "shrinkage"
@@ -223,7 +223,7 @@ class LdaHead(_MomentsHead):
         self.shrinkage = shrinkage
 
     def check(self) -> None:
-        """Raise ``ValueError`` if a parameter is not what it may be."""
+        """Raise ``ValueError`` for the first invalid parameter."""
         check(self, shrinkage=share())
 
     def _centre(self, moments: Moments) -> None:
@@ -238,5 +238,5 @@ class LdaHead(_MomentsHead):
 
 
 def means_of(width: int, classes: int) -> tuple[int, str]:
-    """Bytes of a vector for each class, and the sum in words."""
+    """Bytes of a float64 vector per class, and their derivation in words."""
     return 8 * width * classes, f"8 x {width:,} values x {classes:,} classes"

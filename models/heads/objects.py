@@ -1,8 +1,8 @@
-"""A fitted scikit-learn object in a file that can hold nothing but the listed types.
+"""Serialisation of fitted scikit-learn objects with skops, restricted to a list of types.
 
-skops keeps an object as a tree of nodes, each with the type that is made of it and the way that it is
-made. skops' own rule of what it trusts goes by prefix, and a function of NumPy's is code enough. So the
-tree is read first, and a file with any node that is not on an exact list is refused before skops sees it.
+skops stores an object as a tree of nodes, each with a type and a loader. Its own trust rules allow prefixes,
+such as all functions of NumPy, some of which run code. So the tree is checked first, and a file with a node
+that is not on an exact list is refused before skops loads it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 from features.words import listed
 from models import arrays
 
-LIST = "object_types.txt"  # beside this file: a node a line, as node_name has it
+LIST = "object_types.txt"  # beside this file: the allowed nodes, one per line
 SCHEMA = "schema.json"
-LARGEST_SCHEMA = 2**26  # bytes; that of a forest of 500 trees has 1.5 MB
-DEEPEST = 200  # nodes within nodes; a classifier of scikit-learn's has 12
+LARGEST_SCHEMA = 2**26  # bytes; a forest of 500 trees has 1.5 MB
+DEEPEST = 200  # nested nodes; scikit-learn's classifiers have up to 12
 
 
 class Untrusted(ValueError):
-    """A file that holds what is not on the list, or is no such file."""
+    """A file has a node that is not on the list, or is not a skops file."""
 
 
 def write(fitted: Any, path: Path) -> None:
@@ -34,7 +34,7 @@ def write(fitted: Any, path: Path) -> None:
     Raises
     ------
     Untrusted
-        It holds what :func:`read` would refuse.
+        The object has a node that :func:`read` would refuse.
     """
     import skops.io
 
@@ -43,14 +43,14 @@ def write(fitted: Any, path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """The object that :func:`write` wrote.
+    """Load an object written by :func:`write`.
 
     Raises
     ------
     Untrusted
-        The file is none of skops', or has a node that is not on the list; nothing of it was made.
+        The file is not a skops file, or has a node that is not on the list; nothing was loaded.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
@@ -58,25 +58,25 @@ def read(path: Path) -> Any:
     _check(path)
     try:
         return skops.io.load(path, trusted=[name.partition(":")[2] for name in allowed()])
-    except UntrustedTypesFoundException as error:  # named where no node shows it, such as a bit generator
+    except UntrustedTypesFoundException as error:  # for types that no node shows, such as bit generators
         raise Untrusted(f"{path.name}: {error}") from None
 
 
 def nodes(path: Path) -> list[str]:
-    """The names of the nodes in a file, each once, sorted.
+    """The distinct names of the nodes in a file, sorted.
 
     Raises
     ------
     Untrusted
-        The file is none of skops'.
+        The file is not a skops file.
     """
     try:
         with ZipFile(path) as archive:
             for member in archive.infolist():
-                if member.compress_type != ZIP_STORED:  # so nothing grows as it is read
+                if member.compress_type != ZIP_STORED:  # so that no member expands
                     raise Untrusted(f"{member.filename} is compressed, which is not expected here")
                 if member.file_size != member.compress_size:
-                    raise Untrusted(f"{member.filename} is not as large as it says")
+                    raise Untrusted(f"{member.filename} is not as large as declared")
                 if member.filename.endswith(".npy"):
                     with archive.open(member) as file:
                         arrays.check(file, member.file_size)
@@ -85,14 +85,14 @@ def nodes(path: Path) -> list[str]:
             tree = json.loads(archive.read(SCHEMA))
         return sorted({f"protocol:{tree['protocol']}", *_names(tree)})
     except (BadZipFile, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Untrusted(f"{path.name} is no file of skops ({error})") from None
+        raise Untrusted(f"{path.name} is not a skops file ({error})") from None
     except ValueError as error:
         raise error if isinstance(error, Untrusted) else Untrusted(f"{path.name}: {error}") from None
 
 
 @cache
 def allowed() -> frozenset[str]:
-    """The nodes that a file may have."""
+    """The names of the allowed nodes."""
     return frozenset(files(__package__).joinpath(LIST).read_text().split())
 
 
@@ -103,7 +103,7 @@ def _check(path: Path) -> None:
 
 
 def _names(node: Any, depth: int = 0) -> Iterator[str]:
-    """A name for every node at and below this one: how it is made, and of what."""
+    """Yield the name of this node and of all nodes below it."""
     if depth > DEEPEST:
         raise Untrusted(f"{SCHEMA} is nested more than {DEEPEST} deep")
     if isinstance(node, dict):

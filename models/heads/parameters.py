@@ -1,4 +1,4 @@
-"""Constructor parameters of heads: what each may be, and how a command line says it."""
+"""Constructor parameters of heads: validation, and their syntax on the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID_EXAMPLE = "grid=C=0.001,0.01,0.1"
 
 
 class Rule(NamedTuple):
-    """What one parameter may be: in words, and as a test of a value."""
+    """A constraint on a parameter: in words, and as a predicate."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -27,7 +27,7 @@ FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 
 
 def number(low: float, below: float = math.inf, including: bool = True) -> Rule:
-    """A finite number from ``low`` (or, not ``including`` it, above it) and below ``below``."""
+    """A finite number from ``low`` (exclusive if not ``including``) to ``below`` (exclusive)."""
     words = f"a number {'from' if including else 'above'} {low:g}"
     return Rule(
         words + ("" if below == math.inf else f", below {below:g}"),
@@ -46,8 +46,8 @@ def share() -> Rule:
 
 
 def whole(low: int, high: int = 2**31 - 1) -> Rule:
-    """A whole number from ``low`` to ``high``, both included."""
-    words = f"a whole number from {low} to {high:,}"
+    """An integer from ``low`` to ``high``, both included."""
+    words = f"an integer from {low} to {high:,}"
     return Rule(words, lambda value: _is(value, Integral) and low <= value <= high)
 
 
@@ -57,17 +57,17 @@ def one_of(*known: str) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """``None``, or what the rule says."""
+    """``None``, or a value that meets the rule."""
     return Rule(f"None or {rule.words}", lambda value: value is None or rule.holds(value))
 
 
 def automatic(rule: Rule) -> Rule:
-    """``auto``, or what the rule says."""
+    """``auto``, or a value that meets the rule."""
     return Rule(f"auto or {rule.words}", lambda value: value == "auto" or rule.holds(value))
 
 
 def several(rule: Rule) -> Rule:
-    """Any number of what the rule says, in parentheses."""
+    """A sequence of values that meet the rule."""
     return Rule(
         f"in parentheses, each {rule.words}",
         lambda value: isinstance(value, tuple | list) and all(map(rule.holds, value)),
@@ -82,12 +82,12 @@ CLASS_WEIGHT = Rule(
 
 
 def check(estimator: Any, **rules: Rule) -> None:
-    """Hold each parameter of an estimator to its rule.
+    """Check parameters of an estimator against rules.
 
     Raises
     ------
     Refused
-        One breaks it: which one, what was expected, what came.
+        A parameter violates its rule.
     """
     for name, rule in rules.items():
         value = getattr(estimator, name)
@@ -96,34 +96,38 @@ def check(estimator: Any, **rules: Rule) -> None:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """``learning_rate=0.1,hidden=(256,128)`` as values by name.
+    """Parse ``learning_rate=0.1,hidden=(256,128)``.
 
-    Values are Python literals; what is none is a word. A comma within parentheses belongs to the
-    value.
+    Values are Python literals; anything else is a string. Commas in parentheses belong to the value.
+
+    Returns
+    -------
+    dict
+        Values by name.
 
     Raises
     ------
     UserError
-        A part is no ``name=value``, or a name comes twice.
+        A part is not ``name=value``, or a name occurs twice.
     """
     found: dict[str, Any] = {}
     for part in _parts(text):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not re.fullmatch(r"[A-Za-z]\w*", name) or not sign or not value:
-            raise UserError(f"settings={text}: {part.strip()!r} is no parameter=value; expected {EXAMPLE}")
+            raise UserError(f"settings={text}: {part.strip()!r} is not parameter=value; expected {EXAMPLE}")
         if name in found:
-            raise UserError(f"settings={text}: {name} comes twice; name it once")
+            raise UserError(f"settings={text}: {name} occurs twice; give it once")
         found[name] = _literal(value)
     return found
 
 
 def parse_grid(text: str) -> dict[str, tuple[Any, ...]]:
-    """``C=0.001,0.01,0.1`` as the values of one parameter.
+    """Parse ``C=0.001,0.01,0.1``, the values of one parameter.
 
     Raises
     ------
     UserError
-        It is no ``name=value,value``.
+        The text is not ``name=value,value,...``.
     """
     name, _, values = (piece.strip() for piece in text.partition("="))
     found = tuple(_literal(value.strip()) for value in _parts(values) if value.strip())
@@ -133,22 +137,22 @@ def parse_grid(text: str) -> dict[str, tuple[Any, ...]]:
 
 
 def written(settings: Mapping[str, Any]) -> str:
-    """What :func:`parse` reads as these settings."""
+    """Format settings for :func:`parse`."""
     return ",".join(f"{name}={value}" for name, value in settings.items())
 
 
 def shown(value: Any) -> str:
-    """A value as people read it: a number in its shortest form, anything else as it is."""
+    """Format a value for messages and labels: numbers in their shortest form."""
     return f"{value:g}" if _is(value, Real) else str(value)
 
 
 def on_a_scale(values: Iterable[Any]) -> bool:
-    """Whether all are numbers, which have a between and a beyond; words, flags and None have neither."""
+    """Whether all values are numbers, and so can be ordered; strings, flags and None cannot."""
     return all(_is(value, Real) for value in values)
 
 
 def like(value: Any, default: Any) -> Any:
-    """A value in the type that a parameter with this default has, where that is the same value."""
+    """Convert a value to the type of the parameter's default: int to float, and a scalar to a tuple."""
     if isinstance(default, float) and _is(value, Integral):
         return float(value)
     if isinstance(default, tuple):
@@ -157,7 +161,7 @@ def like(value: Any, default: Any) -> Any:
 
 
 def _parts(text: str) -> list[str]:
-    """Cut at the commas that stand in no parentheses; nothing of an empty text."""
+    """Split at commas outside parentheses; an empty text has no parts."""
     parts, depth = [""], 0
     for char in text:
         depth += (char in "([") - (char in ")]")
@@ -173,14 +177,14 @@ def _literal(text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    return text if value in (math.inf, -math.inf) else value  # too large for a float: refused as it was typed
+    return text if value in (math.inf, -math.inf) else value  # overflow: keep the text, which is then refused
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Whether a value is a finite number of this kind; True and False are none."""
+    """Whether a value is a finite number of this kind; booleans are not."""
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     try:
         return math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:  # an integer no float can hold
+    except OverflowError:  # an integer too large for a float
         return False

@@ -1,4 +1,4 @@
-"""Coordinates in which the loss of a linear head is nearly round, so that L-BFGS takes few steps."""
+"""Preconditioners for linear heads, so that L-BFGS takes few iterations."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SHRINKAGE = 0.3  # of the covariance of few rows; from 0.2 to 0.5 the iterations differ little
-PANEL = 128  # columns of a basis that are brought to float64 at a time
+SHRINKAGE = 0.3  # of the covariance of few rows; iterations differ little from 0.2 to 0.5
+PANEL = 128  # columns of a basis converted to float64 at a time
 
 
 class Coordinates(ABC):
-    """A linear map ``P`` from coordinates to coefficients, both (d, k), for one strength of the penalty."""
+    """A linear map ``P`` from coordinates to coefficients, both (d, k), for one penalty."""
 
     @property
     @abstractmethod
     def dtype(self) -> Any:
-        """In which it is computed."""
+        """Dtype of the computation."""
 
     @abstractmethod
     def outward(self, moved: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``P v``: the coefficients at coordinates ``v``."""
+        """Coefficients ``P v`` at coordinates ``v``."""
 
     @abstractmethod
     def slope(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``P' g``: the gradient by the coordinates, of that by the coefficients."""
+        """The gradient by coordinates, ``P' g``, from the gradient ``g`` by coefficients."""
 
     @abstractmethod
     def inward(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Coordinates of coefficients, within rounding: where to start."""
+        """Coordinates of coefficients, up to rounding; used for warm starts."""
 
     @abstractmethod
     def in_float64(self) -> Coordinates:
@@ -40,7 +40,7 @@ class Coordinates(ABC):
 
 @dataclass(frozen=True)
 class Cholesky(Coordinates):
-    """``P = L'^-1`` of the lower Cholesky factor ``L`` of a Hessian (d, d), Fortran order."""
+    """``P = L'^-1`` with the lower Cholesky factor ``L`` of a Hessian (d, d), in Fortran order."""
 
     factor: NDArray[np.floating]
 
@@ -63,14 +63,14 @@ class Cholesky(Coordinates):
     def _solved(self, right: NDArray[np.float64], trans: str) -> NDArray[np.float64]:
         from scipy.linalg import solve_triangular
 
-        rounded = right.astype(self.dtype)  # or the factor would be copied
+        rounded = right.astype(self.dtype)  # otherwise the factor is copied
         solved = solve_triangular(self.factor, rounded, trans=trans, lower=True, check_finite=False)
         return np.asarray(solved, np.float64)
 
 
 @dataclass(frozen=True)
 class LowRank(Coordinates):
-    """``P = H^-1/2`` of a Hessian that has ``levels`` (r,) along a basis (d, r), and one ``tail`` else."""
+    """``P = H^-1/2`` for a Hessian with eigenvalues ``levels`` (r,) on a basis (d, r), else ``tail``."""
 
     basis: NDArray[np.float32]
     levels: NDArray[np.float64]
@@ -109,15 +109,15 @@ class LowRank(Coordinates):
 
 
 class Curvature(ABC):
-    """Roughly the Hessian of a loss for one class's coefficients, from a sample of the rows."""
+    """An estimate of the Hessian of the loss by one class's coefficients, from a sample of the rows."""
 
     @abstractmethod
     def at(self, penalty: float) -> Coordinates:
-        """The coordinates where so much is added along every direction."""
+        """The coordinates for the Hessian plus ``penalty`` times the identity."""
 
 
 class FullCurvature(Curvature):
-    """Of standardised rows (m, d), as a matrix (d, d): ``curvature`` times their covariance."""
+    """A matrix (d, d): ``curvature`` times the covariance of standardised rows (m, d)."""
 
     def __init__(self, rows: NDArray[np.float32], curvature: float) -> None:
         from scipy.linalg.blas import sgemm
@@ -130,23 +130,23 @@ class FullCurvature(Curvature):
         curved = self._hessian + penalty * np.eye(len(self._hessian), dtype=np.float32)
         try:
             lower = cholesky(curved, lower=True)
-        except LinAlgError:  # hardly any penalty, and columns that copy each other; only speed is lost
+        except LinAlgError:  # tiny penalty and duplicate columns; affects speed only
             curved[np.diag_indices(len(curved))] += np.finfo(np.float32).eps * np.trace(curved)
             lower = cholesky(curved, lower=True)
         return Cholesky(np.asfortranarray(lower, np.float32))
 
     @staticmethod
     def memory(width: int) -> int:
-        """Bytes: the matrix, two copies on the way to its factor, and one in float64."""
+        """Bytes of the matrix, two copies during factorisation, and one in float64."""
         return 20 * width**2
 
 
 class LowRankCurvature(Curvature):
-    """Of standardised rows (m, d), m < d: their covariance, shrunk towards that of independent columns.
+    """The covariance of standardised rows (m, d), m < d, shrunk towards the identity.
 
-    A covariance of few rows says nothing of most directions, and too much of the others (O. Ledoit and M.
+    The sample covariance of few rows is 0 in most directions and too large in the others (O. Ledoit and M.
     Wolf, A well-conditioned estimator for large-dimensional covariance matrices, 2004). Without rows it is
-    the diagonal: the same everywhere, as every standardised column has a variance of 1.
+    the identity, since standardised columns have unit variance.
     """
 
     def __init__(self, rows: NDArray[np.float32], curvature: float) -> None:
@@ -170,5 +170,5 @@ class LowRankCurvature(Curvature):
 
     @staticmethod
     def rows(width: int, memory: int) -> int:
-        """The rows of a sample with which it takes no more than so many bytes."""
+        """The largest number of rows for which the computation fits into ``memory`` bytes."""
         return min(memory // (8 * width), int(np.sqrt(memory / 24)))

@@ -1,4 +1,4 @@
-"""What a head cannot do, reported in one line."""
+"""Errors of heads that the user can fix."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from features.errors import UserError
 
 
 class Refused(ValueError):
-    """What a head cannot be, be fitted on or come to: the user's to put right.
+    """An error of a head that the user can fix: an invalid parameter, one class only, diverging training.
 
-    A parameter out of its range, one class only, training that diverges. A ``ValueError``, as
-    scikit-learn's estimators raise; any other from within a head is a defect.
+    It is a ``ValueError``, as raised by scikit-learn's estimators; any other exception of a head is a bug.
     """
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Tell what a head refuses as the one line it is."""
+    """Convert :class:`Refused` to ``UserError``."""
     try:
         yield
     except Refused as error:

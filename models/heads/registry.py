@@ -1,4 +1,4 @@
-"""Every classifier head by its name: Headroom's nine, scikit-learn's, and those of other packages."""
+"""Heads by name: Headroom's nine, scikit-learn's classifiers, and classes of other packages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from models.heads import parameters, saved
 from models.heads.base import BaseHead
 from models.heads.refusal import Refused
 
-FIXED = ("random_state", "warm_start")  # parameters that no setting changes: the seed's, and the sweep's
-WITHOUT_JOBS = ("LogisticRegression",)  # it warns that n_jobs has no effect
+FIXED = ("random_state", "warm_start")  # parameters that settings cannot change
+WITHOUT_JOBS = ("LogisticRegression",)  # warns that n_jobs has no effect
 NEEDS = "it needs an estimator to be built with"
 LEFT_OUT = {  # classifiers of scikit-learn that cannot be heads, and why
     "CategoricalNB": "its inputs are categories, and it refuses values that it was not trained on",
@@ -41,12 +41,12 @@ class Head:
 
     Attributes
     ----------
-    make : builds the unfitted head from a seed; imports only what it needs.
-    about : one line for people.
-    grid : what is swept: each parameter's values, numbers from the most regularised to the least.
+    make : builds the unfitted head from a seed; imports its module on demand.
+    about : a description in one line.
+    grid : the values of each swept parameter; numbers from the most regularised to the least.
     random : whether the seed changes the result.
-    ordered : whether a sweep may end once its values have passed the best; a grid of the user's is
-        tried whole.
+    ordered : whether a sweep may end early once the optimum is passed; grids given by the user are tried
+        completely.
     """
 
     make: Callable[[int], BaseHead]
@@ -56,12 +56,12 @@ class Head:
     ordered: bool = True
 
     def make_for(self, seed: int, rows: int) -> BaseHead:
-        """The unfitted head for so many training images: none of its own parameters is ``auto``."""
+        """The unfitted head for a number of training images, with its ``auto`` parameters resolved."""
         estimator = self.make(seed)
         return estimator.set_params(**estimator.automatic(rows))  # type: ignore[no-any-return]
 
     def configuration(self, seed: int, rows: int) -> dict[str, Any]:
-        """What is asked for before validation decides, with so many training images: parameters, grids."""
+        """Parameters and grids before validation, for a number of training images."""
         return {
             "asked": saved.parameters(self.make_for(seed, rows)),
             "grid": {name: list(values) for name, values in self.grid.items()},
@@ -141,7 +141,9 @@ def _baseline(seed: int) -> BaseHead:
 INVERSE_STRENGTH = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 
 HEADS: dict[str, Head] = {
-    "prior": Head(_prior, "no look at the image: every class as likely as in training (the floor)"),
+    "prior": Head(
+        _prior, "class frequencies of the training images, whatever the image (a trivial baseline)"
+    ),
     "centroid": Head(_centroid, "the class whose mean embedding is nearest"),
     "knn": Head(
         _knn,
@@ -178,16 +180,15 @@ def head(
 
     Parameters
     ----------
-    name : one of ``HEADS``, a classifier of scikit-learn by the name of its class, or
-        ``module:Class`` for any other class that keeps scikit-learn's protocol; importing the
-        module runs its code.
-    settings : constructor parameters that are not its own; what is set is not swept.
-    grid : the values of one more parameter that are tried on validation.
+    name : one of ``HEADS``, the class name of a scikit-learn classifier, or ``module:Class`` for any other
+        class with scikit-learn's interface; importing the module runs its code.
+    settings : constructor parameters that differ from the defaults; they are not swept.
+    grid : one more parameter to sweep, with its values.
 
     Raises
     ------
     UserError
-        There is no such head, it has no such parameter, or no such value; the known are listed.
+        There is no such head, it has no such parameter, or a value is invalid.
     """
     entry = known(name) or _imported(name)
     if settings:
@@ -196,7 +197,7 @@ def head(
 
 
 def known(name: str) -> Head | None:
-    """The head of this name, where it is Headroom's or scikit-learn's; no other code is run."""
+    """The head of this name if it is Headroom's or scikit-learn's, else None; runs no other code."""
     if name in HEADS or not re.fullmatch(r"[A-Z]\w*", name):
         return HEADS.get(name)
     return _scikit_learns(name)
@@ -209,7 +210,7 @@ def _scikit_learns(name: str) -> Head | None:
     from models.heads.estimator import EstimatorHead
 
     if name in LEFT_OUT:
-        raise UserError(f"the classifier {name} is no head: {LEFT_OUT[name]}")
+        raise UserError(f"the classifier {name} cannot be a head: {LEFT_OUT[name]}")
     found = dict(all_estimators("classifier")).get(name)
     if found is None:
         return None
@@ -227,7 +228,7 @@ def _scikit_learns(name: str) -> Head | None:
 
 @cache
 def _imported(name: str) -> Head:
-    """The head ``module:Class``; its code is run, and that is said."""
+    """The head ``module:Class``; runs the module's code, and prints that it does."""
     from models.heads.estimator import EstimatorHead
 
     module, colon, attribute = name.partition(":")
@@ -237,7 +238,7 @@ def _imported(name: str) -> Head:
     try:
         found = getattr(importlib.import_module(module), attribute)
         own = found().get_params(deep=False)
-    except Exception as error:  # a stranger's code may fail in any way
+    except Exception as error:  # arbitrary code
         raise UserError(
             f"head={name}: {type(error).__name__}: {error}; expected a class of that module with "
             "scikit-learn's get_params, set_params, fit and predict that can be built without arguments"
@@ -250,7 +251,7 @@ def _imported(name: str) -> Head:
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that is no head's."""
+    """The message for an unknown name."""
     from sklearn.utils import all_estimators
 
     others = [other for other, _ in all_estimators("classifier") if other not in LEFT_OUT]
@@ -264,7 +265,7 @@ def _unknown(name: str) -> str:
 
 
 def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
-    """``entry``, called ``name``, with ``settings`` for its parameters and its grids narrowed to them."""
+    """The head ``entry``, called ``name``, with these parameters set and removed from its grids."""
     defaults = entry.make_for(0, 1).get_params(deep=False)  # each of the type that its values have
     known = [parameter for parameter in defaults if parameter not in FIXED]
     for parameter in settings:
@@ -294,7 +295,7 @@ def with_settings(name: str, entry: Head, settings: Mapping[str, Any]) -> Head:
 
 
 def with_grid(name: str, entry: Head, grid: Mapping[str, Sequence[Any]], settings: Mapping[str, Any]) -> Head:
-    """``entry`` swept over the values of ``grid``, each of which its parameter must be able to take."""
+    """The head ``entry`` with ``grid`` added to its grids, after validation of each value."""
     for parameter, values in grid.items():
         if parameter in settings:
             raise UserError(f"grid: {parameter} is set by settings= already; name it in one of the two")
@@ -306,14 +307,14 @@ def with_grid(name: str, entry: Head, grid: Mapping[str, Sequence[Any]], setting
 
 
 def remade(name: str, seed: int, kept: Mapping[str, Any]) -> Any:
-    """The unfitted estimator that ``saved.parameters`` described: its lists were tuples.
+    """The unfitted estimator with parameters from ``saved.parameters``; lists become tuples.
 
     Raises
     ------
     UserError
-        There is no such head, of Headroom's or scikit-learn's.
+        Neither Headroom nor scikit-learn has such a head.
     ValueError
-        It has no such parameter.
+        The head has no such parameter.
     """
     entry = known(name)
     if entry is None:

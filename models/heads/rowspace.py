@@ -1,4 +1,4 @@
-"""Fewer rows than columns: coefficients in as many coordinates as there are rows."""
+"""Dimension reduction for fewer rows than columns, by the representer theorem."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLUMNS = 2_048  # standardised at a time
-JITTER = 1e-9  # of the mean squared row length, so that rows that copy each other have a factor too
+JITTER = 1e-9  # relative to the mean squared row length, so that duplicate rows can be factored
 
 
 class RowSpace:
-    """The space that standardised rows span, in which squared penalties keep their coefficients.
+    """The space spanned by standardised rows.
 
-    The coefficients that minimise a loss plus their squared norm are combinations of the rows
-    (B. Schölkopf et al., A generalized representer theorem, 2001). So a problem of n rows and
-    d > n columns has the same solution in n coordinates: those in which the rows are the Cholesky
-    factor of their inner products.
+    Coefficients that minimise a loss plus their squared norm are linear combinations of the rows (B.
+    Schölkopf et al., A generalized representer theorem, 2001). So a problem with n rows and d > n columns
+    can be solved in n coordinates, in which the rows are the Cholesky factor of their Gram matrix.
 
     Parameters
     ----------
-    X : (n, d) float32; it is kept, not copied.
-    mean, scale : (d,) float64, of the columns.
+    X : (n, d) float32; referenced, not copied.
+    mean, scale : (d,) float64, mean and standard deviation of the columns.
 
     Attributes
     ----------
@@ -41,7 +40,7 @@ class RowSpace:
         self.rows = self._factor.astype(np.float32, order="C")
 
     def inward(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Coefficients (d, k) of standardised columns in these coordinates, (n, k)."""
+        """Transform coefficients (d, k) of standardised columns to these coordinates, (n, k)."""
         from scipy.linalg import solve_triangular
 
         scores = np.zeros((len(self._X), weights.shape[1]))
@@ -50,7 +49,7 @@ class RowSpace:
         return np.asarray(solve_triangular(self._factor, scores, lower=True, check_finite=False))
 
     def outward(self, inner: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What :meth:`inward` took: coefficients (d, k) of standardised columns."""
+        """Transform coordinates (n, k) back to coefficients (d, k) of standardised columns."""
         from scipy.linalg import solve_triangular
 
         shares = solve_triangular(self._factor, inner, trans="T", lower=True, check_finite=False)

@@ -1,4 +1,4 @@
-"""A fitted head as data: constructor parameters as JSON, learned attributes as arrays."""
+"""Serialisation of Headroom's heads: constructor parameters as JSON, learned attributes as arrays."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LATER = ("class_weight", None)  # a default of later: left out, so that runs of before are the same runs
-MACHINE = ("n_jobs", "verbose")  # parameters of scikit-learn's that change no result
+LATER = ("class_weight", None)  # added later: omitted if default, so that earlier runs keep their names
+MACHINE = ("n_jobs", "verbose")  # parameters of scikit-learn that do not change results
 Arrays = dict[str, NDArray[Any]]
 
 
 def parameters(estimator: Any) -> dict[str, Any]:
-    """The estimator's configuration as JSON values, without what changes no result."""
+    """The estimator's parameters as JSON values, without those that do not change results."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in sorted(estimator.get_params().items())
@@ -24,14 +24,17 @@ def parameters(estimator: Any) -> dict[str, Any]:
 
 
 def to_data(estimator: Any) -> tuple[dict[str, Any], Arrays]:
-    """What ``fit`` learned, by name, as JSON values whose leaves may name arrays, and those arrays.
+    """Serialise the learned attributes of a head, which end in ``_`` as in scikit-learn.
 
-    A learned attribute ends in ``_``, as everywhere in scikit-learn.
+    Returns
+    -------
+    tuple
+        JSON values by name, in which ``{"array": name}`` refers to an array; and the arrays by name.
 
     Raises
     ------
     TypeError
-        An attribute is neither numbers nor text.
+        An attribute is neither numeric nor text.
     """
     arrays: Arrays = {}
 
@@ -47,13 +50,13 @@ def to_data(estimator: Any) -> tuple[dict[str, Any], Arrays]:
             return value.item()
         if isinstance(value, None | bool | int | float | str):
             return value
-        raise TypeError(f"{name} is a {type(value).__name__}, which cannot be kept as data")
+        raise TypeError(f"{name} is a {type(value).__name__}, which cannot be stored as data")
 
     return {key: leaf(value, key) for key, value in vars(estimator).items() if _is_learned(key)}, arrays
 
 
 def from_data(estimator: Any, learned: dict[str, Any], arrays: Arrays) -> Any:
-    """Give an unfitted ``estimator`` what :func:`to_data` took from a fitted one; returns it."""
+    """Restore attributes from :func:`to_data` in an unfitted ``estimator``, and return it."""
 
     def value(leaf: Any) -> Any:
         if isinstance(leaf, dict):

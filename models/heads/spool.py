@@ -1,4 +1,4 @@
-"""Rows in temporary files without a name, which go with the process."""
+"""Rows in unnamed temporary files, which disappear with the process."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from features.budget import gigabytes
 from features.errors import UserError
 from models.heads.blocks import Blocks, divided
 
-PART = 1 << 30  # bytes of a part, at most
-PARTS = 4  # in the memory they may take: one in use, one read ahead, and what is made of them
+PART = 1 << 30  # bytes per part, at most
+PARTS = 4  # per memory limit: one in use, one read ahead, and copies made of them
 
 
 class Spool(Blocks):
-    """Rows that are written once, in order, and read in blocks.
+    """Rows written once, in order, and read in blocks.
 
     Parameters
     ----------
-    folder : where there is room for them.
-    shape : (n, d) of the rows, which :meth:`add` brings in order.
-    memory : bytes that rows and a fit may take together.
+    folder : of the temporary file.
+    shape : (n, d) of all rows.
+    memory : memory limit in bytes, for blocks and fit together.
 
     Raises
     ------
     UserError
-        There is no room, or the folder may not be written.
+        The disk is full, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int], memory: int) -> None:
@@ -45,7 +45,7 @@ class Spool(Blocks):
         self._added = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
-        """The next rows (m, d)."""
+        """Append rows (m, d)."""
         self._file.write(self._added, rows)
         self._added += len(rows)
 
@@ -57,19 +57,19 @@ class Spool(Blocks):
 
 
 class Scattered:
-    """A copy of rows in parts, each a random draw of them, of which an epoch reads one after another.
+    """A copy of rows in parts, each a random sample, for epochs in random order.
 
-    Rows of a folder lie class by class, and so do blocks of them. The draw is the same for every seed.
+    Rows of a folder are sorted by class, and so are blocks of them. The samples do not depend on the seed.
 
     Parameters
     ----------
     X : the rows.
-    memory : bytes that parts may take.
+    memory : memory limit in bytes.
 
     Raises
     ------
     UserError
-        There is no room for the copy.
+        The disk is too small for the copy.
     """
 
     def __init__(self, X: Blocks, memory: int) -> None:
@@ -96,9 +96,13 @@ class Scattered:
     def in_order(
         self, order: NDArray[np.int64], most: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Each row once, at most so many at a time: their numbers, and the rows.
+        """Yield each row once: row numbers (m,) and rows (m, d), at most ``most`` at a time.
 
-        Parts come by their first row in ``order``, a permutation of all rows; the rows of a part as there.
+        Parameters
+        ----------
+        order : a permutation of all rows. Parts are ordered by their first row in it; rows within a part
+            keep its order.
+        most : largest number of rows per step.
         """
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
@@ -117,7 +121,7 @@ class Scattered:
 
 
 class _File:
-    """A temporary file of so many rows, written and read by their numbers."""
+    """A temporary file of rows, written and read by row number."""
 
     def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
         self._folder, (count, self._width) = folder, shape

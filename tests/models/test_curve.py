@@ -98,7 +98,7 @@ def test_changed_draws_are_noticed(root: Path, rows: Any) -> None:
         (lambda about: about.update(parameters=[]), "parameters"),
         (lambda about: about.update(more=1), "more"),
         (lambda about: about["sha256"].update({"1.0": 7}), "sha256"),
-        (lambda about: about.update(run="another"), "it is of another"),
+        (lambda about: about.update(run="another"), "it belongs to another"),
     ],
 )
 def test_what_cannot_be_a_curve_is_refused_though_its_digest_is_right(

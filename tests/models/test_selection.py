@@ -246,7 +246,7 @@ def test_the_temperature_is_fitted_on_validation(fake: Fake) -> None:
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_what_is_no_number_in_the_test_split_is_refused_in_a_line(fake: Fake, bad: float) -> None:
     fake._X["test"][3, 1] = bad
-    with pytest.raises(UserError, match=r"fake.h5 holds NaN or infinite numbers; verify the cache"):
+    with pytest.raises(UserError, match=r"fake.h5 contains NaN or infinite numbers; verify the cache"):
         train(fake, "ridge")
 
 

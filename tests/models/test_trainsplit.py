@@ -109,7 +109,8 @@ class TestTheSplit:
     def test_it_says_why_it_reads_in_blocks(self, stored: Stored, capsys: pytest.CaptureFixture[str]) -> None:
         split(stored, MEMORY)
         assert (
-            "1,000 training images are 0.0 GB, and 0.0 GB of memory may be taken" in capsys.readouterr().err
+            "1,000 training images are 0.0 GB, more than the memory limit of 0.0 GB"
+            in capsys.readouterr().err
         )
 
     def test_its_temporary_file_has_no_name(self, stored: Stored, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ class TestTheSplit:
     @pytest.mark.parametrize("bad", [np.inf, np.nan])
     def test_what_is_no_number_is_refused(self, stored: Stored, bad: float) -> None:
         stored._X["train"][777, 3] = bad
-        with pytest.raises(UserError, match="holds NaN or infinite numbers; verify the cache"):
+        with pytest.raises(UserError, match="contains NaN or infinite numbers; verify the cache"):
             selection.train(split(stored, MEMORY), "centroid", 0)
 
     @pytest.mark.parametrize("memory", ["much", "4 apples", "-1", "0", "1e9", "GB"])
