@@ -102,6 +102,10 @@ class BaseHead:
             [np.asarray(self.predict_proba(block), np.float64) for _, block in in_blocks(X)]
         )
 
+    def rows_per_pass(self) -> int | None:
+        """Rows that one pass over training rows on a disk predicts; None: predictions read no such rows."""
+        return None
+
     def predict_proba_of_own(self, X: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probabilities (m, k) for rows of the training inputs.
 

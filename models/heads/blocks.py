@@ -69,6 +69,23 @@ def in_blocks(X: Rows, most: int = ROWS) -> Iterator[tuple[slice, NDArray[np.flo
             yield slice(places.start + start, places.start + start + len(block)), block
 
 
+def of_one_size(X: Blocks, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Blocks of exactly so many rows, with the places of those that are there: rows of 0 follow the last."""
+    left, at = np.empty((0, X.shape[1]), np.float32), 0
+    for _, block in X:
+        block = np.concatenate((left, block)) if len(left) else block
+        whole = len(block) - len(block) % size
+        for start in range(0, whole, size):
+            yield slice(at, at + size), block[start : start + size]
+            at += size
+        left = block[whole:].copy()
+    if len(left):
+        yield (
+            slice(at, at + len(left)),
+            np.concatenate((left, np.zeros((size - len(left), X.shape[1]), np.float32))),
+        )
+
+
 def rows_of_a_block(width: int, most: int = BYTES) -> int:
     """The number of rows of ``width`` float32 values in a block of at most ``most`` bytes."""
     return min(max(most // (4 * width), 1), ROWS)

@@ -14,13 +14,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from models.heads.base import BaseHead, Candidate, OnEpoch, Watched
-from models.heads.blocks import Blocks, Rows, in_blocks, sample, validated
+from models.heads.blocks import LIVE, Blocks, Rows, in_blocks, of_one_size, sample, validated
 from models.heads.parameters import check, positive, whole
 from models.heads.refusal import Refused
 
-QUERIES = 256  # rows compared with all training rows at a time
-SMALLEST = 1e-150  # weight of an exported vote at distance 1; its square is representable in float64
-GROUP = 16  # columns per group in the search
+QUERIES = 256  # rows compared with training rows at a time
+TILE = 512  # training rows on a disk that they are compared with at a time
+COPIES = 4  # of the similarities of QUERIES and TILE: as they are, and while the largest are found
+HELD = 4  # copies of a row: two of whoever brings rows to predict, side by side, and of length 1
+SMALLEST = 1e-150  # an exported vote at distance 1; its square is still a float64
+GROUP = 16  # columns whose maximum stands for them in the search
 
 
 class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
@@ -122,16 +125,22 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
             yield chosen, self._votes(similarities[:, : int(k)], neighbours[:, : int(k)])
 
     def proba_of(self, X: Rows) -> NDArray[np.float64]:
-        """Probabilities (n, k) for rows in memory or in blocks, with few passes over stored rows."""
-        return self._votes(*self.neighbours(X, self.k)) if isinstance(X, Blocks) else self.predict_proba(X)
+        """Probabilities (n, k) of rows in memory or in blocks; as few passes over stored rows as fit."""
+        if isinstance(X, Blocks) and not hasattr(self, "rows_"):
+            return self._votes(*self.neighbours(X, self.k))
+        return super().proba_of(X)
+
+    def rows_per_pass(self) -> int | None:
+        """Rows (of an array) that one pass over the stored rows predicts; None where rows are in memory."""
+        return None if hasattr(self, "rows_") else self._at_once(self.k, copies=HELD)
 
     def neighbours(
         self, X: Rows, k: int, advance: Callable[[int], object] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the ``k`` most similar training rows of each query, most similar first.
 
-        The search is exact: the k largest similarities are in the k groups of columns with the largest
-        maxima, so only these groups are sorted.
+        Of equally similar rows the first one comes first. The search is exact: the k largest similarities are
+        in the k groups of columns with the largest maxima, so only these groups are sorted.
 
         Parameters
         ----------
@@ -148,7 +157,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
 
         check_is_fitted(self)
         if isinstance(X, Blocks) or not hasattr(self, "rows_"):
-            parts = [self._neighbours_in_blocks(part, k) for part in self._queries(X)]
+            parts = [self._neighbours_in_blocks(part, k, advance) for part in self._queries(X, k)]
             return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         k = min(k, len(self.rows_))
         width = -(-len(self.rows_) // GROUP) * GROUP
@@ -162,16 +171,12 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
             part[:, len(self.rows_) :] = -np.inf
             product_ = sgemm(1, self.rows_.T, queries.T, trans_a=True)  # (n, queries), by column
             np.multiply(product_.T, self.inverse_norms_, out=part[:, : len(self.rows_)])
-            tops = part.reshape(len(part), -1, GROUP).max(axis=2)
-            if k < tops.shape[1]:
-                picked = np.argpartition(tops, tops.shape[1] - k, axis=1)[:, -k:]
-            else:
-                picked = np.broadcast_to(np.arange(tops.shape[1]), tops.shape)
+            picked = _largest(part.reshape(len(part), -1, GROUP).max(axis=2), k)
             columns = (picked[:, :, None] * GROUP + np.arange(GROUP)).reshape(len(part), -1)
             values = np.take_along_axis(part, columns, axis=1)
-            best = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
+            best = _largest(values, k)
             kept, names = np.take_along_axis(values, best, axis=1), np.take_along_axis(columns, best, axis=1)
-            order = np.lexsort((names, -kept), axis=1)
+            order = np.argsort(-kept, axis=1, kind="stable")
             similarities[start : start + QUERIES] = np.take_along_axis(kept, order, axis=1)
             neighbours[start : start + QUERIES] = np.take_along_axis(names, order, axis=1)
             return len(queries)
@@ -183,39 +188,71 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         return similarities, neighbours
 
     def _neighbours_in_blocks(
-        self, X: NDArray[np.float32], k: int
+        self, queries: NDArray[np.float32], k: int, advance: Callable[[int], object] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """:meth:`neighbours` in one pass over the stored rows, which updates the k best of each query."""
-        from scipy.linalg.blas import sgemm
+        """:meth:`neighbours` of rows of length 1 in one pass over the stored rows, the k best running along.
 
-        k = min(k, len(self.codes_))
-        queries = X * _inverse_norms(X)[:, None]
-        best = np.full((len(X), k), -np.inf, np.float32)
-        names = np.full((len(X), k), np.iinfo(np.int64).max)
-        for places, block in in_blocks(self._stored()):
-            found = sgemm(1, block.T, queries.T, trans_a=True).T * _inverse_norms(block)  # (queries, rows)
-            most = min(k, found.shape[1])
-            picked = np.argpartition(found, found.shape[1] - most, axis=1)[:, -most:]
-            values = np.concatenate((best, np.take_along_axis(found, picked, axis=1)), axis=1)
-            named = np.concatenate((names, picked + places.start), axis=1)
-            order = np.lexsort((named, -values), axis=1)[:, :k]
-            best, names = np.take_along_axis(values, order, axis=1), np.take_along_axis(named, order, axis=1)
+        A product's last digits depend on its shape. So all have the same one, whatever the memory, and each
+        is made by one thread: neighbours are the same bit for bit, and copies of a row are equally similar.
+        """
+        from joblib import cpu_count
+        from scipy.linalg.blas import sgemm
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        stored, k = self._stored(), min(k, len(self.codes_))
+        best = np.full((len(queries), k), -np.inf, np.float32)
+        names = np.zeros((len(queries), k), np.int64)
+        tile, done = _tile(stored), 0
+        threads = min(cpu_count(), max(stored.memory // (LIVE * COPIES * 4 * QUERIES * tile), 1))
+
+        def search(start: int) -> None:
+            part = slice(start, start + QUERIES)
+            found = sgemm(1, rows.T, queries[part].T, trans_a=True).T[:, : places.stop - places.start]
+            found *= scale
+            better = np.flatnonzero(found.max(axis=1) > best[part, -1])
+            found = found[better]
+            picked = _largest(found, min(k, found.shape[1]))
+            values = np.hstack((best[part][better], np.take_along_axis(found, picked, axis=1)))
+            named = np.hstack((names[part][better], picked + places.start))
+            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+            best[part][better] = np.take_along_axis(values, order, axis=1)
+            names[part][better] = np.take_along_axis(named, order, axis=1)
+
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+            for places, rows in of_one_size(stored, tile):
+                scale = _inverse_norms(rows)[: places.stop - places.start]
+                list(pool.map(search, range(0, len(queries), QUERIES)))
+                if advance is not None:
+                    before, done = done, len(queries) * places.stop // len(stored)
+                    advance(done - before)
         return best, names
 
-    def _queries(self, X: Rows) -> Iterator[NDArray[np.float32]]:
-        """Yield queries in parts that, with their products with a block, take a third of the memory."""
+    def _queries(self, X: Rows, k: int) -> Iterator[NDArray[np.float32]]:
+        """Rows at length 1, as many at a time as the memory holds; each part in the place of the last."""
+        beside = LIVE * 4 * X.shape[1] * X.step if isinstance(X, Blocks) else 0
+        part = np.empty((min(self._at_once(k, beside), len(X)), X.shape[1]), np.float32)
+        filled = 0
+        for _, block in in_blocks(X):
+            block = block * _inverse_norms(block)[:, None]
+            while len(block):
+                some = block[: len(part) - filled]
+                part[filled : filled + len(some)] = some
+                filled, block = filled + len(some), block[len(some) :]
+                if filled == len(part):
+                    yield part
+                    filled = 0
+        if filled:
+            yield part[:filled]
+
+    def _at_once(self, k: int, beside: int = 0, copies: int = 1) -> int:
+        """Rows that can be compared in one pass, of which the memory holds so many copies."""
         stored = self._stored()
-        most = max(stored.memory // (3 * 4 * (2 * X.shape[1] + 4 * stored.step)), 1)
-        if not isinstance(X, Blocks):
-            yield from (X[start : start + most] for start in range(0, len(X), most))
-            return
-        waiting: list[NDArray[np.float32]] = []
-        for _, block in in_blocks(X, most):
-            if sum(map(len, waiting)) + len(block) > most:
-                yield np.concatenate(waiting)
-                waiting = []
-            waiting.append(block)
-        yield np.concatenate(waiting)
+        width = stored.shape[1]
+        left = stored.memory - beside - 2 * 4 * width * _tile(stored)
+        most = max(
+            (left - left // LIVE) // (4 * width * copies + 12 * k), 1
+        )  # a share: of what searches take
+        return most - most % QUERIES if most > QUERIES else most
 
     def _stored(self) -> Blocks:
         """The training rows in a cache."""
@@ -255,3 +292,20 @@ def _inverse_norms(X: NDArray[np.float32]) -> NDArray[np.float32]:
     """The inverse length of each row; 0 for rows of zeros, whose similarities are then 0."""
     norms = np.sqrt(np.einsum("nd,nd->n", X, X))
     return np.asarray(np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0))
+
+
+def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Columns (n, k) of the k largest values of each row (n, m), ascending; of equals the first."""
+    if k >= values.shape[1]:
+        return np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    least = np.partition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k]
+    taken = values >= least[:, None]
+    for row in np.flatnonzero(np.count_nonzero(taken, axis=1) != k):  # equals of which not all are among them
+        taken[row] = False
+        taken[row, np.argsort(-values[row], kind="stable")[:k]] = True
+    return np.nonzero(taken)[1].reshape(len(values), k)
+
+
+def _tile(stored: Blocks) -> int:
+    """Rows of a tile: ``TILE``, or as many as a block has where even that is much of the memory."""
+    return TILE if 2 * LIVE * 4 * stored.shape[1] * TILE <= stored.memory else min(stored.step, TILE)

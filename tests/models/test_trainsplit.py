@@ -14,8 +14,9 @@ from features.errors import UserError
 from models import selection
 from models.heads import saved
 from models.heads.blocks import Blocks, evenly, in_blocks, sample
-from models.heads.knn import KnnHead
+from models.heads.knn import HELD, KnnHead
 from models.runs.run import Run
+from models.storedrows import StoredRows
 from models.trainsplit import TrainSplit
 from tests.models.heads.test_heads import blobs
 from tests.models.test_selection import Fake
@@ -235,15 +236,51 @@ class TestKnn:
         assert parts.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.005)
 
     def test_queries_are_cut_into_parts_that_fit(self, stored: Stored) -> None:
-        material = split(stored, 30_000)
+        material = split(stored, 5_000)
         head = KnnHead().fit(material.X_fit, material.y_fit)
         for queries in (material.X_val, stored._X["test"]):
             rows = np.concatenate([block for _, block in in_blocks(queries)])
-            assert np.array_equal(np.concatenate(list(head._queries(queries))), rows)
+            parts = [part.copy() for part in head._queries(queries, 7)]
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            np.testing.assert_allclose(np.concatenate(parts), rows / lengths, rtol=1e-5)
+            assert len(parts) > 1
+            assert max(part.nbytes for part in parts) < 5_000 / 2
             similarities, found = KnnHead().fit(split(stored).X_fit, material.y_fit).neighbours(rows, 7)
             ours, named = head.neighbours(queries, 7)
             np.testing.assert_allclose(ours, similarities, atol=1e-6)
             assert (named == found).mean() > 0.99  # but for ties within rounding
+
+    def test_as_many_queries_as_fit_share_a_pass(self, stored: Stored) -> None:
+        for memory in (30_000, 100_000):
+            X = StoredRows(stored, "train", LAYERS, memory)  # type: ignore[arg-type]
+            head = KnnHead().fit(X, stored.labels())
+            most = head.rows_per_pass()
+            assert most is not None
+            assert memory / 4 < most * (HELD * 4 * 8 + 12 * head.k) < memory
+            for rows, passes in ((1, 1), (most, 1), (2 * most, 2)):
+                before = X.passes
+                head.predict_proba(np.resize(stored._X["test"], (rows, 8)))
+                assert X.passes - before <= passes
+
+    def test_copies_of_a_row_are_equally_similar_whatever_the_memory(self, tmp_path: Path) -> None:
+        wide = Stored(tmp_path, rows=2_900, train=2_600, width=72)
+        train, test = wide._X["train"], wide._X["test"]
+        train[[40, 1_200, 2_599]] = train[7]  # in several tiles, one of them the last
+        train[100:2_500:50] = test[3]  # more than k
+        whole = KnnHead().fit(train, wide.labels()).neighbours(test, 9)[1]
+        assert whole[3].tolist() == list(range(100, 550, 50))
+        found = []
+        for memory in (2_000_000, 5_000_000, 400_000_000):
+            head = KnnHead().fit(StoredRows(wide, "train", LAYERS, memory), wide.labels())  # type: ignore[arg-type]
+            found.append(head.neighbours(test, 9))
+            assert np.array_equal(found[-1][1], whole)
+        assert all(np.array_equal(each[0], found[0][0]) for each in found)
+
+    def test_fitted_in_memory_it_predicts_rows_that_are_not(self, stored: Stored) -> None:
+        material = split(stored, 30_000)
+        head = KnnHead().fit(stored._X["train"][::9], material.y[::9])
+        rows = np.concatenate([block for _, block in in_blocks(material.X_val)])
+        np.testing.assert_allclose(head.proba_of(material.X_val), head.predict_proba(rows), atol=1e-6)
 
     def test_its_rows_stay_in_the_cache(self, stored: Stored) -> None:
         run = selection.train(split(stored, 30_000), "knn", 0)

@@ -24,6 +24,14 @@ def test_neighbours_are_scikit_learns(rows: int, k: int) -> None:
     assert np.all(np.diff(similarities, axis=1) <= 0)
 
 
+def test_of_rows_that_are_equally_similar_the_first_are_taken() -> None:
+    X, y = blobs(rows=1000)
+    X[300:900:25] = 2 * X[11]  # as similar: a power of 2 changes no digit
+    similarities, found = KnnHead().fit(X, y).neighbours(X[11:12], 9)
+    assert found[0].tolist() == [11, *range(300, 500, 25)]
+    assert (similarities == similarities[0, 0]).all()
+
+
 def test_votes_by_hand() -> None:
     X = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     head = KnnHead(k=2, temperature=0.5).fit(X, np.array([0, 1, 1]))
