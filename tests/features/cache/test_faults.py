@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from models.runs.collection import load_all
+from tests.stand_in import Prepared
 
 pytestmark = pytest.mark.slow
 
@@ -26,22 +27,17 @@ ROOT = Path(__file__).parents[3]
 class Stage:
     """``features`` with the stand-in network, in processes of its own."""
 
-    def __init__(self, images: Path, weights: str, root: Path) -> None:
-        self.images, self.root = images, root
+    def __init__(self, images: Path, weights: str, root: Path, prepared: Prepared) -> None:
+        self.images, self.root, self._prepared = images, root, prepared
         self._given = ["--dataset", str(images), "--weights", weights, "--layers", "block3,block5"]
-        self._given += ["--precision", "float32", "--head", "ridge"]
+        self._given += ["--precision", "float32", "--head", "centroid"]
 
     def start(
-        self,
-        plan: str,
-        out: str = "out",
-        stage: str = "features",
-        before: tuple[str, ...] = (),
-        more: tuple[str, ...] = (),
+        self, plan: str, stage: str = "features", before: tuple[str, ...] = (), more: tuple[str, ...] = ()
     ) -> subprocess.Popen[str]:
-        command = [*before, sys.executable, "-m", "tests.stand_in", plan, stage, *self._given, *more]
+        """In a new interpreter, which can be given signals, or be started by another command."""
         return subprocess.Popen(
-            [*command, "--out", str(self.root / out)],
+            [*before, sys.executable, "-m", "tests.stand_in", plan, *self._arguments(stage, "out", more)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,10 +53,16 @@ class Stage:
         more: tuple[str, ...] = (),
     ) -> tuple[int, list[str], str]:
         """Exit code, shards written, standard error."""
-        child = self.start(plan, out, stage, before, more)
-        printed, err = child.communicate(timeout=60)
-        shards = [line for line in printed.splitlines() if line.startswith(("train-", "test-"))]
-        return child.returncode, shards, err
+        if before:
+            child = self.start(plan, stage, before, more)
+            printed, err = child.communicate(timeout=60)
+            code = child.returncode
+        else:
+            code, printed, err = self._prepared(plan, self._arguments(stage, out, more))
+        return code, [line for line in printed.splitlines() if line.startswith(("train-", "test-"))], err
+
+    def _arguments(self, stage: str, out: str, more: tuple[str, ...]) -> list[str]:
+        return [stage, *self._given, *more, "--out", str(self.root / out)]
 
     def runs(self) -> dict[str, Any]:
         """Test probabilities of every run, after checking that nothing else lies beside the runs."""
@@ -93,10 +95,16 @@ def assert_equal(one: dict[str, Any], two: dict[str, Any]) -> None:
         assert np.array_equal(array, two[name]), name
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    with Prepared(tmp_path_factory.mktemp("prepared")) as prepared:
+        yield prepared
+
+
 @pytest.fixture
-def stage(make_folder: Callable[..., Path], weights_path: str, tmp_path: Path) -> Stage:
+def stage(make_folder: Callable[..., Path], weights_path: str, tmp_path: Path, prepared: Prepared) -> Stage:
     images = make_folder({"train": 20, "test": 6}, classes=("cat", "dog"))
-    return Stage(images, weights_path, tmp_path)
+    return Stage(images, weights_path, tmp_path, prepared)
 
 
 def test_killed_at_every_durable_step_it_resumes_to_the_same_file(stage: Stage) -> None:
@@ -274,7 +282,7 @@ class TestReadOnly:
     def test_runs_are_read_without_permission_to_write(self, stage: Stage) -> None:
         assert stage.run()[0] == stage.run(stage="train")[0] == 0
         runs = stage.root / "out" / "runs"
-        left = runs / f".{next(runs.glob('*-ridge-*')).name}.tmp"
+        left = runs / f".{next(runs.glob('*-centroid-*')).name}.tmp"
         left.mkdir()
         runs.chmod(0o555)
         images = ("--image", str(stage.images / "test"))
