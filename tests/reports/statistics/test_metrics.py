@@ -148,6 +148,27 @@ def test_classes_that_are_never_seen_or_never_predicted() -> None:
     json.dumps(found)
 
 
+def test_a_class_of_one_image_counts_as_any_other() -> None:
+    found = scores(np.array([0, 0, 0, 0, 1]), np.eye(2)[[0, 0, 0, 0, 1]], ("often", "once"))
+    assert found["macro_f1"] == found["balanced_accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    missed = scores(np.array([0, 0, 0, 0, 1]), np.eye(2)[[0, 0, 0, 0, 0]], ("often", "once"))
+    assert missed["balanced_accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_text_is_scikit_learns_with_every_class_on_a_line_of_its_own() -> None:
+    found = scores(np.array([0, 0, 1, 1]), np.eye(3)[[0, 0, 0, 1]], ("wild\n cat", "dog", "never seen"))
+    lines = [" ".join(line.split()) for line in found["text"].splitlines()]
+    assert [line for line in lines if line] == [
+        "precision recall f1-score support",
+        "wild cat 0.667 1.000 0.800 2",
+        "dog 1.000 0.500 0.667 2",
+        "never seen 0.000 0.000 0.000 0",
+        "accuracy 0.750 4",
+        "macro avg 0.556 0.500 0.489 4",
+        "weighted avg 0.833 0.750 0.733 4",
+    ]
+
+
 def test_a_thousand_classes_take_little_memory() -> None:
     rng = np.random.default_rng(5)
     y = np.repeat(np.arange(1000), 5)

@@ -129,6 +129,7 @@ def test_every_pair_in_order_and_corrected_together() -> None:
         assert pair.difference == pytest.approx(accuracy)
         assert pair.low <= pair.difference <= pair.high
         assert pair.distinguishable == (pair.p_holm < 0.05)
+        assert pair.detectable == detectable(pair.first_only + pair.second_only, 1000, len(pairs))
     assert pairs[0].distinguishable
     assert (pairs[-1].p, pairs[-1].low, pairs[-1].high) == (1.0, 0.0, 0.0)
     assert not pairs[-1].distinguishable
@@ -139,9 +140,10 @@ def test_every_pair_in_order_and_corrected_together() -> None:
 
 class TestDetectable:
     @staticmethod
-    def images(rate: float, difference: float) -> float:
-        """How many are needed: Connor 1987, page 209."""
-        root = norm.ppf(0.975) * rate**0.5 + norm.ppf(0.8) * (rate - difference**2) ** 0.5
+    def images(rate: float, difference: float, tests: int = 1) -> float:
+        """How many are needed: Connor 1987, page 209; of several tests, each at its share of 0.05."""
+        alpha = norm.ppf(1 - 0.025 / tests)
+        root = alpha * rate**0.5 + norm.ppf(0.8) * (rate - difference**2) ** 0.5
         return float((root / difference) ** 2)
 
     @pytest.mark.parametrize(
@@ -154,10 +156,23 @@ class TestDetectable:
     def test_the_formula_is_as_published(self, rate: float, difference: float, needed: int) -> None:
         assert self.images(rate, difference) == pytest.approx(needed, abs=1)
 
-    @pytest.mark.parametrize(("discordant", "images"), [(11, 22), (70, 155), (900, 10_000), (40, 100)])
-    def test_it_solves_the_formula(self, discordant: int, images: int) -> None:
-        found = detectable(discordant, images)
-        assert self.images(discordant / images, found) == pytest.approx(images)
+    @pytest.mark.parametrize("tests", [1, 6, 66])
+    @pytest.mark.parametrize(("discordant", "images"), [(20, 22), (70, 155), (900, 10_000), (40, 100)])
+    def test_it_solves_the_formula(self, discordant: int, images: int, tests: int) -> None:
+        found = detectable(discordant, images, tests)
+        assert self.images(discordant / images, found, tests) == pytest.approx(images)
+
+    @pytest.mark.parametrize("tests", [1, 6, 66])
+    @pytest.mark.parametrize("images", [16, 50, 1000])
+    def test_with_too_few_discordant_images_all_fall_to_one_side(self, images: int, tests: int) -> None:
+        found = detectable(0, images, tests)
+        assert self.images(found, found, tests) == pytest.approx(images)
+
+    @pytest.mark.parametrize(("tests", "most"), [(1, 3), (6, 6), (66, 11)])
+    def test_of_a_few_images_none_is_enough(self, tests: int, most: int) -> None:
+        """Where all fall to one side they must be more than the squared quantile, 3.84 for one test."""
+        assert [detectable(images, images, tests) for images in range(1, most + 1)] == [1.0] * most
+        assert detectable(most + 1, most + 1, tests) < 1
 
     @pytest.mark.parametrize(("discordant", "images"), [(200, 2000), (100, 400), (20, 2000), (0, 1000)])
     def test_the_exact_test_finds_it_in_four_of_five(self, discordant: int, images: int) -> None:
