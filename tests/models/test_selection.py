@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
 
 from features.errors import UserError
 from models import selection
@@ -289,6 +294,223 @@ class TestGridsOfWords:
             "the chosen temperature = 1e-05 is the first of its grid (1e-05 to None): "
             "a value beyond may be better",
         ]
+
+
+class Skilled(CentroidHead):
+    """Right on so many tenths of the images, whatever it is fitted on; it knows how often it was fitted."""
+
+    def __init__(self, skill: float = 10, handicap: float = 0) -> None:
+        self.skill = skill
+        self.handicap = handicap
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Skilled:
+        super().fit(X, y)
+        self.fits_ = getattr(self, "fits_", 0) + 1
+        return self
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        proba = super().predict_proba(X)
+        wrong = np.arange(len(proba)) % 10 >= self.skill - self.handicap
+        proba[wrong] = np.roll(proba[wrong], 1, axis=1)
+        return proba
+
+
+class Warned(Skilled):
+    """Warns in each fit on so many images; validation is a tenth of the 300 there are."""
+
+    images: ClassVar[int]
+    category: ClassVar[type[Warning]]
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[Any]) -> Skilled:
+        if len(X) == self.images:
+            warnings.warn(f"as skill is {self.skill}", self.category, stacklevel=1)
+        return super().fit(X, y)
+
+
+PAST_THE_TOP = {"skill": (2, 10, 5)}  # the best lies within, so that nothing need be told
+
+
+def skilled(
+    monkeypatch: pytest.MonkeyPatch,
+    grid: Mapping[str, tuple[float, ...]] = PAST_THE_TOP,
+    make: type[Skilled] = Skilled,
+) -> None:
+    monkeypatch.setitem(HEADS, "skilled", registry.Head(lambda seed: make(), "right on tenths", grid))
+
+
+class TestTheSweep:
+    @pytest.mark.parametrize(
+        ("grid", "tried"),
+        [
+            ((2, 9, 5, 4, 3, 10), (2, 9, 5, 4)),
+            ((5, 9, 4, 9, 4, 3, 10), (5, 9, 4, 9, 4, 3)),  # as good as the best is not below it
+            ((2, 9, 5), (2, 9, 5)),
+        ],
+    )
+    def test_it_ends_after_two_values_in_a_row_below_the_best(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch, grid: tuple[int, ...], tried: tuple[int, ...]
+    ) -> None:
+        skilled(monkeypatch, {"skill": grid})
+        run = train(fake, "skilled")
+        assert [row["value"] for row in run.sweep] == list(tried)
+        assert [row["accuracy"] for row in run.sweep] == pytest.approx([value / 10 for value in tried])
+        assert run.chosen == {"skill": 9}
+        assert run.estimator.skill == 9, "the final fit is with what was chosen, not with what came last"
+
+    def test_of_two_parameters_every_combination_is_tried(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        skilled(monkeypatch, {"skill": (9, 5, 4), "handicap": (1, 2)})
+        rows = [(row["skill"], row["handicap"]) for row in train(fake, "skilled").sweep]
+        assert rows == [(9, 1), (9, 2), (5, 1), (5, 2), (4, 1), (4, 2)]
+
+    def test_values_of_ones_own_are_all_tried(self, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+        skilled(monkeypatch, {})
+        run = train(fake, "skilled", grid={"handicap": [1, 5, 6, 7]})
+        assert [row["value"] for row in run.sweep] == [1, 5, 6, 7]
+
+    def test_of_equals_the_first_stays(self, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Equal in accuracy and loss; the first is the most regularised."""
+        skilled(monkeypatch, {"skill": (2, 8.5, 9)})
+        assert train(fake, "skilled").chosen == {"skill": 8.5}
+
+    def test_each_value_has_its_numbers(self, fake: Fake) -> None:
+        run = train(fake, "ridge")
+        chosen = next(row for row in run.sweep if row["value"] == run.chosen["alpha"])
+        assert chosen["loss"] == pytest.approx(log_loss(run.val_labels, run.val_proba))
+        assert {tuple(row) for row in run.sweep} == {
+            ("value", "accuracy", "loss", "train_accuracy", "seconds")
+        }
+
+    def test_its_accuracy_on_its_own_images_is_of_those_it_was_fitted_on(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        skilled(monkeypatch)
+        assert [row["train_accuracy"] for row in train(fake, "skilled").sweep] == [0.2, 1.0, 0.5]
+
+    def test_neighbours_have_none_as_they_know_their_own_by_heart(self, fake: Fake) -> None:
+        assert not any("train_accuracy" in row for row in train(fake, "knn").sweep)
+
+    def test_curves_and_decisions_are_those_of_the_chosen_fit(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Curved(Skilled):
+            def curves(self) -> tuple[dict[str, list[float]], int | None]:
+                return {"accuracy": [0.0, self.skill]}, int(self.skill)
+
+            def decided(self) -> dict[str, Any]:
+                return {"handicap": self.skill / 100}
+
+        skilled(monkeypatch, make=Curved)
+        run = train(fake, "skilled")
+        assert (run.history, run.kept_epoch) == ({"accuracy": [0.0, 10]}, 10)
+        assert run.chosen == {"skill": 10, "handicap": 0.1}
+        assert run.estimator.handicap == 0.1
+
+
+class TestTheFinalFit:
+    @pytest.mark.parametrize(("warm", "fits"), [(False, 1), (True, 4)])
+    def test_it_goes_on_from_the_sweep_where_the_head_starts_warm_alone(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch, warm: bool, fits: int
+    ) -> None:
+        skilled(monkeypatch)
+        monkeypatch.setattr(Skilled, "warm_start", warm)
+        assert train(fake, "skilled").estimator.fits_ == fits
+
+    @pytest.mark.parametrize(("head", "seed"), [("ExtraTreeClassifier", 3), ("ridge", 0)])
+    def test_its_seed_is_that_of_the_run_where_the_head_is_random(
+        self, fake: Fake, head: str, seed: int
+    ) -> None:
+        run = train(fake, head, seed=3)
+        assert run.seed == seed
+        assert run.parameters.get("random_state", seed) == seed
+
+    def test_its_seconds_are_within_those_of_the_whole(self, fake: Fake) -> None:
+        started = time.perf_counter()
+        run = train(fake, "ridge")
+        whole = time.perf_counter() - started
+        assert set(run.seconds) == {"select", "refit", "predict"}
+        assert min(run.seconds.values()) > 0
+        assert sum(run.seconds.values()) < whole
+        assert 0 < sum(row["seconds"] for row in run.sweep) < run.seconds["select"]
+
+    def test_a_head_that_needs_more_memory_than_there_is_is_not_tried(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Large(Skilled):
+            def memory(self, rows: int, width: int, classes: int) -> tuple[int, str]:
+                return 1 << 60, f"{rows} x {width} x {classes}"
+
+            def fit(self, X: Any, y: Any) -> Skilled:
+                raise AssertionError("it was fitted")
+
+        skilled(monkeypatch, make=Large)
+        expected = r"the head skilled needs at least .* \(300 x 8 x 3\), .* fewer images \(limit\)"
+        with pytest.raises(UserError, match=expected):
+            train(fake, "skilled")
+
+
+class TestWhatAReaderIsTold:
+    @pytest.mark.parametrize(
+        ("images", "fit"),
+        [
+            (270, "the solver of a value that was tried stopped before it had converged: as skill is 5"),
+            (300, "the solver of the final fit stopped before it had converged: as skill is 10"),
+        ],
+    )
+    def test_that_a_solver_stopped_early(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch, images: int, fit: str
+    ) -> None:
+        monkeypatch.setattr(Warned, "images", images, raising=False)
+        monkeypatch.setattr(Warned, "category", ConvergenceWarning, raising=False)
+        skilled(monkeypatch, make=Warned)
+        assert train(fake, "skilled").warnings == [fit]
+
+    def test_other_warnings_of_a_head_pass_as_they_are(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Warned, "images", 300, raising=False)
+        monkeypatch.setattr(Warned, "category", RuntimeWarning, raising=False)
+        skilled(monkeypatch, make=Warned)
+        with pytest.warns(RuntimeWarning, match="as skill is 10"):
+            assert train(fake, "skilled").warnings == []
+
+    def test_what_the_head_says_of_its_final_fit(self, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+        skilled(monkeypatch)
+        monkeypatch.setattr(Skilled, "remarks", lambda self: [f"has skill {self.skill}"])
+        assert train(fake, "skilled").warnings == ["the final fit has skill 10"]
+
+    @pytest.mark.parametrize(("own", "told"), [(0.895, True), (0.905, False)])
+    def test_that_the_final_fit_has_collapsed(self, fake: Fake, own: float, told: bool) -> None:
+        """On its own images it is a tenth less accurate than the selection fit on validation, 1 here."""
+        material = TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
+        chosen = selection.Selection(val_proba=np.eye(3)[material.y_val])
+        found = selection._warnings("centroid", HEADS["centroid"], chosen, material, own)
+        assert [said.partition(": ")[2][:20] for said in found] == ["it has collapsed; th"] * told
+
+    def test_not_that_a_head_is_as_good_as_the_floor(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        skilled(monkeypatch)
+        run = train(fake, "skilled")
+        assert run.floors == {"prior": pytest.approx(1 / 3), "centroid": 1.0}
+        assert run.warnings == []
+
+    def test_while_it_goes_on(
+        self, fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Epochs(Skilled):
+            def fit_watching(self, X: Any, y: Any, watched: Any, on_epoch: Any) -> Any:
+                on_epoch(3, {"accuracy": [0.5, 0.75], "val_accuracy": [0.25, 0.5]})
+                return self.fit(X, y)
+
+        skilled(monkeypatch, {"skill": (2, 9), "handicap": (0, 1)}, Epochs)
+        train(fake, "skilled")
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == "skilled: epoch 3, accuracy 0.7500, validation 0.5000"
+        assert lines[1].startswith("skilled, skill=2, handicap=0: validation accuracy 0.2000 (")
+        assert "skilled: refit on all 300 training images, skill=9, handicap=0" in lines
+        assert "warning: skilled: worse on validation than centroid" in "\n".join(lines)
 
 
 @pytest.mark.parametrize("head", HEADS)
