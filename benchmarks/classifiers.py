@@ -1,23 +1,22 @@
-"""scikit-learn's classifiers beside Headroom's heads, on the same embeddings: accuracy, seconds, memory.
+"""Accuracy, time and memory of scikit-learn's classifiers and Headroom's heads on the same embeddings.
 
     .venv/bin/python benchmarks/classifiers.py --embeddings out/embeddings/FILE.h5
     .venv/bin/python benchmarks/classifiers.py --embeddings FILE.h5 --only LogisticRegression,logistic
     .venv/bin/python benchmarks/classifiers.py --embeddings FILE.h5 --rows 10000 --only SVC
-    .venv/bin/python benchmarks/classifiers.py --memory   # what one fit of each class holds, of made-up rows
+    .venv/bin/python benchmarks/classifiers.py --memory   # memory of a fit of each class, on synthetic rows
 
-Each head is trained as ``make train`` does, in a process of its own: chosen on the validation split, fitted
-again on all of train, one prediction of the test split. What takes longer than ``--hours`` is stopped and
-tried again on ``--fallback`` training images, and its line says so. Seconds are of the processor (user and
-system, all threads): a busy machine changes them least. Memory is the peak of resident memory above that of
-the imports and the train split. Prints a table line by line, then JSON.
+Each head is trained as by ``make train``, in its own process: model selection on the validation split, refit
+on the complete train split, one prediction of the test split. A head that takes longer than ``--hours`` is
+stopped and trained on ``--fallback`` images instead. Seconds are CPU time (user and system, all threads),
+which depends least on other processes. Memory is the peak of resident memory beyond imports and train split.
+Prints a table line by line, then JSON.
 
-``--memory`` needs no embeddings. Each of scikit-learn's classifiers that is a head is fitted on float32 rows
-drawn from seed 0 in ``CLASSES`` classes, ``--rows`` x ``--width`` and both halved, each in a process of its
-own (Linux: its ``VmHWM`` is set back before the fit, after a small one has loaded what is loaded late). Peaks
-above the rows themselves are told as copies of the float32 rows, and from all four sizes as ``a`` float64
-values for each value of the rows, ``b`` for each pair of rows and ``c`` for each pair of columns, by least
-squares, none below 0: what ``models/heads/estimator.py`` reckons with. Processes of ``n_jobs`` are not
-counted.
+``--memory`` needs no embeddings. Each of scikit-learn's classifiers is fitted on random float32 rows in
+``CLASSES`` classes (seed 0), of ``--rows`` x ``--width`` and with each halved, in its own process (on Linux:
+``VmHWM`` is reset before the fit, after a small fit that triggers late imports). Peaks beyond the rows are
+printed as copies of the float32 rows and, by non-negative least squares over the four sizes, as ``a`` float64
+values per value, ``b`` per pair of rows and ``c`` per pair of columns, which ``models/heads/estimator.py``
+uses. Child processes of ``n_jobs`` are not counted.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from models.selection import train
 from models.trainsplit import TrainSplit
 from reports.statistics.ranking import accuracy
 
-HEADS = (  # a name, and what SET= says
+HEADS = (  # name and SET=
     ("prior", ""),
     ("centroid", ""),
     ("knn", ""),
@@ -67,12 +66,12 @@ HEADS = (  # a name, and what SET= says
     ("LinearSVC", ""),
     ("HistGradientBoostingClassifier", ""),
 )
-CLASSES = 10  # of the made-up rows
-SMALL = (300, 8)  # rows and columns of the fit that loads what a class imports late
+CLASSES = 10  # of the synthetic rows
+SMALL = (300, 8)  # rows and columns of the fit that triggers late imports
 
 
 class Peak(threading.Thread):
-    """The largest resident memory while it runs, fifty times a second; ``bytes`` above the start."""
+    """Samples resident memory fifty times a second; ``bytes`` is the peak above that at the start."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -93,7 +92,7 @@ class Peak(threading.Thread):
 
 
 def fewer(material: TrainSplit, rows: int) -> None:
-    """Leave so many of the rows that are fitted on, drawn at random (seed 0), beside the validation rows."""
+    """Reduce the rows to fit to a random sample (seed 0) and keep the validation rows."""
     drawn = np.sort(np.random.default_rng(0).permutation(len(material.X_fit))[:rows])
     material.X = np.concatenate([material.X_fit[drawn], material.X_val])
     material.y = np.concatenate([material.y_fit[drawn], material.y_val])
@@ -102,7 +101,7 @@ def fewer(material: TrainSplit, rows: int) -> None:
 
 
 def measure(path: Path, layers: str, name: str, settings: str, rows: int | None) -> dict[str, Any]:
-    """One head, in this process."""
+    """Train one head in this process and measure it."""
     material = TrainSplit(Embeddings(path), layers.split(","))
     if rows is not None:
         fewer(material, rows)
@@ -125,7 +124,7 @@ def measure(path: Path, layers: str, name: str, settings: str, rows: int | None)
 
 
 def made_up(rows: int, width: int) -> tuple[Any, Any]:
-    """Rows that are not negative, as embeddings are, and their classes."""
+    """Random non-negative rows, like embeddings, and their classes."""
     rng, y = np.random.default_rng(0), np.arange(rows) % CLASSES
     X = rng.random((rows, width), dtype=np.float32)
     X += rng.random((CLASSES, width), dtype=np.float32)[y]
@@ -133,7 +132,7 @@ def made_up(rows: int, width: int) -> tuple[Any, Any]:
 
 
 def fit_peak(name: str, rows: int, width: int) -> int:
-    """Bytes by which resident memory grows at most while a class is fitted, in this process."""
+    """The growth of resident memory in bytes while a classifier is fitted in this process."""
 
     def resident(kind: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -141,14 +140,14 @@ def fit_peak(name: str, rows: int, width: int) -> int:
 
     head(name).make(0).fit(*made_up(*SMALL))
     X, y = made_up(rows, width)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
     before = resident("VmRSS")
     head(name).make(0).fit(X, y)
     return resident("VmHWM") - before
 
 
 def memory(only: list[str] | None, rows: int, width: int, hours: float) -> None:
-    """Print what a fit of each of scikit-learn's classifiers holds."""
+    """Print the memory of a fit of each of scikit-learn's classifiers."""
     from scipy.optimize import nnls
     from sklearn.utils import all_estimators
 
@@ -184,11 +183,11 @@ def main() -> None:
     parser.add_argument("--embeddings", type=Path, help="a cache; needed without --memory")
     parser.add_argument("--layers", default=BACKBONES[DEFAULT].layers)
     parser.add_argument("--only", help="names of heads, with commas")
-    parser.add_argument("--rows", type=int, help="so many training images instead of all")
+    parser.add_argument("--rows", type=int, help="number of training images instead of all")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--fallback", type=int, default=10_000)
-    parser.add_argument("--memory", action="store_true", help="what scikit-learn's classes hold")
-    parser.add_argument("--width", type=int, default=1_000, help="values of a made-up row; --rows is 4,000")
+    parser.add_argument("--memory", action="store_true", help="memory of scikit-learn's classifiers")
+    parser.add_argument("--width", type=int, default=1_000, help="values per synthetic row; --rows is 4,000")
     parser.add_argument("--fit", nargs=3, metavar=("CLASS", "ROWS", "WIDTH"), help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, metavar=("HEAD", "SET"), help=argparse.SUPPRESS)
     given = parser.parse_args()

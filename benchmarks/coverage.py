@@ -1,12 +1,12 @@
-"""Do the report's intervals hold the truth as often as they say, and do its tests raise few false alarms?
+"""Coverage of the report's intervals, and false-positive rate and power of its tests, by simulation.
 
     .venv/bin/python benchmarks/coverage.py
     .venv/bin/python benchmarks/coverage.py --draws 500 --only wilson,pairs
 
-Test sets are drawn from populations whose true accuracy, F1 and calibration error are known, and each is
-given to the very functions of ``reports/statistics`` that the report uses. 10,000 draws take about half an
-hour on one core; intervals of the calibration error on 10,000 images get a tenth of the draws. Prints tables
-in Markdown; with 10,000 draws the standard error of a coverage of 0.95 is 0.002.
+Test sets are drawn from populations with known accuracy, F1 and calibration error, and evaluated by the
+functions of ``reports/statistics`` that the report uses. 10,000 draws take about half an hour on one core;
+intervals of the calibration error on 10,000 images get a tenth of the draws. Prints tables in Markdown; with
+10,000 draws the standard error of a coverage of 0.95 is 0.002.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from reports.statistics.metrics import by_class, interval, ratio, resampled, sco
 from reports.statistics.paired import ALPHA, bootstrap_difference, detectable, holm, mcnemar
 
 Ends = NDArray[np.float64]  # (draws, 2)
-FEWER = 10  # times fewer draws of what is simulated on many images
+FEWER = 10  # factor by which draws with many images are reduced
 
 
 def of_counts(function: Callable[..., tuple[float, float]], *counts: NDArray[np.int64], what: str) -> Ends:
-    """An interval for each draw, computed once for equal counts."""
+    """The interval for each draw, computed once per distinct counts."""
     unique, place = np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)
     with progress(len(unique), what, "interval") as bar:
         ends = []
@@ -45,9 +45,9 @@ def of_counts(function: Callable[..., tuple[float, float]], *counts: NDArray[np.
 
 
 def line(name: str, setting: str, truth: float, ends: Ends) -> None:
-    """A row of the table of intervals."""
+    """Print a row of the table of intervals."""
     low, high = ends[:, 0], ends[:, 1]
-    rounding = 1e-12  # a share and the same share by another sum
+    rounding = 1e-12  # tolerance for equal proportions
     above, below = (truth > high + rounding).mean(), (truth < low - rounding).mean()
     held, width = 1 - above - below, (high - low).mean()
     print(
@@ -93,7 +93,7 @@ def independent_intervals(draws: int, rng: np.random.Generator) -> None:
 
 
 def population(recall: Sequence[float], rng: np.random.Generator) -> NDArray[np.float64]:
-    """What a head says of each class, (k, k), rows true; which errors are frequent is drawn."""
+    """Random prediction probabilities by true class, (k, k), with the given recall."""
     classes = len(recall)
     says = np.zeros((classes, classes))
     for label, right in enumerate(recall):
@@ -104,7 +104,7 @@ def population(recall: Sequence[float], rng: np.random.Generator) -> NDArray[np.
 
 
 def averages(confusion: NDArray[np.int64]) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """The intervals of macro F1 and balanced accuracy, as ``scores`` has them."""
+    """The intervals of macro F1 and balanced accuracy, as computed by ``scores``."""
     hits, guesses = resampled(confusion)
     sizes = confusion.sum(axis=1)
     f1, recall = ratio(2 * hits, guesses + sizes), ratio(hits, sizes)
@@ -112,7 +112,7 @@ def averages(confusion: NDArray[np.int64]) -> tuple[tuple[Any, Any], tuple[Any, 
 
 
 def check_averages(confusion: NDArray[np.int64]) -> None:
-    """:func:`averages` says what the report does, which takes several times as long."""
+    """Check that :func:`averages` equals ``scores``, which is several times as slow."""
     rows, columns = np.indices(confusion.shape)
     labels = np.repeat(rows.ravel(), confusion.ravel())
     says = np.repeat(columns.ravel(), confusion.ravel())
@@ -159,7 +159,7 @@ def average_intervals(draws: int, rng: np.random.Generator) -> None:
 
 
 def calibration_intervals(draws: int, rng: np.random.Generator) -> None:
-    edges = np.linspace(0.6, 1, BINS + 1)  # confidence is uniform, so bins of equally many are equally wide
+    edges = np.linspace(0.6, 1, BINS + 1)  # confidence is uniform, so bins of equal size have equal width
     middle = (edges[:-1] + edges[1:]) / 2
     for setting, images, correct in (
         ("calibrated", 200, lambda confidence: confidence),
@@ -184,7 +184,7 @@ def calibration_intervals(draws: int, rng: np.random.Generator) -> None:
 
 
 def false_alarms(draws: int, rng: np.random.Generator) -> None:
-    """How often any pair of equally good heads is called distinguishable, with and without correction."""
+    """How often any pair of equally good heads is declared distinguishable, with and without correction."""
     from scipy.stats import norm
 
     p_of = cache(lambda fewer, more: mcnemar(fewer, more))
@@ -221,7 +221,7 @@ def false_alarms(draws: int, rng: np.random.Generator) -> None:
 
 
 def power(draws: int, rng: np.random.Generator) -> None:
-    """How often a difference is found that the report calls detectable."""
+    """How often a detectable difference, as defined by the report, is found."""
     p_of = cache(mcnemar)
     print("\n| pairs tested together | test images | discordant | detectable difference | found |")
     print("| --- | --- | --- | --- | --- |")
@@ -246,7 +246,7 @@ KINDS: dict[str, Callable[[int, np.random.Generator], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=10_000, help="test sets of a population")
+    parser.add_argument("--draws", type=int, default=10_000, help="test sets per population")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Accuracy of a head inside the training split: five stratified folds, the same for every setting."""
+"""Cross-validation on the train split: five stratified folds, the same for all settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDS = 5
 
 
 def cache_of(folder: Path, dataset: str, image_size: int, mirror: bool = False) -> Embeddings:
-    """The cache of this dataset's name, size and mirroring below ``OUT/embeddings``."""
+    """The cache with this dataset name, image size and mirroring below ``OUT/embeddings``."""
     found = [
         cache
         for cache in map(Embeddings, sorted((folder / "embeddings").glob("*.h5")))
@@ -38,7 +38,7 @@ def cache_of(folder: Path, dataset: str, image_size: int, mirror: bool = False) 
 
 
 def folds(y: NDArray[np.int64], rows: int | None = None) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Rows to fit (of each fold at most ``rows``, stratified and nested) and rows to measure."""
+    """Yield rows to fit (at most ``rows``, stratified and nested) and held-out rows of each fold."""
     cut = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     for number, (fit, held_out) in enumerate(cut.split(y, y)):
         if rows is not None and rows < len(fit):
@@ -53,7 +53,7 @@ def sweep(
     grid: Mapping[str, Sequence[Any]],
     rows: int | None = None,
 ) -> dict[Any, NDArray[np.bool_]]:
-    """Which rows are right while held out, ``(n,)``, by value of the one parameter of a head's sweep."""
+    """Which held-out rows are predicted correctly, ``(n,)``, for each value of the swept parameter."""
     (values,) = grid.values()
     right = {value: np.zeros(len(y), bool) for value in values}
     with warnings.catch_warnings():
@@ -73,9 +73,9 @@ def fits(
     rows: int | None = None,
     parts: int = FOLDS,
 ) -> NDArray[np.bool_]:
-    """Which rows are right while held out by a head with these settings (seed 0), trained to its end.
+    """Which held-out rows are predicted correctly by a head with these settings (seed 0).
 
-    Shape ``(n,)``, in the order of the rows; with fewer ``parts`` than folds, only rows of the first ones.
+    Shape ``(n,)``, in the order of the rows; with fewer ``parts`` than folds, only rows of the first folds.
     """
     right, seen = np.zeros(len(y), bool), np.zeros(len(y), bool)
     for fit, held_out in islice(folds(y, rows), parts):

@@ -1,16 +1,16 @@
-"""What an executor costs: the network replaced by a sleep of a second a shard, or the network itself.
+"""Overhead of executors: with the network replaced by a sleep of a second per shard, or with the network.
 
     .venv-ray/bin/python benchmarks/executors.py              # local, and Ray with 1, 2 and 8 workers
     .venv-ray/bin/python benchmarks/executors.py --dataset FOLDER --weights FILE --workers 1 --workers 2
-    .venv/bin/python benchmarks/executors.py --assemble 60000    # and what follows in the driver
+    .venv/bin/python benchmarks/executors.py --assemble 60000    # assembly in the driver
 
-Ray is one node on this machine, with as many logical cores as workers, one each. A shard has 1,000 rows; with
-the sleep a task carries 1,000 paths, as of a folder, and nothing is read, and 512 numbers a row are written
-and synced. With ``--dataset`` images are read, decoded and embedded (VGG16, block5, a thread a worker). Timed
-from when all workers have started to when the last shard is kept, without assembly; start-up is told apart.
-*efficiency*: the seconds that the sleeps alone take, over those measured; with a dataset: the rate, over the
-number of workers times the rate of the first. *overhead*: what a shard takes a worker beyond the sleep.
-*driver*: processor time of this process. Medians of rounds. Prints a table.
+Ray is started with one node on this machine and one logical core per worker. A shard has 1,000 rows. With
+the sleep, a task has 1,000 paths as for a folder, no image is read, and 512 values per row are written and
+synced. With ``--dataset`` images are read, decoded and embedded (VGG16, block5, one thread per worker). The
+time is measured from the start of all workers to the last stored shard, without assembly; start-up is listed
+separately. *efficiency*: the time of the sleeps over the measured time; with a dataset: the rate over the
+number of workers times the rate of the first. *overhead*: time per shard and worker beyond the sleep.
+*driver*: CPU time of this process. Medians of rounds. Prints a table.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from features.executors.local import Local
 from features.extraction import embed_shards
 from features.progress import say
 
-SECONDS = 1.0  # that a shard takes, asleep
+SECONDS = 1.0  # of sleep per shard
 STAMP = (1_000, 1_700_000_000_000_000_000)
 PATH = "/shared/images/train/a-class-of-usual-length"
 
 
 def sleep(self: Any, images: Any, advance: Any = None) -> dict[str, Any]:
-    """In the place of the network: vectors of ones."""
+    """Replacement of the network: sleeps and returns vectors of ones."""
     if len(images) > on_ray.SAMPLE:
         time.sleep(SECONDS)
     return {layer: np.ones((len(images), width), np.float32) for layer, width in self.widths.items()}
@@ -63,14 +63,14 @@ class SleepingWorker(on_ray.RemoteWorker):
 
 
 class Blank(Pictures):
-    """Black pictures, of which paths and stamps travel as those of a folder do."""
+    """Black images with paths and stamps like those of a folder."""
 
     def __call__(self, start: int, stop: int) -> Any:
         return np.zeros((stop - start, self.size, self.size, 3), np.uint8)
 
 
 class Blanks(Dataset):
-    """Black pictures of two classes, five in train for each in test."""
+    """Black images of two classes, five in train for each in test."""
 
     name = source = "blanks"
     class_names = ("even", "odd")
@@ -98,7 +98,7 @@ class Blanks(Dataset):
 
 @contextmanager
 def cluster(workers: int) -> Iterator[str]:
-    """The address of a Ray with so many cores."""
+    """Start Ray with one core per worker; yields its address."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(
@@ -116,12 +116,12 @@ def cluster(workers: int) -> Iterator[str]:
 
 
 def measured(executor: Executor, dataset: Any, extractor: Extractor, todo: list[Shard]) -> dict[str, float]:
-    """Seconds of start-up and after it, and the processor time of this process."""
+    """Seconds of start-up and of the pass, and CPU time of this process."""
     ready: list[tuple[float, float]] = []
 
     class Pool(on_ray._WorkerPool):
         def refresh(self) -> None:
-            """Hands out nothing before all workers have started."""
+            """Wait for all workers to start."""
             super().refresh()
             if not ready:
                 import ray
@@ -151,7 +151,7 @@ def measured(executor: Executor, dataset: Any, extractor: Extractor, todo: list[
 
 
 def assembled(count: int) -> None:
-    """What the driver does with shards that are kept already: the finished file, proved and renamed."""
+    """Measure verification of stored shards, and assembly of the finished file."""
     dataset, extractor = Blanks(count), Extractor(precision="float32")
     chance = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir="out") as scratch:

@@ -1,17 +1,17 @@
-"""Stage one against the bare network: images per second, in one run, interleaved, medians.
+"""Throughput of stage one compared with the network alone; rounds are interleaved, medians are reported.
 
     make bench                       # array, digits and large JPEGs against Keras' predict
     make bench PEERS=1               # and OpenVINO, in an environment of its own
     .venv/bin/python benchmarks/extraction.py --growth   # against the number of images and pixels
     .venv/bin/python benchmarks/extraction.py --hit out/embeddings/FILE.h5   # opening and reading a cache
 
-``DATASET=`` names a folder of images (default: the digits), ``WEIGHTS=`` the tensors. *End to end* is from
-the dataset to the committed HDF5 file; the network is built before the clock starts, and its start-up told
-apart: building, tracing and the first batch. *predict* is Keras' own loop over a float array in memory, with
-the same pooled outputs; on two cores it falls into one of two speeds a round, so it is compared by its best
-round too. What network and decoding allow is both one after the other on all cores: the best round of
-either loop over the array, and decoding as Headroom does it (*reduced*) or of every pixel (*whole*).
-bfloat16 runs where ``PRECISION=auto`` would take it. Prints a table, then JSON.
+``DATASET=`` is a folder of images (default: the digits), ``WEIGHTS=`` the network's weights. *End to end* is
+from the dataset to the committed HDF5 file; start-up (building, tracing and the first batch) is measured
+separately. *predict* is Keras' loop over a float array in memory with the same pooled outputs; on two cores
+its speed differs by round, so its best round is reported too. What network and decoding allow is the sum of
+both on all cores: the best round of either loop over the array, and decoding as in Headroom (*reduced*) or
+of all pixels (*whole*). bfloat16 is measured if ``PRECISION=auto`` would choose it. Prints a table, then
+JSON.
 """
 
 from __future__ import annotations

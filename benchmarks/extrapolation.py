@@ -1,16 +1,16 @@
-"""How accuracy grows with the number of training images, and where it leads with ten times as many.
+"""Learning curves, extrapolated to ten times as many training images.
 
     .venv/bin/python benchmarks/extrapolation.py --out out/sizes --dataset cifar10-official \\
         --image-size 32 --layers block3,block4@2,block5
     .venv/bin/python benchmarks/extrapolation.py ... --dataset same-as-jpeg --all cifar10-jpeg
 
-Reads the cache of ``--dataset`` (its folder's name) below ``OUT/embeddings``. Accuracy on every training
-image, held out in one of five folds, after fits on 250 to four fifths of them; ``logistic`` at the best C
-of each size. The error is fitted as ``a + b n**-c`` and as ``b n**-c`` (power laws, with and without a
-floor: T. Viering and M. Loog, The shape of learning curves: a review, 2022, section 4), both weighted
-alike. The interval holds 95% of what both say of 1,000 bootstrap samples of the images. ``--all`` names
-the cache of a larger sample from the same source: what is measured there (on its validation split, fitted
-on the rest) stands beside what is extrapolated to its size. Prints a table in Markdown.
+Reads the cache of ``--dataset`` (the name of its folder) below ``OUT/embeddings``. Accuracy is estimated by
+five-fold cross-validation for fits on 250 images to four fifths of all; ``logistic`` at the best C for each
+size. The error is fitted by ``a + b n**-c`` and ``b n**-c`` (power laws with and without an asymptote: T.
+Viering and M. Loog, The shape of learning curves: a review, 2022, section 4), and both predictions are
+averaged. The interval covers 95% of both predictions over 1,000 bootstrap samples of the images. ``--all``
+names the cache of a larger sample from the same source, whose measured accuracy (on its validation split,
+fitted on the rest) is printed beside the extrapolation. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ DRAWS = 1_000
 
 
 def power_law(n: NDArray[np.float64], floor: float, factor: float, rate: float) -> NDArray[np.float64]:
-    """The error after ``n`` images; ``factor`` is the part that shrinks, at 1,000 images."""
+    """The error for ``n`` images; ``factor`` is the reducible error at 1,000 images."""
     return np.asarray(floor + factor * (n / 1_000) ** -rate)
 
 
 def extrapolated(
     n: NDArray[np.float64], error: NDArray[np.float64], images: int, target: float
 ) -> tuple[float, float]:
-    """The error at ``target`` by the power law with and without a floor."""
+    """The error at ``target`` by the power law with and without an asymptote."""
     sigma = np.sqrt(error * (1 - error) / images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OptimizeWarning)
@@ -57,7 +57,7 @@ def extrapolated(
 
 
 def right_by_size(name: str, X: NDArray[np.float32], y: NDArray[np.int64]) -> dict[int, NDArray[np.bool_]]:
-    """Which images are right while held out, ``(n,)``, by number of images that were fitted."""
+    """Which held-out images are predicted correctly, ``(n,)``, by number of fitted images."""
     found = {}
     for rows in (*SIZES, len(y) * (FOLDS - 1) // FOLDS):
         if name == "dense":
@@ -70,7 +70,7 @@ def right_by_size(name: str, X: NDArray[np.float32], y: NDArray[np.int64]) -> di
 
 
 def measured(cache: Embeddings, layers: list[str], name: str) -> tuple[int, float]:
-    """Images fitted and accuracy on the validation split of the larger cache; the best C of its grid."""
+    """Number of fitted images and validation accuracy for the larger cache, with the best C of the grid."""
     rows = TrainSplit(cache, layers)
     if name == "dense":
         proba = head(name).make(0).fit(rows.X_fit, rows.y_fit).predict_proba(rows.X_val)

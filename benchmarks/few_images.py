@@ -1,12 +1,11 @@
-"""What `dense` needs with few images: epochs and input dropout by cross-validation inside train.
+"""Epochs and input dropout of `dense` for few images, by cross-validation on the train split.
 
     .venv/bin/python benchmarks/few_images.py --out out/sizes --dataset cifar10-official --image-size 64 \\
         --layers block3@2,block4@2,block5@2 --rows 1000 --rows 4000
 
-Reads the cache of ``--dataset`` (its folder's name) below ``OUT/embeddings``: accuracy on every training
-image while it is held out in one of five folds, after fits on so many ``--rows`` of the others. ``auto`` is
-the rule of ``DenseHead.automatic``; beside it the values that any number of images had before, and others
-around the rule. Prints rows of a table in Markdown.
+Reads the cache of ``--dataset`` (the name of its folder) below ``OUT/embeddings``. Accuracy is estimated by
+five-fold cross-validation with fits on ``--rows`` images. ``auto`` is the rule of ``DenseHead.automatic``; it
+is compared with the earlier fixed values and with values near the rule. Prints rows of a table in Markdown.
 """
 
 from __future__ import annotations

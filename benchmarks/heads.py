@@ -1,14 +1,13 @@
-"""Stage two against its peers: ratios from one run, interleaved, medians.
+"""Speed and memory of heads compared with scikit-learn and Keras; rounds are interleaved, medians reported.
 
     .venv/bin/python benchmarks/heads.py --embeddings out/embeddings/FILE.h5
     .venv/bin/python benchmarks/heads.py --embeddings FILE.h5 --memory       # each head's peak memory
     .venv/bin/python benchmarks/heads.py --embeddings FILE.h5 --rows 3000 --only ridge,knn --layers block5
 
-``--layers`` may be given several times; without it a narrow setting (d = 512) and the default layers
-(d = 2,816) run. What takes longer than 30 s runs once, everything else three times. Heads are fitted on
-train minus validation, accuracies are on validation. ``--rows`` is for development: its ratios say
-nothing, and neither do those of a busy machine (the load at the start is printed). Prints a table, then
-JSON.
+``--layers`` may be repeated; by default a narrow setting (d = 512) and the default layers (d = 2,816) are
+measured. Runs longer than 30 s are done once, others three times. Heads are fitted on train without
+validation, and accuracies are on validation. ``--rows`` is for development: its ratios are meaningless, as
+are those on a busy machine (the load at the start is printed). Prints a table, then JSON.
 """
 
 from __future__ import annotations
@@ -53,14 +52,14 @@ EPOCHS = 3  # of the dense head; the first, in which both sides trace their grap
 
 
 class Bench:
-    """The two sides of every comparison, and what comes out.
+    """Measurements and results.
 
     Attributes
     ----------
-    material : the rows of the setting that is running.
-    rounds : every figure of every round, by name.
-    table : one entry a ratio: ``what``, ``value``, ``bar`` and whether it is ``met``.
-    notes : what else was found, by setting and row.
+    material : the train split of the current setting.
+    rounds : the measurements of all rounds, by name.
+    table : one entry per ratio: ``what``, ``value``, ``bar`` and whether it is ``met``.
+    notes : further results, by setting and row.
     """
 
     def __init__(self, embeddings: Embeddings, rows: int | None) -> None:
@@ -70,7 +69,7 @@ class Bench:
         self.notes: dict[str, Any] = {}
 
     def load(self, layers: str) -> None:
-        """Take the rows of these layers, with ``rows`` only so many for fitting."""
+        """Load the rows of these layers; with ``rows``, only so many to fit."""
         self.layers = layers
         self.material = TrainSplit(self.embeddings, layers.split(","))
         fit = len(self.material.X_fit)
@@ -83,7 +82,7 @@ class Bench:
         self.width = self.material.X_fit.shape[1]
 
     def race(self, what: str, runs: dict[str, Callable[[], float]]) -> dict[str, float]:
-        """Medians of what the runs return; one after the other in each round."""
+        """Medians of the values returned by the runs, which alternate in each round."""
         seen: dict[str, list[float]] = {name: [] for name in runs}
         long: set[str] = set()
         for number in range(ROUNDS):
@@ -123,7 +122,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def logistic(bench: Bench) -> None:
-    """The sweep as ``models.selection`` makes it, against one cold scikit-learn fit at what it chose."""
+    """The sweep as in ``models.selection``, compared with one scikit-learn fit at the chosen C."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -147,7 +146,7 @@ def logistic(bench: Bench) -> None:
         early.append(sum(row["seconds"] for row in tried[: stop()]))
 
     def stop() -> int:
-        """How many values selection would have tried."""
+        """The number of values that selection would try."""
         accuracies = [row["accuracy"] for row in tried]
         for count in range(PATIENCE + 1, len(tried)):
             if max(accuracies[count - PATIENCE : count]) < max(accuracies[:count]):
@@ -188,7 +187,7 @@ def logistic(bench: Bench) -> None:
 
 
 def ridge(bench: Bench) -> None:
-    """The whole grid against one value; where its time goes, and an eigendecomposition's instead."""
+    """The complete grid compared with one value, and Cholesky solves with one eigendecomposition."""
     from scipy.linalg import eigh
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
@@ -253,7 +252,7 @@ def ridge(bench: Bench) -> None:
 
 
 def knn(bench: Bench) -> None:
-    """The search of every test image's neighbours, against the product without the search."""
+    """The search for neighbours of all test images, compared with the matrix product alone."""
     from scipy.linalg.blas import sgemm
     from sklearn.neighbors import NearestNeighbors
 
@@ -304,7 +303,7 @@ def knn(bench: Bench) -> None:
 
 
 class TimedDense(DenseHead):
-    """Notes when each epoch ends."""
+    """Records when each epoch ends."""
 
     def _trainer(self, X: Any, codes: Any, epochs: int) -> Callable[[Any], None]:
         run, self.ends = super()._trainer(X, codes, epochs), list[float]()
@@ -317,7 +316,7 @@ class TimedDense(DenseHead):
 
 
 def plain_keras(head: DenseHead, X: Any, y: Any, steps_per_call: int = 1) -> tuple[Any, list[float]]:
-    """The network of ``head`` (defaults but for ``hidden``) as one would write it, and ends of epochs.
+    """The network of ``head`` in plain Keras, trained with ``fit``, and the times at which epochs ended.
 
     ``steps_per_call`` : Keras' own ``steps_per_execution``.
     """
@@ -354,7 +353,7 @@ def plain_keras(head: DenseHead, X: Any, y: Any, steps_per_call: int = 1) -> tup
 
 
 def dense(bench: Bench) -> None:
-    """Samples a second after the first epoch, against Keras' own loop over the same network."""
+    """Samples per second after the first epoch, compared with Keras' ``fit`` of the same network."""
     tensorflow()
     import keras
 
@@ -447,7 +446,7 @@ print(json.dumps({
 
 
 def child(bench: Bench, layers: str, head: str, small: bool) -> dict[str, Any]:
-    """Load, train as ``models.selection.train`` does it, and save, in a process of its own; its numbers."""
+    """Load, train with ``models.selection.train`` and save, in a separate process; its measurements."""
     command = [sys.executable, "-c", CHILD, str(bench.embeddings.path.resolve()), layers, head]
     command += [str(bench.rows or 0), "small" if small else "plain"]
     started = time.perf_counter()
@@ -460,7 +459,7 @@ def child(bench: Bench, layers: str, head: str, small: bool) -> dict[str, Any]:
 
 
 def process(bench: Bench) -> None:
-    """Ridge in a process of its own, from Python's start: seconds, and no TensorFlow."""
+    """Seconds of a process that trains ridge, and whether it imports TensorFlow."""
     seen: dict[str, Any] = {}
 
     def run() -> float:
@@ -473,7 +472,7 @@ def process(bench: Bench) -> None:
 
 
 def memory(bench: Bench, layers: str, heads: list[str]) -> None:
-    """Peak memory of training each head, in sizes of the train split, without what libraries take."""
+    """Peak memory of training each head beyond the libraries, relative to the size of the train split."""
     for head in heads:
         seen = child(bench, layers, head, small=True)
         bench.width = seen["embeddings"] // (4 * bench.embeddings.rows["train"])

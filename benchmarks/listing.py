@@ -1,12 +1,12 @@
-"""A folder of many small pictures: seconds and peak memory until the first of them could be embedded.
+"""Time and peak memory to list and hash a folder of many small images, before the first is embedded.
 
     .venv/bin/python benchmarks/listing.py --files 100000 1000000
 
-Makes a folder of so many JPEGs and PNGs in ten classes (hard links to few files, so that only names
-take room) below ``--scratch``, and removes it. A process of its own opens it, takes its digest, draws the
-validation split, and gathers labels and ids as they are written into a cache. Another does so again, with the
-digests remembered; a third with a CSV list of the same files. Prints a table (seconds, the
-processor's seconds, the peak of resident memory so far), then JSON.
+Makes a folder of JPEGs and PNGs in ten classes below ``--scratch`` (hard links to few files, to take little
+space), and removes it. A separate process opens it, computes its digest, draws the validation split,
+and collects labels and ids as for a cache. A second process repeats this with remembered digests; a third
+uses a CSV list of the same files. Prints a table (seconds, CPU seconds, peak of resident memory so far), then
+JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VALIDATION = 0.1
 
 
 def make(root: Path, count: int) -> None:
-    """``count`` pictures in ``CLASSES`` folders, a third of them PNG."""
+    """Make ``count`` images in ``CLASSES`` folders, a third of them PNG."""
     rng = np.random.default_rng(0)
     for number in range(CLASSES):
         (root / f"class{number}").mkdir()
@@ -53,7 +53,7 @@ def make(root: Path, count: int) -> None:
 
 
 def write_list(root: Path) -> Path:
-    """A list of all of them."""
+    """Write a CSV list of all images."""
     path = root / "list.csv"
     with open(path, "w", encoding="utf-8") as out:
         out.write("path,label\n")
@@ -64,7 +64,7 @@ def write_list(root: Path) -> Path:
 
 
 def measure(path: Path) -> None:
-    """Do all that comes before the network; prints seconds, and the peak of resident MB so far, as JSON."""
+    """Run all steps before the network; prints seconds and peak resident MB so far as JSON."""
     found: dict[str, Any] = {}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
@@ -95,7 +95,7 @@ def measure(path: Path) -> None:
 
 
 def in_a_process(path: Path, store: Path) -> dict[str, Any]:
-    """What :func:`measure` prints."""
+    """The output of :func:`measure` in a separate process."""
     done = subprocess.run(
         [sys.executable, __file__, "--measure", str(path)],
         env=os.environ | {"HEADROOM_CACHE": str(store)},

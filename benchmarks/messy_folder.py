@@ -1,10 +1,10 @@
-"""A folder of pictures as they come: rotated, CMYK, transparent, huge, cut short, and no pictures at all.
+"""Make a folder of images of all kinds: rotated, CMYK, transparent, huge, truncated, and invalid.
 
     .venv/bin/python benchmarks/messy_folder.py --images 50000 --out messy
 
-Writes ``OUT/<split>/<class>/*``, one in six for testing. A class is a colour and a number of stripes, with
-noise, so that a head has something to learn. ``KINDS`` has the share of each kind; what is drawn depends on
-the seed alone. Prints how many there are of each; ``SKIP_UNREADABLE=1`` leaves out those of ``UNREADABLE``.
+Writes ``OUT/<split>/<class>/*``, one in six for testing. Classes differ in colour and number of stripes, with
+noise, so that a head can learn them. ``KINDS`` has the share of each kind; the content depends on the seed
+alone. Prints the number of images of each kind; ``SKIP_UNREADABLE=1`` leaves out those in ``UNREADABLE``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 
 
 def pixels(rng: np.random.Generator, label: int) -> np.ndarray:
-    """An RGB picture of 48 to 320 pixels a side: its class's colour, stripes and noise."""
+    """An RGB image of 48 to 320 pixels per side: colour and stripes of its class, and noise."""
     height, width = rng.integers(48, 320, 2)
     stripes = np.sin(np.arange(width) / width * np.pi * 2 * (label + 1) * 2)[None, :, None] * 30
     noise = rng.normal(0, 25, (height, width, 1))
@@ -48,7 +48,7 @@ def pixels(rng: np.random.Generator, label: int) -> np.ndarray:
 
 
 def encoded(rng: np.random.Generator, label: int, kind: str) -> tuple[bytes, str]:
-    """The bytes of a file of this kind, and the ending of its name."""
+    """The bytes of a file of this kind, and its suffix."""
     if kind == "empty":
         return b"", "jpg"
     if kind == "no picture":

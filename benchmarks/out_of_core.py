@@ -1,4 +1,4 @@
-"""Heads in memory and out of core: accuracy, seconds, and peak memory above the imports.
+"""Heads in memory and out of core: accuracy, seconds, and peak memory beyond the imports.
 
     .venv/bin/python benchmarks/out_of_core.py --embeddings FILE.h5 --layers block3@4,block4@4,block5@2 \\
         --memory 700MB --memory ridge=2.7GB --memory lda=2.7GB
@@ -42,7 +42,7 @@ CLASSES = 10
 TEST = 0.01  # rows of the test split of a synthetic cache, for each of train
 LAYER = "block5"
 
-# The peak is VmHWM of the process itself, set back to what is resident after the imports.
+# The peak is VmHWM, reset to the resident memory after the imports.
 CHILD = """
 import json, sys, time
 from pathlib import Path
@@ -72,7 +72,7 @@ print(json.dumps({
 
 
 class Synthetic(Dataset):
-    """Rows of ten classes, one class after another; there are no pictures."""
+    """Labels of ten classes, sorted by class; there are no images."""
 
     def __init__(self, rows: int, width: int) -> None:
         self.name = self.source = f"synthetic-{rows}x{width}"
@@ -86,14 +86,14 @@ class Synthetic(Dataset):
         return np.arange(self._counts[split]) * CLASSES // self._counts[split]
 
     def read(self, split: str, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-        raise NotImplementedError("it has no pictures")
+        raise NotImplementedError("there are no images")
 
     def name_of(self, split: str, row: int) -> str:
         return f"{split}/{row}"
 
 
 def make(rows: int, width: int, out: Path) -> Path:
-    """Write the cache of a synthetic dataset; its path."""
+    """Write the cache of a synthetic dataset; returns its path."""
     dataset = Synthetic(rows, width)
     spec = VGG16(LAYER, precision="float32").spec()
     store = EmbeddingStore(out / "embeddings", dataset, spec, {LAYER: width})
@@ -110,7 +110,7 @@ def make(rows: int, width: int, out: Path) -> Path:
 
 
 def trained(path: Path, layers: str, head: str, memory: str) -> dict[str, Any]:
-    """What a head finds and takes in a process of its own; ``error`` if it is refused."""
+    """The results of training a head in a separate process, or ``error``."""
     command = [sys.executable, "-c", CHILD, str(path.resolve()), layers, head, memory]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HOME)
     if done.returncode:
@@ -119,7 +119,7 @@ def trained(path: Path, layers: str, head: str, memory: str) -> dict[str, Any]:
 
 
 def rates(path: Path, layers: list[str]) -> Iterator[str]:
-    """How fast the file's bytes, and the train split's blocks, are read, wherever the system has them."""
+    """The rates at which the file and blocks of the train split are read, from disk or page cache."""
     started, size = time.perf_counter(), 0
     for file in [path] if path.is_file() else sorted(path.glob("*.h5")):
         with file.open("rb", buffering=0) as content:
@@ -131,7 +131,7 @@ def rates(path: Path, layers: list[str]) -> Iterator[str]:
     embeddings.prove("train", layers)
     proved = time.perf_counter()
     size = sum(block.nbytes for _, block in embeddings.blocks("train", layers, 1_000))
-    yield f"proved by digest: {size / (proved - started) / 1e6:,.0f} MB/s"
+    yield f"verified by digest: {size / (proved - started) / 1e6:,.0f} MB/s"
     yield f"blocks of 1,000 rows: {size / (time.perf_counter() - proved) / 1e6:,.0f} MB/s"
 
 

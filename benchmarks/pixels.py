@@ -1,13 +1,13 @@
-"""What a JPEG copy of CIFAR-10 costs: the same images as official pixels and as JPEG, paired.
+"""The effect of JPEG compression on accuracy: official CIFAR-10 images and their JPEG copies, paired.
 
     .venv/bin/python benchmarks/pixels.py --official $CIFAR10_OFFICIAL --jpeg $CIFAR10_JPEG \\
         --weights $VGG16_WEIGHTS --out out/pixels
 
-Finds the JPEG copy of each official image by nearest pixels within its class and split, checks the pairs
-(no copy is taken twice, and each batch's copies lie in the official order), lays them out in
-``OUT/same-as-jpeg`` under the official names, embeds both folders, trains ``logistic`` on each, and
-compares the test predictions image by image. ``--setting 64:block3@2,block4@2,block5@2``, as often as
-wanted, takes other sizes and layers. Prints a table in Markdown.
+Finds the JPEG copy of each official image as the nearest pixels within its class and split, checks the pairs
+(each copy is used once, and the copies of each batch are in the official order), copies them to
+``OUT/same-as-jpeg`` under the official names, embeds both folders, trains ``logistic`` on each, and compares
+the test predictions image by image. ``--setting 64:block3@2,block4@2,block5@2`` (repeatable) sets other
+sizes and layers. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ SETTINGS = (
 
 
 def pixels(files: list[Path]) -> NDArray[np.float32]:
-    """``(n, 3072)`` of CIFAR-10's images."""
+    """The pixels of image files of CIFAR-10, ``(n, 3072)``."""
     return np.stack([np.asarray(Image.open(file).convert("RGB"), np.float32).ravel() for file in files])
 
 
 def pair(official: list[Path], copies: list[Path]) -> tuple[list[Path], NDArray[np.float64]]:
-    """The copy of each official image of one class, and how far it is: RMS of 255."""
+    """The copy of each official image of one class, and their RMS distance out of 255."""
     ours, theirs = pixels(official), pixels(copies)
     squared = (ours**2).sum(1)[:, None] - 2 * ours @ theirs.T + (theirs**2).sum(1)
     nearest = squared.argmin(axis=1)
@@ -60,7 +60,7 @@ def pair(official: list[Path], copies: list[Path]) -> tuple[list[Path], NDArray[
 
 
 def lay_out(official: Path, jpeg: Path, target: Path) -> None:
-    """``target`` with the copy of each official image, under the official image's name."""
+    """Copy the JPEG of each official image to ``target``, under the official image's name."""
     distances = []
     for folder in sorted(official.glob("*/*")):
         names = sorted(folder.glob("*.png"))
@@ -75,7 +75,7 @@ def lay_out(official: Path, jpeg: Path, target: Path) -> None:
 
 
 def trained(dataset: Path, setting: str, args: argparse.Namespace) -> Run:
-    """The run of ``logistic`` on one setting of one folder; features and run are reused."""
+    """The run of ``logistic`` with one setting on one folder; existing caches and runs are reused."""
     size, layers = setting.split(":")
     common = ["--dataset", dataset, "--out", args.out, "--image-size", size, "--layers", layers]
     common += ["--precision", args.precision]

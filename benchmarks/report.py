@@ -1,11 +1,11 @@
-"""The report's own cost: seconds and peak memory, the first time, from kept neighbours, and with nothing new.
+"""Time and memory of the report: first run, with stored neighbours, and unchanged.
 
     .venv/bin/python benchmarks/report.py --out out
     .venv/bin/python benchmarks/report.py --classes 1000 --images 50000
 
-With ``--out`` it works on a copy of ``OUT`` whose embeddings are hard links, so that neighbours and map are
-made anew. With ``--classes`` it makes runs of that many classes from seeded random probabilities, without
-images or embeddings. Prints a table, then JSON.
+With ``--out`` it uses a copy of ``OUT`` with hard links to the embeddings, so that neighbours and map are
+computed again. With ``--classes`` it makes runs with random probabilities (seeded) for that many classes,
+without images or embeddings. Prints a table, then JSON.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from models.temperature import softmax
 BARS = {"seconds": 20.0, "peak_rss_mb": 1500.0}  # of ten heads on 10,000 test images, neighbours kept
 BARS_MANY = {"seconds": 120.0, "page_mb": 10.0}  # of 1,000 classes and 50,000 test images
 ALIKE = 10  # classes that resemble each other
-HEADS = {"logistic": 5.2, "ridge": 4.9, "knn": 4.4, "dense": 5.3}  # how far the true class stands out
+HEADS = {"logistic": 5.2, "ridge": 4.9, "knn": 4.4, "dense": 5.3}  # mean logit of the true class
 BLOCK = 5_000  # images whose probabilities are drawn at a time
 
 
 def measured(out: Path) -> dict[str, float]:
-    """One ``report`` in a process of its own."""
+    """Run ``report`` in a separate process and measure it."""
     started = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "report", "--out", str(out)], stdout=subprocess.DEVNULL
@@ -56,7 +56,7 @@ def measured(out: Path) -> dict[str, float]:
 
 
 def of_runs(source: Path) -> dict[str, Any]:
-    """The report of the runs that are in ``source``."""
+    """Measure the report of the runs in ``source``."""
     with tempfile.TemporaryDirectory(dir=source) as scratch:
         copy = Path(scratch)
         for name in ("runs", "curves"):
@@ -75,7 +75,7 @@ def of_runs(source: Path) -> dict[str, Any]:
 
 
 def of_classes(classes: int, images: int) -> dict[str, Any]:
-    """The report of runs of that many classes and test images."""
+    """Measure the report of synthetic runs with that many classes and test images."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         (out / "runs").mkdir()
@@ -94,7 +94,7 @@ def of_classes(classes: int, images: int) -> dict[str, Any]:
 
 
 def drawn(name: str, classes: int, images: int, seed: int) -> Run:
-    """A run of random probabilities: each image is of a difficulty of its own, alike classes share in it."""
+    """A run with random probabilities; images differ in difficulty, and similar classes are confused."""
     held_out = max(classes, images // 10)
     labels = np.arange(images) % classes
     validated = np.arange(held_out) % classes
@@ -139,8 +139,8 @@ def drawn(name: str, classes: int, images: int, seed: int) -> Run:
 
 
 def probabilities(labels: Any, classes: int, reach: float, seed: int) -> Any:
-    """(n, k) of true classes (n,)."""
-    images = np.random.default_rng(0)  # their difficulty is the same for every head
+    """Random probabilities (n, k) for true classes (n,)."""
+    images = np.random.default_rng(0)  # the same difficulty for all heads
     heads = np.random.default_rng(seed + 1)
     result = np.empty((len(labels), classes))
     for start in range(0, len(labels), BLOCK):

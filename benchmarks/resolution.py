@@ -1,14 +1,13 @@
-"""How much is layers and how much is size: seven image sizes, six sets of layers, two heads.
+"""The effect of layers and image size on accuracy: seven sizes, six sets of layers, two heads.
 
     .venv/bin/python benchmarks/resolution.py --dataset $CIFAR10_OFFICIAL \\
         --weights $VGG16_WEIGHTS --out out/sizes
 
-One pass of the network per size keeps every layer that any set reads. Layers and C are chosen by
-five-fold cross-validation inside the train split (``dense``: two of the five folds, since a fit on the
-widest sets takes minutes); what is chosen for a size and a head is then trained on all of the split and
-looks at the test split once (``dense``: once per seed). Interrupted, it resumes: passes
-and runs that are there are used, and cross-validated accuracies are kept in ``OUT/resolution.json``.
-Prints two tables in Markdown.
+One pass of the network per size stores the layers of all sets. Layers and C are chosen by five-fold
+cross-validation on the train split (``dense``: two of the five folds, since a fit on the widest sets takes
+minutes); the choice for each size and head is then trained on the complete split and evaluated on the test
+split once (``dense``: once per seed). An interrupted run resumes: existing caches and runs are reused, and
+cross-validated accuracies are stored in ``OUT/resolution.json``. Prints two tables in Markdown.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def fitting(size: int) -> list[str]:
 
 
 def pipeline(*arguments: str) -> list[str]:
-    """The lines that a command prints."""
+    """The lines printed by a command."""
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=HOME,
@@ -67,7 +66,7 @@ def pipeline(*arguments: str) -> list[str]:
 
 
 def cross_validated(args: argparse.Namespace, size: int, mirror: bool, known: dict[str, Any]) -> None:
-    """Add the accuracies of every set and head at one size to what is known."""
+    """Add the cross-validated accuracies of all sets and heads at one size to ``known``."""
     cache = cache_of(args.out, args.dataset.name, size, mirror)
     y = cache.labels()
     for layers in fitting(size):
@@ -88,7 +87,7 @@ def cross_validated(args: argparse.Namespace, size: int, mirror: bool, known: di
 
 
 def looked(args: argparse.Namespace, size: int, mirror: bool, known: dict[str, Any], name: str) -> str:
-    """The row of the set that cross-validation chooses for a size and a head."""
+    """The table row of the set chosen by cross-validation for a size and a head."""
     prefix = f"{size}{' mirror' if mirror else ''} "
     sets = {key.removeprefix(prefix): each for key, each in known.items() if key.startswith(prefix)}
     layers = max((key for key in sets if "mirror" not in key), key=lambda key: sets[key][name])

@@ -1,17 +1,17 @@
-"""The queue of shards, simulated: seconds and wasted work against workers and rows of a shard.
+"""Simulation of the queue of shards: time and wasted work by number of workers and shard size.
 
     .venv/bin/python benchmarks/shard_queue.py                    # the table of docs/scaling.md
-    .venv/bin/python benchmarks/shard_queue.py --preempted 2      # nodes are taken away every two hours
+    .venv/bin/python benchmarks/shard_queue.py --preempted 2      # nodes are preempted every two hours
 
-The rules are those of ``features/executors/ray.py``, with its constants: a worker holds up to three shards
-and embeds one at a time; those of one that dies go back to the front of the queue; when none is queued, one
-that takes twice the median is done by an idle worker, too. Around them is chance, seeded: shards that take
-longer, workers whose process dies, nodes that are preempted and come back. The driver does one thing at a
-time. How failures of a real cluster come together is not known: here each is independent.
+Scheduling follows ``features/executors/ray.py``, with its constants: a worker holds up to three shards and
+embeds one at a time; the shards of a dead worker return to the front of the queue; when the queue is empty, a
+shard that takes twice the median is repeated by an idle worker. Random events (seeded) are slow shards, dying
+processes, and nodes that are preempted and come back; they are independent, which failures of a real cluster
+may not be. The driver handles one event at a time.
 
-*efficiency*: the share of all workers' seconds, from the beginning to the end of the pass, that went into
-shards that were kept. *wasted*: seconds embedded in vain, by workers that died or twice, over all seconds
-embedded. Means of seeds. Prints a table.
+*efficiency*: share of the workers' total time in the pass that was spent on shards that were used.
+*wasted*: share of the embedding time that was lost with dead workers or spent on repeated shards. Means of
+seeds. Prints a table.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ WORKERS, ROWS = (10, 100, 1000), (100, 250, 1_000, 4_000, 16_000)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happens to a pass; all in seconds, and of one worker.
+    """Parameters of the simulation, in seconds and per worker.
 
     Attributes
     ----------
-    image : embedding an image.
-    start : from when a worker is there until its first shard: packages, weights, the first batch.
-    driver, row : of the driver, for a shard and for each of its rows, whose paths it sends.
-    spread : standard deviation of a shard's logarithmic time.
-    slow, slower : share of shards that take longer, and how many times as long.
-    died : mean time until its process dies; another one starts at once.
-    preempted, away : mean time until its node is taken away, and until one is there again.
+    image : to embed an image.
+    start : to start a worker: packages, weights, first batch.
+    driver, row : of the driver, per shard and per row of it.
+    spread : standard deviation of the logarithm of a shard's time.
+    slow, slower : share of slow shards, and the factor by which they are slower.
+    died : mean time until a process dies; it is replaced at once.
+    preempted, away : mean time until a node is preempted, and until it is back.
     """
 
     image: float = 0.034
@@ -64,17 +64,17 @@ class Conditions:
 
 @dataclass
 class Simulated:
-    """A worker: its shards, with the time when each was submitted; the first of them is embedded."""
+    """A worker: its shards with the time of submission; the first one is being embedded."""
 
     ready: bool = False
-    life: int = 0  # how often it has died: events of an earlier life are void
-    since: float = 0.0  # when it was ready, or last kept a shard
+    life: int = 0  # number of deaths: events of an earlier life are ignored
+    since: float = 0.0  # when it became ready or finished its last shard
     shards: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pass: its seconds; those embedded for use, and in vain; most deaths over one shard."""
+    """Seconds of a pass, useful and wasted seconds of embedding, and most deaths over one shard."""
 
     seconds: float
     useful: float
@@ -87,9 +87,9 @@ class Pass:
 
     Parameters
     ----------
-    shards, rows, workers : how many.
-    conditions : what happens to it.
-    seed : of all that is left to chance.
+    shards, rows, workers : number of shards, rows per shard, and workers.
+    conditions : parameters of the simulation.
+    seed : of random events.
     """
 
     def __init__(self, shards: int, rows: int, workers: int, conditions: Conditions, seed: int = 0) -> None:
@@ -106,14 +106,14 @@ class Pass:
         self._look_at = inf  # when the driver next looks for late shards
 
     def run(self) -> Outcome:
-        """From the start of the workers to the last shard."""
+        """Simulate from the start of the workers to the last shard."""
         for number in range(len(self._pool)):
             self._comes(number)
         while self._left:
             self._now, _, what, number, life, shard = heappop(self._events)
             if what in ("look", "told") or life == self._pool[number].life:
                 getattr(self, f"_{what}")(number, shard)
-        for worker in self._pool:  # what is still embedded was done by another
+        for worker in self._pool:  # shards in progress were repeated elsewhere
             self._wasted += self._now - self._begun(worker) if worker.shards else 0
         return Outcome(self._now, self._useful, self._wasted, max(self._failures.values(), default=0))
 
@@ -122,7 +122,7 @@ class Pass:
         heappush(self._events, (self._now + seconds, next(self._numbers), what, number, life, shard))
 
     def _comes(self, number: int, _: int = -1) -> None:
-        """A worker starts; when it will end is known to chance."""
+        """A worker starts; draw the time of its end."""
         self._later(self._conditions.start, "ready", number)
         for what, mean in (("dies", self._conditions.died), ("preempted", self._conditions.preempted)):
             if mean < inf:
@@ -189,7 +189,7 @@ class Pass:
         self._hand_out([])
 
     def _back_up(self) -> None:
-        """Late shards go to idle workers, too; where there are such workers and none is late, look again."""
+        """Repeat late shards on idle workers; if none is late yet, check again when one is."""
         idle = [number for number, worker in enumerate(self._pool) if worker.ready and not worker.shards]
         if not idle:
             return
@@ -218,7 +218,7 @@ class Pass:
             self._embed(number)
 
     def _embed(self, number: int) -> None:
-        """Begin with the first shard that a worker has, if any."""
+        """Start embedding a worker's first shard, if it has any."""
         for shard in self._pool[number].shards:
             seconds = self._conditions.image * self._rows
             seconds *= self._chance.lognormvariate(0, self._conditions.spread)

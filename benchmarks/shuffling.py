@@ -1,15 +1,14 @@
-"""What `dense` loses where rows are not shuffled all at once: blocks and windows against a full shuffle.
+"""Accuracy of `dense` with partial shuffles (blocks, windows, parts) compared with a full shuffle.
 
     .venv/bin/python benchmarks/shuffling.py --embeddings FILE.h5 --layers block3,block4@2,block5
     .venv/bin/python benchmarks/shuffling.py --embeddings FILE.h5 --rows 5000 --seeds 2   # to try it out
 
-Rows of a folder lie class by class. Each scheme is an order of all rows, in which a seed would have them in
-one epoch: *full* is a random one. *Blocks*: neighbouring rows are drawn as a block, blocks in random
-order, as many of them as a window holds, and the rows of a window are shuffled. *Parts*: each row belongs
-to a part for good, drawn at random; parts in random order, and the rows of each shuffled, as
-``models.heads.spool.Scattered`` does it. All rows are in memory here, so that nothing but the order differs.
-Accuracies are on validation after all epochs (no early stopping), for each seed; the difference from *full*
-is paired by seed. Prints rows of a table in Markdown.
+Rows of a folder are sorted by class. Each scheme is an order of all rows in one epoch; *full* is a random
+permutation. *Blocks*: blocks of neighbouring rows are read in random order into windows, and the rows of each
+window are shuffled. *Parts*: each row is assigned to a random part once; parts are read in random order, and
+the rows of each are shuffled, as in ``models.heads.spool.Scattered``. All rows are in memory, so that only
+the order differs. Accuracies are on validation after all epochs (no early stopping), for each seed; the
+difference from *full* is paired by seed. Prints rows of a table in Markdown.
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ from models.trainsplit import TrainSplit
 
 Order = NDArray[np.int64]
 Scheme = Callable[[Order], Order]
-WINDOWS = (1_500, 6_000)  # rows that are in memory at once
-BLOCKS = (10, 50, 250, 1_000)  # rows of a block
+WINDOWS = (1_500, 6_000)  # rows in memory at a time
+BLOCKS = (10, 50, 250, 1_000)  # rows per block
 
 
 def ranks(order: Order) -> Order:
-    """The place of each row in an order."""
+    """The rank of each row in an order."""
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank
 
 
 def blocks(rows: int, window: int) -> Scheme:
-    """Blocks of neighbouring rows in random order, and windows of them shuffled."""
+    """Blocks of neighbouring rows in random order, shuffled within windows."""
 
     def scheme(order: Order) -> Order:
         number = np.arange(len(order)) // rows
-        place = ranks(np.argsort(ranks(order)[::rows], kind="stable"))  # of each block among the others
+        place = ranks(np.argsort(ranks(order)[::rows], kind="stable"))  # rank of each block
         return np.lexsort((ranks(order), place[number] // max(window // rows, 1)))
 
     return scheme
 
 
 def parts(window: int) -> Scheme:
-    """Parts that are random draws, in random order, each shuffled."""
+    """Random parts in random order, each shuffled."""
 
     def scheme(order: Order) -> Order:
         count = -(-len(order) // window)
@@ -67,7 +66,7 @@ def parts(window: int) -> Scheme:
 
 
 class Ordered(DenseHead):
-    """The dense head, whose epochs have another order of rows."""
+    """The dense head with another order of rows in each epoch."""
 
     scheme: Scheme
 
