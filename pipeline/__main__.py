@@ -1,4 +1,4 @@
-"""The command line: ``python -m pipeline features``, ``train``, ``report`` and more."""
+"""The command line: ``python -m pipeline features``, ``train``, ``report`` and others."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from features.errors import UserError
 STAGES = {
     "features": "run the frozen network over a dataset once and cache its embeddings",
     "train": "train a classifier head, or all of them, on cached embeddings",
-    "ladder": "train the runs that say where the gain over the baseline comes from",
+    "ladder": "train the runs of the ablation ladder, from the baseline to the best",
     "curve": "validation accuracy of trained heads against the number of training images",
     "report": "compare all trained heads: index.html, report.md, report.json, runs.csv, table.tex, figures/",
     "verify": "check every digest of a cache and embed a sample of its images again",
-    "predict": "say what a trained head sees in new images",
+    "predict": "classify new images with a trained head",
     "evaluate": "score a trained head on other labelled images",
     "export": "write a trained head as a plain scikit-learn or Keras object",
 }
@@ -29,7 +29,7 @@ IMAGES = ("dataset", "archive", "limit", "skip_unreadable", "weights", "precisio
 EMBEDDINGS = (*IMAGES, "backbone", "layers", "image_size", "preprocess", "mirror", "store")
 PLACE = ("max_file", "executor", "address")
 RUNS = (*EMBEDDINGS, "head", "set", "scale", "grid", "seed")
-SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that one line serves all stages
+SHOWN = {  # options in --help of a stage; it accepts all others too, so that one line serves all stages
     "features": (*EMBEDDINGS, *PLACE),
     "train": (*RUNS, "memory", "seeds", "force", "trust"),
     "ladder": (*IMAGES, *PLACE, "memory", "seed", "seeds", "force"),
@@ -40,11 +40,9 @@ SHOWN = {  # what --help of a stage explains; the rest is taken as well, so that
     "evaluate": (*RUNS, "run", "format", "trust"),
     "export": (*RUNS, "run", "to", "trust"),
 }
-OWN_DEFAULTS = {("curve", "head"): "each that is there", ("report", "format"): "csv"}
-AMONG = ("report", "predict", "evaluate", "export")  # the runs that are there: what is not said is open
-NARROWED = (
-    " The runs are all those under OUT, or of them those that have what is given: --head, --layers and so on."
-)
+OWN_DEFAULTS = {("curve", "head"): "each that has a run", ("report", "format"): "csv"}
+AMONG = ("report", "predict", "evaluate", "export")  # select among existing runs; options have no defaults
+NARROWED = " Uses all runs under OUT, or those that match the given options: --head, --layers and so on."
 EXAMPLES = {
     "features": "python -m pipeline features --dataset digits --image-size 64",
     "train": "python -m pipeline train --head dense --seeds 5",
@@ -59,12 +57,11 @@ EXAMPLES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code.
+    """Run one command and return its exit code.
 
-    0: done. 1: done but for what was named: ``verify`` found something wrong, one of several runs
-    failed, an image could not be read. 2: the user can put it right, and one line says how.
-    130: interrupted; what was finished is kept. Any other exception is a defect of Headroom: it
-    passes, and Python shows its traceback.
+    0: success. 1: partial success: ``verify`` found a problem, one of several runs failed, or an image could
+    not be read; each is named. 2: an error that the user can fix, explained in one line. 130: interrupted;
+    finished work is kept. Any other exception is a bug in Headroom and is raised.
     """
     output = _Output(sys.stdout)
     try:
@@ -72,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 return _run(sys.argv[1:] if argv is None else argv)
             finally:
-                output.flush()  # what fails at the end of the process is reported by nobody
+                output.flush()  # errors at exit would not be reported
     except _OutputError as error:
         _let_go_of_output()
         print(
@@ -80,13 +77,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         _let_go_of_output()
         return 0
 
 
 def _run(argv: list[str]) -> int:
-    """What :func:`main` does, but for an output that cannot be written."""
+    """:func:`main` without the handling of output errors."""
     try:
         arguments = vars(parser(argv).parse_args(argv))
         stage = arguments.pop("stage")
@@ -95,7 +92,7 @@ def _run(argv: list[str]) -> int:
         from pipeline.options import Options
 
         options = Options(**arguments, said=tuple(arguments))
-    except ModuleNotFoundError as error:  # by another Python than the one that `make setup` brings up
+    except ModuleNotFoundError as error:  # not the Python of `make setup`
         again = f".venv/bin/python -m pipeline {shlex.join(argv)}"
         print(f"error: {sys.executable} has no {error.name}; run: make setup, then: {again}", file=sys.stderr)
         return 2
@@ -103,7 +100,7 @@ def _run(argv: list[str]) -> int:
         return _interrupted(f".venv/bin/python -m pipeline {shlex.join(argv)}")
     try:
         options.check()
-        # Pillow's name no picture. What it cannot read is named; one with a corrupt EXIF is taken as it lies.
+        # Pillow's warnings name no file. Unreadable images are reported; corrupt EXIF data is ignored.
         warnings.filterwarnings("ignore", module="PIL")
         with noting_interrupts():
             return int(getattr(stages, stage)(options))
@@ -135,15 +132,15 @@ def _interrupted(again: str) -> int:
 
 
 class _OutputError(BrokenPipeError):
-    """Standard output cannot be written; it passes wherever one that nobody reads any more does."""
+    """Standard output cannot be written; propagates like a closed pipe."""
 
 
 class _Output:
-    """Standard output, whose failures are told from those of any file."""
+    """Standard output, with errors that can be distinguished from those of other files."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._failure: _OutputError | None = None  # argparse keeps it to itself
+        self._failure: _OutputError | None = None  # argparse ignores it
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -167,18 +164,18 @@ class _Output:
 
 
 def _let_go_of_output() -> None:
-    """Send what Python still holds nowhere, which it would try to write at its end."""
+    """Redirect standard output to /dev/null, so that flushing it at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(argv: list[str]) -> argparse.ArgumentParser:
-    """The parser for this command line; a stage's options are only built where it is named."""
+    """The parser for this command line, with the options of the stage that it names."""
     top = _Parser(
         prog="python -m pipeline",
         description="Headroom: how far does a frozen network take you on these images, and which "
         "classifier on top is really better?",
-        epilog="Each stage explains itself: python -m pipeline train --help. The same as make "
-        "targets, with variables for options: make train HEAD=dense SEEDS=5",
+        epilog="Help on a stage: python -m pipeline train --help. Each stage is also a make target, with "
+        "variables for options: make train HEAD=dense SEEDS=5",
     )
     stages = top.add_subparsers(dest="stage", required=True, metavar="stage")
     for stage, about in STAGES.items():
@@ -186,7 +183,7 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
             stage,
             help=about,
             description=about[0].upper() + about[1:] + "." + NARROWED * (stage in AMONG),
-            epilog=f"Options of the other stages are accepted and not read. Example: {EXAMPLES[stage]}",
+            epilog=f"Options of other stages are accepted and ignored. Example: {EXAMPLES[stage]}",
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
@@ -216,13 +213,13 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "archive": (
             str,
-            "CIFAR's official archive, if you have it already; default: found or downloaded",
+            "path of CIFAR's official archive; default: found or downloaded",
         ),
         "backbone": (str, f"the network: {', '.join(BACKBONES)}"),
         "layers": (
             str,
-            f"maps of the network ({', '.join(BACKBONES[DEFAULT].taps)} of {DEFAULT}; an unknown one names "
-            "the others), with @g for a g x g grid, separated by commas, in any order",
+            f"layers of the network ({', '.join(BACKBONES[DEFAULT].taps)} of {DEFAULT}; an unknown one lists "
+            "those of others), with @g for a g x g grid, separated by commas, in any order",
         ),
         "image_size": (int, "side of the network's square input in pixels, at least 32"),
         "preprocess": (str, " or ".join(PREPROCESS)),
@@ -231,40 +228,40 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
             f"arithmetic of the network: {', '.join(PRECISIONS)}, or auto: the "
             "cached one, else the faster one",
         ),
-        "mirror": (int, "1: embed each image and its mirror image and average the two; costs two passes"),
+        "mirror": (int, "1: average the vectors of each image and its mirror image, at twice the cost"),
         "store": (
             str,
-            f"dtype in which embeddings are kept: {' or '.join(STORES)}, which takes half the disk",
+            f"dtype of stored embeddings: {' or '.join(STORES)}, which takes half the disk",
         ),
         "weights": (
             str,
-            "the network's weights you have already (.h5, .weights.h5); default: found or downloaded",
+            "path of the network's weights (.h5, .weights.h5); default: found or downloaded",
         ),
         "batch": (
             int,
-            "images in one call of the network; changes no result beyond rounding; default: by image size",
+            "images per call of the network; affects results only by rounding; default: by image size",
         ),
         "limit": (int, "only this many images of each split, stratified"),
         "skip_unreadable": (
             int,
-            "1: leave out pictures that cannot be read, instead of stopping at the first; every picture is "
-            "decoded once to find them (remembered, so a second time costs nothing), and they are listed in "
-            "OUT/logs and counted in the report",
+            "1: leave out images that cannot be read, instead of stopping at the first; every image is "
+            "decoded once to find them (and the result remembered), and they are listed in OUT/logs and "
+            "counted in the report",
         ),
         "max_file": (
             str,
             "bytes of vectors in one file, as 50GB or 700MB; above it a cache is a folder of HDF5 files",
         ),
-        "executor": (str, f"who embeds the images: {' or '.join(EXECUTORS)}"),
+        "executor": (str, f"what embeds the images: {' or '.join(EXECUTORS)}"),
         "address": (str, "host:port of a Ray cluster; default: Ray is started on this machine"),
         "head": (
             str,
-            f"which classifier ({heads}); all: each of them; vote: the soft vote of the runs that are there; "
+            f"which classifier ({heads}); all: each of them; vote: the soft vote of existing runs; "
             "any classifier of scikit-learn by the name of its class, such as LogisticRegression; or "
             "module:Class, which runs the code of that module",
         ),
-        "set": (str, "parameters of the head, as in learning_rate=0.1,epochs=40; what is set is not swept"),
-        "grid": (str, "the values of one parameter that validation chooses from, as in C=0.001,0.01,0.1"),
+        "set": (str, "parameters of the head, as in learning_rate=0.1,epochs=40; they are not swept"),
+        "grid": (str, "values of one parameter to choose from on validation, as in C=0.001,0.01,0.1"),
         "scale": (
             str,
             "standard: scikit-learn's StandardScaler before a classifier of scikit-learn's or of another "
@@ -272,32 +269,32 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "memory": (
             str,
-            "how much memory training takes, as in 4GB; a larger train split is read in blocks; default: "
-            "what is free, less a tenth",
+            "memory limit of training, as in 4GB; a larger train split is read in blocks; default: "
+            "the free memory less a tenth",
         ),
         "trust": (
             int,
-            "1: keep, and read, fitted classifiers of other packages (module:Class) with joblib, whose files "
-            "run code when they are read",
+            "1: save and load fitted classifiers of other packages (module:Class) with joblib, whose files "
+            "run code when loaded",
         ),
-        "seed": (int, "of everything random in a head"),
-        "seeds": (int, "so many runs of a head that depends on the seed, from this seed on"),
-        "force": (int, "1: train again what is there already"),
+        "seed": (int, "random state of the head"),
+        "seeds": (int, "number of runs of a head that depends on the seed, with consecutive seeds"),
+        "force": (int, "1: train again, although the run exists"),
         "run": (
             str,
-            "folder of a run, or part of its name; default: of configurations (runs that differ in "
-            "their seed alone) the one with the highest mean validation accuracy, by its lowest seed; a vote "
-            "only with --head vote or where nothing else fits",
+            "folder of a run, or part of its name; default: the configuration (runs that differ only in "
+            "their seed) with the highest mean validation accuracy, and its lowest seed; a vote only with "
+            "--head vote or if there are no other runs",
         ),
         "image": (str, "what to predict: an image, a folder, or - for a list on standard input"),
         "format": (
             str,
-            "of predictions: table, json (an object a line), csv (the data as it is) or spreadsheet (csv "
-            "with an apostrophe before text that would be run as a formula); of runs.csv: csv or spreadsheet",
+            "of predictions: table, json (an object per line), csv or spreadsheet (csv "
+            "with an apostrophe before text that would be a formula); of runs.csv: csv or spreadsheet",
         ),
         "to": (str, "the file to export to, .joblib (or .skops), for a Keras head .keras"),
-        "out": (str, "folder of everything generated: embeddings/, runs/, curves/, report/, logs/"),
-        "debug": (int, "1: print the traceback of every error, and of what led to it"),
+        "out": (str, "folder of all output: embeddings/, runs/, curves/, report/, logs/"),
+        "debug": (int, "1: print the traceback of every error"),
     }
     for name, (kind, text) in texts.items():
         default = OWN_DEFAULTS.get((stage, name), defaults.get(name))
@@ -319,7 +316,7 @@ def _defaults(callable_: Any) -> dict[str, Any]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other error, with exit code 2."""
+    """A parser that reports errors in one line, with exit code 2."""
 
     def error(self, message: str) -> Any:
         print(f"error: {message}; see: {self.prog} --help", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The cache that the options ask for: found, or computed."""
+"""The cache for the options, found or computed, and notes on its images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.options import Options
 if TYPE_CHECKING:
     from features.datasets.base import Dataset
 
-LOOKED_AT = 20  # pictures whose size and quality are looked at
-SHOWN = 3  # unreadable pictures named in a line
-GOOD = 95  # JPEG quality from which on nothing is reported
+LOOKED_AT = 20  # images whose size and quality are checked
+SHOWN = 3  # unreadable images named in a message
+GOOD = 95  # JPEG quality from which nothing is reported
 
 
 def finished_cache(options: Options) -> Path:
@@ -38,7 +38,7 @@ def finished_cache(options: Options) -> Path:
 
 
 def list_left_out(dataset: Dataset, options: Options) -> None:
-    """Report the pictures that are left out because they cannot be read: some in a line, all in a file."""
+    """Report unreadable images that are left out: some in a line, all in a file."""
     names = dataset.left_out()
     if not names:
         return
@@ -49,9 +49,9 @@ def list_left_out(dataset: Dataset, options: Options) -> None:
 
 
 def _note_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:
-    """A note where pictures are much larger than the network's input, and nobody chose its size.
+    """Print a note if images are much larger than the network's default input size.
 
-    Also where they are compressed and much smaller: enlarging them enlarges what compression did.
+    Also if they are compressed and much smaller, since their compression artefacts are enlarged.
     """
     rows = range(0, len(dataset.labels("train")), len(dataset.labels("train")) // LOOKED_AT or 1)
     looked_at = [dataset.stored("train", row) for row in rows]

@@ -1,4 +1,4 @@
-"""From other labelled images to a printed score of a trained head."""
+"""Evaluation of a run on other labelled images."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FORMATS = ("table", "json")
 
 
 def evaluate_images(options: Options) -> int:
-    """Score a run on the labelled images of ``DATASET``; prints the numbers and keeps them as a file.
+    """Evaluate a run on the labelled images in ``DATASET``; prints and saves the scores.
 
     Raises
     ------
     UserError
-        No dataset was named, it has no class of the run, or what :func:`pipeline.matching.the_run` raises.
+        No dataset was given, or it has no class of the run; or as :func:`pipeline.matching.the_run`.
     """
     from features.ahead import read_ahead
     from models.runs import looks
@@ -114,7 +114,7 @@ def evaluate_images(options: Options) -> int:
 
 
 class _Images(NamedTuple):
-    """What is scored: ids, class numbers ``(n,)``, and ``read(start, stop, size)`` for the pixels."""
+    """The images to evaluate: ids, class numbers ``(n,)``, and ``read(start, stop, size)`` for pixels."""
 
     ids: list[str]
     labels: NDArray[np.int64]
@@ -126,8 +126,8 @@ def _test_split(dataset: Dataset) -> _Images:
 
 
 def _every_image(dataset: Dataset, limit: int | None) -> _Images:
-    """Both splits of a dataset without a limit one after the other, or a stratified ``limit`` of them."""
-    dataset.digest()  # so that a file which changes from now on is refused
+    """Both splits of a dataset, concatenated, or a stratified sample of ``limit`` images."""
+    dataset.digest()  # so that later changes of files are detected
     ids = [name for split in SPLITS for name in dataset.ids(split)]
     labels = np.concatenate([dataset.labels(split) for split in SPLITS])
     rows = np.arange(len(labels))
@@ -149,7 +149,7 @@ def _every_image(dataset: Dataset, limit: int | None) -> _Images:
 
 
 def _ids_of(options: Options, run: Run) -> dict[str, list[str]] | None:
-    """The ids of the images a run was trained and tested on; None where its cache is gone or damaged."""
+    """The ids of the images of a run, by split; None if its cache is missing or damaged."""
     from features.cache.catalogue import with_fingerprint
 
     cache = with_fingerprint(options.embeddings, run.fingerprint)
@@ -162,10 +162,10 @@ def _ids_of(options: Options, run: Run) -> dict[str, list[str]] | None:
 def _rows_in(
     run: Run, own: list[str], dataset: Dataset, ids: list[str], labels: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
-    """Which of the run's own test images these are, ``(n,)``; None where they are others.
+    """The rows of these images in the run's test split, ``(n,)``; None if they are other images.
 
-    Of the very images that the run was trained on, a part is known by its names too. Of others, which may be
-    the same ones processed again, all names must be the same in the same order.
+    Any subset of the run's own dataset is recognised by its ids. In another dataset, which may have the
+    same images processed differently, all ids must be equal, in the same order.
     """
     place = {name: row for row, name in enumerate(own)}
     if ids != own and (dataset.digest() != run.dataset["digest"] or not place.keys() >= set(ids)):
@@ -177,13 +177,13 @@ def _rows_in(
 def _seen_in_training(
     run: Run, own: dict[str, list[str]] | None, dataset: Dataset, ids: list[str]
 ) -> list[str]:
-    """What to be warned of where the run may have been trained on some of the images that are scored."""
+    """Warnings if the run may have been trained on some of the images to evaluate."""
     from features.datasets.folder import Folder
     from features.datasets.registry import is_place
 
     source = run.dataset["source"]
     if not (is_place(source) and (Path(dataset.source).is_dir() or isinstance(dataset, Folder))):
-        return []  # names of files alone tell images apart beyond one dataset
+        return []  # only file names identify images across datasets
     if own is None:
         if dataset.source == source and dataset.digest() != run.dataset["digest"]:
             return [
@@ -202,10 +202,10 @@ def _seen_in_training(
 
 
 def _is_every_image_scored(dataset: Dataset, run: Run, own: dict[str, list[str]] | None) -> tuple[bool, str]:
-    """Whether all images are scored, not the test split alone, and what was scored in words.
+    """Whether to evaluate all images instead of the test split, and a description of the choice.
 
-    All, where they have no test split of their own; but not where the run was trained on these images,
-    or on others of the same names, which may be the same ones processed again.
+    All are evaluated if the dataset has no test split, unless the run was trained on these images or on
+    images with the same ids, which may be the same ones processed differently.
     """
     if not dataset.held_out:
         return False, "the test split"
@@ -217,7 +217,7 @@ def _is_every_image_scored(dataset: Dataset, run: Run, own: dict[str, list[str]]
 
 
 def _show(found: dict[str, Any]) -> None:
-    """The numbers as lines and a table."""
+    """Print the scores as lines and a table."""
 
     def share(value: float | None) -> str:
         return "–" if value is None else f"{value:.4f}"

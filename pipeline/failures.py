@@ -1,4 +1,4 @@
-"""What failed: reported in one line, and the traceback of a defect kept in a file."""
+"""Error messages in one line, and log files with the traceback of bugs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.options import Options
 
 NAMES = {field.name: field.name.upper() for field in dataclasses.fields(Options)} | {"settings": "SET"}
 _PARAMETER = re.compile(rf"(?:(?<=[\s(])|^)({'|'.join(NAMES)})(?==)|^(?:settings|grid)(?=:)")
-COMMANDS = {  # what the libraries advise, and what is typed for it
+COMMANDS = {  # advice in messages of the libraries, and the command line's equivalent
     "choose another folder": "choose another OUT=",
     "compute it again": "run: make features",
     "grow the curve again": "run: make curve",
@@ -31,7 +31,7 @@ COMMANDS = {  # what the libraries advise, and what is typed for it
 
 _NETWORK = "a smaller BATCH= or IMAGE_SIZE="
 _RUNS = "fewer runs (HEAD=, LAYERS=, DATASET=)"
-LESS = {  # what would need less memory, by stage
+LESS = {  # what needs less memory, by stage
     "features": _NETWORK,
     "verify": _NETWORK,
     "predict": _NETWORK,
@@ -42,7 +42,7 @@ LESS = {  # what would need less memory, by stage
 
 
 def in_users_words(error: UserError | str) -> str:
-    """What the libraries report, as the command line says it: ``image_size=16`` is ``IMAGE_SIZE=16``."""
+    """A message of the libraries with the names of the command line: ``IMAGE_SIZE=16``, ``make features``."""
     text = _PARAMETER.sub(lambda found: NAMES[found[0]], str(error))
     for advice, command in COMMANDS.items():
         text = text.replace(advice, command)
@@ -50,9 +50,9 @@ def in_users_words(error: UserError | str) -> str:
 
 
 def reason(error: Exception, options: Options, job: str) -> str:
-    """Why one of several jobs failed, in a line.
+    """Why one of several jobs failed, in one line.
 
-    What nobody foresaw has the name of its kind before it, and the file of its traceback behind it.
+    For a bug, the line has the type of the exception and the path of the log with its traceback.
     """
     if is_interrupt(error):
         raise KeyboardInterrupt from error
@@ -66,14 +66,14 @@ def reason(error: Exception, options: Options, job: str) -> str:
     return f"{type(error).__name__}: {first}; traceback: {_kept(error, options.logs, job)}"
 
 
-_interrupted = threading.Event()  # Ctrl-C has come since the last command began
+_interrupted = threading.Event()  # Ctrl-C was pressed since the last command began
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[None]:
-    """Note Ctrl-C when it comes, for :func:`is_interrupt`, until another such block begins.
+    """Record Ctrl-C for :func:`is_interrupt`, until the next such block begins.
 
-    It raises ``KeyboardInterrupt`` as always. Where SIGINT is ignored, as behind a shell, it still is.
+    ``KeyboardInterrupt`` is raised as usual. If SIGINT is ignored, as in background jobs, it stays ignored.
     """
     usual = signal.getsignal(signal.SIGINT)
 
@@ -93,18 +93,18 @@ def noting_interrupts() -> Iterator[None]:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether this is Ctrl-C, or what native code has made of it.
+    """Whether an error is Ctrl-C, possibly converted by native code.
 
-    Of TensorFlow's have been seen ``SystemError`` with the ``KeyboardInterrupt`` as its cause, and pybind11's
-    ``RuntimeError`` that has none and names it in its text; so what has been noted decides.
+    TensorFlow raises ``SystemError`` with ``KeyboardInterrupt`` as its cause, or pybind11's ``RuntimeError``
+    without a cause; so the record of :func:`noting_interrupts` decides.
     """
     return _interrupted.is_set() or any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
 
 
 def memory(error: BaseException, stage: str = "") -> str | None:
-    """That the memory ran out, and what would need less, in a line; None if that is not what happened.
+    """A line on a lack of memory and what needs less; None for other errors.
 
-    NumPy's error is a ``MemoryError`` too; TensorFlow's is known by its name, without importing it.
+    NumPy's error is a ``MemoryError`` too; TensorFlow's is recognised by its name, without importing it.
     """
     for link in _chain(error):
         if isinstance(link, MemoryError) or type(link).__name__ == "ResourceExhaustedError":
@@ -115,7 +115,7 @@ def memory(error: BaseException, stage: str = "") -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and all that led to it."""
+    """An error and its chain of causes."""
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -123,21 +123,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def reported(failed: dict[str, str]) -> int:
-    """Name what failed; the exit code."""
+    """Print what failed; returns the exit code."""
     for job, why in failed.items():
         say(f"failed: {job}: {why}")
     return 1 if failed else 0
 
 
 def trace(error: BaseException) -> str:
-    """The whole traceback, with all that led to it: also what ``from None`` keeps from users."""
+    """The traceback with all causes, including those hidden by ``from None``."""
     for link in _chain(error):
         link.__suppress_context__ = False
     return "".join(traceback.format_exception(error))
 
 
 def _kept(error: Exception, folder: Path, job: str) -> str:
-    """Where the traceback is: in a new file, or on standard error if none can be written."""
+    """Write the traceback to a new log, or to standard error if that fails; returns where it is."""
     from features.cache.embeddings import slug
 
     name, content = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(job)}", f"{job}\n\n{trace(error)}"
@@ -148,7 +148,7 @@ def _kept(error: Exception, folder: Path, job: str) -> str:
             try:
                 with open(path, "x", encoding="utf-8") as out:
                     out.write(content)
-            except FileExistsError:  # of another command in the same second
+            except FileExistsError:  # written in the same second
                 continue
             return str(path)
     except OSError:

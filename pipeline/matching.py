@@ -1,4 +1,4 @@
-"""Which caches and runs the options mean: by what was said, never by a file's name or date."""
+"""The caches and runs that match the options, never by file name or date."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from pipeline.options import ALL, EXTRACTOR, Options
 
 
 def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
-    """The one finished cache that these options name, and the layers to read from it.
+    """The finished cache that matches the options, and the layers to read from it.
 
-    Found by the names and paths that were given when it was made; only where they do not decide (images
-    have moved or changed, the weights lie elsewhere) are images and weights looked at.
+    Caches are matched by the names and paths with which they were made. Only if that is not conclusive
+    (images or weights have moved or changed) are images and weights hashed.
+
+    Raises
+    ------
+    UserError
+        No cache or several caches match.
     """
     from features.cache.catalogue import exact, find, writers
     from features.datasets.registry import is_place, source_of
@@ -44,12 +49,12 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
             del asked["weights_source"]
             asked["weights_sha256"] = extractor.backbone.load(options.weights).digest
         by_content, differing = find(options.embeddings, asked)
-        if by_content or fitting:  # where several fit by path, and none is of what lies there now: none
+        if by_content or fitting:  # several match by path, but none has the present content
             fitting, others = by_content, differing
     fitting = exact(fitting, extractor.layers)
     if fitting and len({canonical(item.spec | {"layers": 0}) for item in fitting}) == 1:
         best = min(fitting, key=lambda item: (len(item.layers), item.path.name))
-        return best, extractor.layers  # the others differ in layers that are not asked for
+        return best, extractor.layers  # the others differ only in further layers
     run = options.command("features", "head", "set", "seed")
     if fitting:
         names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
@@ -62,12 +67,12 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
 
 
 def the_runs(options: Options) -> list[Run]:
-    """Every run that has what was said.
+    """All runs that match the options.
 
     Raises
     ------
     UserError
-        There is none.
+        There are none.
     """
     every = load_all(options.runs)
     runs = [run for run in every if _has_what_was_said(run, options)]
@@ -79,31 +84,35 @@ def the_runs(options: Options) -> list[Run]:
 
 
 def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Run:
-    """The run that ``RUN`` names among those that fit, or else the one that validation chooses.
+    """The run named by ``RUN`` among those that match the options, or else the one chosen on validation.
 
-    Which it is and why is reported in one line; the rule is that of :mod:`models.runs.configurations`.
-    ``remedy`` is what to name where runs of several datasets fit.
+    Prints which run it is and why; for the rule see :mod:`models.runs.configurations`.
+
+    Parameters
+    ----------
+    options : of the command.
+    remedy : what to give if runs on several datasets match, for the message.
 
     Raises
     ------
     UserError
-        ``RUN`` names none or several, or none fits.
+        ``RUN`` matches none or several, or no run matches the options.
     """
     from features.datasets.registry import source_of
 
-    # which network made it is not asked of a run that is named, but compared below
+    # of a named run, options of the network are checked below
     fitting = the_runs(options if options.run is None else options.without(*EXTRACTOR))
     if options.run is None:
         if len({run.dataset["digest"] for run in fitting}) > 1 and "dataset" in options.said:
             partly = any("unreadable" in run.dataset for run in fitting)
-            now = _digest_of(source_of(options.dataset), partly)  # images have changed since some of them
+            now = _digest_of(source_of(options.dataset), partly)  # the images have changed
             fitting = [run for run in fitting if run.dataset["digest"] == now] or fitting
         if len({run.dataset["digest"] for run in fitting}) > 1:
             names = ", ".join(sorted({f"DATASET={shlex.quote(run.dataset['source'])}" for run in fitting}))
             raise UserError(f"runs of several datasets fit ({names}); name {remedy}")
         most = max(run.dataset["limit"] or math.inf for run in fitting)
         whole = [run for run in fitting if (run.dataset["limit"] or math.inf) == most]
-        ranked = ranked_on_validation(whole)  # the others were validated on other images
+        ranked = ranked_on_validation(whole)  # others have other validation images
         run = ranked[0].runs[0]
         say(f"{run.head} of {run.folder}: {reason(ranked)}")
         return run
@@ -122,7 +131,7 @@ def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Ru
 
 
 def _agree(run: Run, options: Options) -> None:
-    """Refuse, by its name, a variable that says what the named run is not; weights are compared later."""
+    """Refuse options that contradict the named run; weights are compared when they are loaded."""
     from features.backbones.extractor import store_of
 
     have = {**run.spec, "layers": ",".join(run.layers), "store": store_of(run.spec)}
@@ -138,7 +147,7 @@ def _agree(run: Run, options: Options) -> None:
 
 @cache
 def _digest_of(source: str, skip_unreadable: bool = False) -> str:
-    """The digest of images that may have changed, or be others' under a new name."""
+    """The digest of a dataset as it is now."""
     from features.datasets.registry import open_dataset
 
     return open_dataset(source, skip_unreadable=skip_unreadable).digest()
@@ -146,14 +155,14 @@ def _digest_of(source: str, skip_unreadable: bool = False) -> str:
 
 @cache
 def _label_of(network: str, path: str) -> str:
-    """What the weights in a file are called."""
+    """The label of the weights in a file."""
     from features.backbones.registry import backbone
 
     return backbone(network).load(path).label
 
 
 def _has_what_was_said(run: Run, options: Options) -> bool:
-    """Whether a run has every variable that was given."""
+    """Whether a run matches all given options."""
     from features.backbones.extractor import AUTO, parse_layers, store_of
     from features.backbones.registry import DEFAULT, backbone, having
     from features.datasets.registry import is_place, source_of
@@ -164,7 +173,7 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
         del said["head"]
     entry = known(run.head)
     if entry is not None and not entry.random:
-        said.pop("seed", None)  # it does not depend on the seed: its one run is that of every seed
+        said.pop("seed", None)  # independent of the seed
     have = {
         **run.spec,
         "store": store_of(run.spec),
@@ -184,10 +193,10 @@ def _has_what_was_said(run: Run, options: Options) -> bool:
             said["dataset"] = _digest_of(said["dataset"], "unreadable" in run.dataset)
             have["dataset"] = run.dataset["digest"]
     if "weights" in said:
-        said.setdefault("backbone", DEFAULT)  # whose weights they are
+        said.setdefault("backbone", DEFAULT)  # the network of these weights
         if said["backbone"] == run.spec["backbone"]:
             said["weights"] = _label_of(said["backbone"], said["weights"])
     network = backbone(said["backbone"]) if "backbone" in said else None
-    if "layers" in said:  # of any size: the runs' differ
+    if "layers" in said:  # for any image size, as the runs' differ
         said["layers"] = set(parse_layers(said["layers"], 2**20, network or having(said["layers"])))
     return all(have[name] == value for name, value in said.items() if name in have)

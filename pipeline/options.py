@@ -1,4 +1,4 @@
-"""What the command line can say."""
+"""The options of the command line."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ EXTRACTOR = (
     "weights",
     "batch",
 )
-LARGEST = 2**63 - 1  # of a number: NumPy's int64
+LARGEST = 2**63 - 1  # of an integer: NumPy's int64
 PATHS = ("dataset", "archive", "weights", "run", "image", "to", "out")
 
-ALL = "all"  # as HEAD: each of them
+ALL = "all"  # as HEAD: all heads
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line can say. The extractor's fields left out (None) mean its constructor's
-    defaults; ``said`` names the fields that were not left out."""
+    """The options of the command line. ``said`` names those that were given; for options of the
+    extractor, None means the default of its constructor."""
 
     dataset: str = "cifar10"
     archive: str | None = None
@@ -73,12 +73,12 @@ class Options:
     said: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuse, before any work, text that is not UTF-8, paths at which no file can be, and absurd numbers.
+        """Validate text, paths and the range of numbers before any work.
 
         Raises
         ------
         UserError
-            The variable is named.
+            A value is invalid; the message names the option.
         """
         from features.datasets.bucket import is_url
         from features.datasets.registry import DATASETS
@@ -90,19 +90,21 @@ class Options:
             if isinstance(value, str):
                 given_text(name, value)
                 named = name == "dataset" and (value in DATASETS or is_url(value))
-                asked = name in ("dataset", "image") and not value  # who reads it says what may stand there
+                asked = (
+                    name in ("dataset", "image") and not value
+                )  # checked where it is read, with a better message
                 if name in PATHS and not named and not asked:
                     given_path(name, value)
 
     def extractor(self, *leave_out: str) -> Extractor:
-        """The network these options ask for."""
+        """The network for these options, without those in ``leave_out``."""
         from features.backbones.extractor import Extractor
 
         names = [name for name in EXTRACTOR if name in self.said and name not in leave_out]
         return Extractor(**{name: getattr(self, name) for name in names})
 
     def images(self, skip_unreadable: bool = False, remembered: Iterable[str] = ()) -> Dataset:
-        """The dataset these options ask for; ``skip_unreadable``: of it what can be read, in any case."""
+        """The dataset for these options; ``skip_unreadable`` leaves out unreadable images in any case."""
         from features.datasets.registry import open_dataset
 
         skip = skip_unreadable or bool(self.skip_unreadable)
@@ -111,23 +113,23 @@ class Options:
         )
 
     def command(self, stage: str, *leave_out: str) -> str:
-        """The make command that says the same to a stage; ``DEBUG`` changes nothing of what it does."""
+        """The make command for a stage with these options, without ``DEBUG`` and those in ``leave_out``."""
         names = [name for name in self.said if name not in (*leave_out, "debug")]
         return " ".join(
             ["make", stage, *(f"{name.upper()}={shlex.quote(str(getattr(self, name)))}" for name in names)]
         )
 
     def without(self, *names: str) -> Options:
-        """The same options with these left out."""
+        """These options as if those named had not been given."""
         return dataclasses.replace(self, said=tuple(name for name in self.said if name not in names))
 
     def replace(self, **values: Any) -> Options:
-        """The same options, but with these said."""
+        """These options with others given too."""
         return dataclasses.replace(self, **values, said=tuple(dict.fromkeys((*self.said, *values))))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters of a head that ``SET`` and ``SCALE`` set, by name."""
+        """The head's parameters in ``SET`` and ``SCALE``, by name."""
         from models.heads.parameters import parse
 
         scale = {} if self.scale is None else {"scale": self.scale}
@@ -135,7 +137,7 @@ class Options:
 
     @property
     def swept(self) -> dict[str, tuple[Any, ...]]:
-        """The parameter of a head that ``GRID`` names, and the values to try."""
+        """The parameter in ``GRID``, with its values."""
         from models.heads.parameters import parse_grid
 
         return {} if self.grid is None else parse_grid(self.grid)

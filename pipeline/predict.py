@@ -1,4 +1,4 @@
-"""From picture files to printed predictions, a batch at a time."""
+"""Predictions for image files, batch by batch."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COLUMNS = ("image", "class", "probability", "runner_up", "runner_up_probability"
 
 
 def predict_images(options: Options, run: Run) -> int:
-    """Print class, calibrated probability and runner-up of every image; 1 if any was unreadable.
+    """Print the prediction for each image; returns 1 if any could not be read, else 0.
 
     Raises
     ------
     UserError
-        There is no such image, or weights or settings are not those the run was trained with.
+        There is no such image, or the weights are not those the run was trained with.
     """
     from models.runs.predictor import Predictor
 
@@ -54,7 +54,7 @@ def check_format(options: Options, known: tuple[str, ...] = FORMATS) -> None:
 
 
 def _paths(image: str) -> Iterator[Path]:
-    """The files that ``IMAGE`` names, in order; a folder is walked as it is read."""
+    """The image files in ``IMAGE``, in order; folders are traversed lazily."""
     from features.datasets.images import SUFFIXES
 
     if image == "-":
@@ -76,9 +76,9 @@ def _paths(image: str) -> Iterator[Path]:
 
 
 def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Images below ``top``, behind links too; last the folders that cannot be listed, to be named."""
+    """Yield images below ``top``, following links; then folders that cannot be listed, as unreadable."""
     unread: list[Path] = []
-    seen = {top.resolve()}  # a link may lead back to where it lies
+    seen = {top.resolve()}  # links may form a loop
     for folder, folders, names in os.walk(
         top, onerror=lambda error: unread.append(Path(error.filename)), followlinks=True
     ):
@@ -90,7 +90,7 @@ def _walk(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor:
-    """The network that made the run's embeddings; refuses other weights by name."""
+    """The network that made the run's embeddings. Raises UserError if the weights differ."""
     from features.backbones.extractor import Extractor
 
     spec = run.spec
@@ -111,7 +111,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
 def _predictions(
     paths: Iterator[Path], extractor: Extractor, predictor: Any, names: tuple[str, ...]
 ) -> Iterator[tuple[Any, ...] | str]:
-    """A row of :data:`COLUMNS` for each image, or the reason it could not be read."""
+    """Yield a row of :data:`COLUMNS` for each image, or the reason why it cannot be read."""
     from features.ahead import read_ahead
     from features.datasets.images import read_square
 
@@ -137,9 +137,9 @@ def _predictions(
 
 
 def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
-    """Print rows as they come (JSON: one object a line) and name what is skipped; returns how many."""
+    """Print rows (JSON: one object per line) and report skipped images; returns their number."""
     skipped = 0
-    for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
+    for stream in (sys.stdin, sys.stdout):  # file names may not be UTF-8
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
     if form == SPREADSHEET and hasattr(sys.stdout, "reconfigure"):
@@ -166,5 +166,5 @@ def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:
 
 
 def visible(text: str) -> str:
-    """Without characters that would move a terminal's cursor."""
+    """Replace characters that would control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)

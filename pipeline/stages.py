@@ -1,4 +1,4 @@
-"""The stages: wiring, and nothing else. Each returns its exit code."""
+"""The commands. Each calls the other modules and returns its exit code."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.training import TrainSplitCache, check_memory, check_seeds, take_v
 
 
 def features(options: Options) -> int:
-    """Stage one: the finished cache for these options, computed if there is none; prints its path."""
+    """Stage one: find or compute the cache for these options; prints its path."""
     print(finished_cache(options), flush=True)
     say(f"next: {following(options, 'train')} HEAD=logistic")
     return 0
 
 
 def train(options: Options) -> int:
-    """Stage two: heads on the cached embeddings; prints the folder of each run.
+    """Stage two: train heads on cached embeddings; prints the folder of each run.
 
-    One that fails does not stop the others; it is named at the end, with exit code 1.
+    If one of several heads fails, the others are trained, and the exit code is 1.
     """
     from features.extraction import describe
     from models.heads.registry import head
@@ -34,7 +34,7 @@ def train(options: Options) -> int:
 
     settings, grid = _settings(options)
     if options.head not in (ALL, VOTE):
-        head(options.head, settings, grid)  # what is wrong with it is reported before anything is read
+        head(options.head, settings, grid)  # errors are reported before anything is read
     check_seeds(options)
     check_memory(options)
     embeddings, layers = the_cache(options)
@@ -47,10 +47,10 @@ def train(options: Options) -> int:
 
 
 def ladder(options: Options) -> int:
-    """The runs that say where the gain over the baseline comes from; prints the folder of each.
+    """Train the runs of the ladder; prints the folder of each.
 
-    Rungs that read one network share one pass of it. A rung that fails does not stop the others; it
-    is named at the end, with exit code 1.
+    Rungs with the same network options share one pass. If a rung fails, the others are trained, and the exit
+    code is 1.
     """
     from features.cache.embeddings import Embeddings
     from models.heads.parameters import written
@@ -83,7 +83,7 @@ def ladder(options: Options) -> int:
         except BrokenPipeError:
             raise
         except Exception as error:
-            if not caches:  # without the first pass there is nothing to go on with
+            if not caches:  # the first pass failed
                 raise
             failed[rung.title] = reason(error, options, rung.title)
     report_runs(rows, options)
@@ -91,9 +91,9 @@ def ladder(options: Options) -> int:
 
 
 def curve(options: Options) -> int:
-    """Validation accuracy against the number of training images, for runs that are there.
+    """Compute learning curves of existing runs; prints the path of each.
 
-    One that fails does not stop the others; it is named at the end, with exit code 1.
+    If one of several curves fails, the others are computed, and the exit code is 1.
     """
     from models.curve import grow, path_of
     from models.trainsplit import TrainSplit
@@ -104,8 +104,8 @@ def curve(options: Options) -> int:
     check_memory(options)
     embeddings, layers = the_cache(options)
     if options.head == VOTE:
-        raise UserError("a vote has no curve of its own; name one of its heads, or all, HEAD=")
-    said = options.without("dataset", "archive", "limit", "weights")  # the fingerprint holds all four
+        raise UserError("a vote has no learning curve; name one of its heads, or all, HEAD=")
+    said = options.without("dataset", "archive", "limit", "weights")  # all four are part of the fingerprint
     runs = {
         run.head: run
         for run in reversed(the_runs(said))
@@ -131,7 +131,7 @@ def curve(options: Options) -> int:
 
 
 def report(options: Options) -> int:
-    """All runs under ``OUT`` (those that have what was said) compared; prints the page to open."""
+    """Write the report on all runs under ``OUT`` that match the options; prints the path of its page."""
     from pipeline.matching import the_runs
     from pipeline.predict import check_format
     from reports.context.gathering import gather, state_of
@@ -161,9 +161,9 @@ def report(options: Options) -> int:
 
 
 def verify(options: Options) -> int:
-    """Check every digest of a cache and embed a sample again; 0 if all is well, else 1.
+    """Verify a cache and embed a sample of its images again; returns 0 if all checks pass, else 1.
 
-    Every cache that is too damaged to tell whether it is the one that is asked for fails by name.
+    Caches that are too damaged to be opened count as failed checks.
     """
     from features.cache.verification import checks, unopened
     from pipeline.matching import the_cache
@@ -189,7 +189,7 @@ def verify(options: Options) -> int:
 
 
 def predict(options: Options) -> int:
-    """What a run's head says of new images; 1 if any could not be read, else 0."""
+    """Predict new images with the head of a run; returns 1 if any could not be read, else 0."""
     from pipeline.matching import the_run
     from pipeline.predict import check_format, predict_images
 
@@ -200,14 +200,14 @@ def predict(options: Options) -> int:
 
 
 def evaluate(options: Options) -> int:
-    """What a run's head scores on other labelled images; prints it, and keeps it as a file."""
+    """Evaluate the head of a run on other labelled images; prints and saves the scores."""
     from pipeline.evaluate import evaluate_images
 
     return evaluate_images(options)
 
 
 def export(options: Options) -> int:
-    """A run's head as a plain scikit-learn or Keras object, for use elsewhere; prints its path."""
+    """Export the head of a run as a scikit-learn or Keras object; prints its path."""
     from models.runs.export import write
     from models.runs.saving import load
     from pipeline.matching import the_run
@@ -217,13 +217,13 @@ def export(options: Options) -> int:
     run = load(options.runs / the_run(options).folder, with_head=True, trust=bool(options.trust))
     path = write(run, Path(options.to).expanduser())
     if path.suffix == ".joblib":
-        say("whoever loads a .joblib file runs the code in it: share it with care")
+        say("a .joblib file runs code when loaded: share it with care")
     print(path)
     return 0
 
 
 def _settings(options: Options) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """What ``SET`` and ``SCALE`` set and ``GRID`` sweeps, for the one head that they can be meant for."""
+    """The parameters in ``SET`` and ``SCALE`` and the grid in ``GRID``; refused for several heads."""
     from models.vote import VOTE
 
     if options.head in (ALL, VOTE):

@@ -1,4 +1,4 @@
-"""What training ends with: a table of its runs, and the next command."""
+"""The table of runs after training, and the next command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 HEADER = ("head", "seed", "validation", "test (95% interval)", "seconds", "run")
-ONLY_FEATURES = ("batch", "max_file", "executor", "address")  # what stage two does not read
+ONLY_FEATURES = ("batch", "max_file", "executor", "address")  # options that stage two ignores
 
 
 def row(run: Run) -> Row:
-    """The cells of ``HEADER``: accuracies, seconds of selecting, refitting and predicting, the folder.
+    """The cells of ``HEADER`` for a run.
 
-    The interval is Wilson's, of this run alone.
+    The interval is Wilson's; seconds are of selection, refit and prediction.
     """
     from reports.statistics.metrics import wilson
     from reports.statistics.ranking import is_right
@@ -37,7 +37,7 @@ def row(run: Run) -> Row:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines with aligned columns below ``HEADER``; numbers of seconds to the right."""
+    """Aligned lines with ``HEADER`` as the first; seconds are right-aligned."""
     lines = [HEADER, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
@@ -50,13 +50,13 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def report_runs(rows: Sequence[Row], options: Options) -> None:
-    """Print the table on standard error, and the command that compares all runs of this ``OUT``."""
+    """Print the table and the next command on standard error."""
     if rows:
         for line in ("", *table(rows), "", f"next: {following(options, 'report')}"):
             say(line)
 
 
 def following(options: Options, stage: str) -> str:
-    """The next command: ``report`` on the same ``OUT``, or ``train`` on the embeddings that were made."""
+    """The next command: ``report`` on the same ``OUT``, or ``train`` on the new embeddings."""
     left_out = ONLY_FEATURES if stage == "train" else tuple(name for name in options.said if name != "out")
     return options.without("head", *left_out).command(stage)

@@ -1,4 +1,4 @@
-"""Runs: those that are asked for trained and saved, or found."""
+"""Training and saving runs, unless they exist."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from models.runs.run import Run
     from models.trainsplit import TrainSplit
 
-SEEDS = 2**31  # of scikit-learn's and TensorFlow's generators
+SEEDS = 2**31  # number of seeds that scikit-learn and TensorFlow accept
 
 
 @dataclass
 class TrainSplitCache:
-    """Where the train split lies that was read last; the next head on the same layers finds it there.
+    """The train split that was read last, for the next head on the same layers.
 
     Attributes
     ----------
-    memory : what it may take, as ``MEMORY`` says.
+    memory : memory limit, as in ``MEMORY``.
+    material : the train split, or None.
     """
 
     memory: str | None = None
     material: TrainSplit | None = None
 
     def get(self, embeddings: Embeddings, layers: tuple[str, ...]) -> TrainSplit:
-        """The train split of these layers; another one goes first, as two would fill the memory."""
+        """The train split of these layers; frees another one first."""
         from models.trainsplit import TrainSplit
 
         there = self.material
@@ -46,9 +47,12 @@ class TrainSplitCache:
 def train_heads(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], rows: TrainSplitCache
 ) -> tuple[list[Row], dict[str, str]]:
-    """Train what ``HEAD`` and ``SEEDS`` name and print the folders.
+    """Train the heads in ``HEAD`` with ``SEEDS`` and print the folders of the runs.
 
-    Returns the rows of the runs for the table at the end, and which of several failed, and why.
+    Returns
+    -------
+    tuple
+        A row per run for the final table, and the reasons of failures by job.
     """
     from models.heads.registry import HEADS, head
     from models.runs.saving import load
@@ -61,7 +65,7 @@ def train_heads(
         for step in range(options.seeds if entries[name].random else 1)
     ]
     if options.seeds > 1 and len(names) == 1 and len(jobs) == 1:
-        say(f"{options.head} does not depend on the seed: one run says all that {options.seeds} would")
+        say(f"{options.head} does not depend on the seed: one run is enough")
     there: list[Row] = []
     failed = {}
     with progress(len(jobs), "train", "run") as bar:
@@ -72,7 +76,7 @@ def train_heads(
                     folder = _train_one(options, rows.get(embeddings, layers), name, seed)
                 print(folder, flush=True)
                 there.append(row(load(folder)))
-            except BrokenPipeError:  # the run is saved; whoever read the output has seen enough
+            except BrokenPipeError:  # the run is saved; the reader closed the pipe
                 raise
             except Exception as error:
                 if len(jobs) == 1:
@@ -86,14 +90,14 @@ def train_heads(
 def _trained(
     options: Options, embeddings: Embeddings, layers: tuple[str, ...], name: str, seed: int
 ) -> Path | None:
-    """The folder of an equal run that is there already, unless ``FORCE`` wants another."""
+    """The folder of an existing equal run, or None; None with ``FORCE``."""
     from models.runs.collection import find
     from models.runs.identity import identity
 
     asked = identity(embeddings, layers, name, seed, options.settings, options.swept)
     found = None if options.force else find(options.runs, asked)
     if found is not None:
-        say(f"{name}: there already, not trained again (FORCE=1 would)")
+        say(f"{name}: already trained, not trained again (FORCE=1 would)")
     return found
 
 
@@ -101,14 +105,16 @@ def _train_one(options: Options, material: TrainSplit, name: str, seed: int) -> 
     from models.selection import train as train_head
 
     run = train_head(material, name, seed, options.settings, options.swept)
-    cached = options.replace(precision=material.embeddings.spec["precision"])  # whatever auto takes elsewhere
+    cached = options.replace(
+        precision=material.embeddings.spec["precision"]
+    )  # instead of auto, which may differ elsewhere
     said = cached.command("train", "force", "seeds", "seed", "head")
     run.command = f"{said} HEAD={name}" + (f" SEED={run.seed}" if run.seed else "")
     return _saved(options, run)
 
 
 def take_vote(options: Options, embeddings: Embeddings) -> int:
-    """The soft vote of the runs on these embeddings, saved as a run of its own; the exit code."""
+    """Save the soft vote of the runs on these embeddings; returns the exit code."""
     from models.runs.collection import agree, find, load_all
     from models.runs.saving import load
     from models.vote import drop_others, eligible, vote
@@ -119,9 +125,9 @@ def take_vote(options: Options, embeddings: Embeddings) -> int:
     run.command = options.command("train", "force")
     there = None if options.force else find(options.runs, vars(run))
     if there is not None and agree(load(there).test_proba, run.test_proba):
-        say(f"{run.head}: there already, not looked at again (FORCE=1 would)")
+        say(f"{run.head}: already trained, not predicted again (FORCE=1 would)")
         print(there)
-        run = load(there)  # its layers may stand in another order, and so its name be another
+        run = load(there)  # whose name may differ, by the order of its layers
     else:
         print(_saved(options, run))
     drop_others(options.runs, run)
@@ -130,7 +136,7 @@ def take_vote(options: Options, embeddings: Embeddings) -> int:
 
 
 def check_seeds(options: Options) -> None:
-    """Refuse seeds that no generator takes, and no run at all."""
+    """Refuse seeds out of range, and fewer than one run."""
     if options.seeds < 1:
         raise UserError(f"SEEDS={options.seeds}: expected a number of runs, 1 or more")
     if options.seed < 0 or options.seed + options.seeds > SEEDS:
@@ -138,7 +144,7 @@ def check_seeds(options: Options) -> None:
 
 
 def check_memory(options: Options) -> None:
-    """Refuse what is no amount of memory before anything is read."""
+    """Refuse an invalid memory limit before anything is read."""
     from features.budget import memory_of
 
     memory_of(options.memory)

@@ -1,4 +1,4 @@
-"""Runs in, pages out: numbers, figures, and the report that holds both."""
+"""Runs in, report out: statistics, figures, and the pages that show them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a report says in a few sentences: which head, how good, how sure, and how on other images."""
+"""The conclusion of a report in sentences."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from reports.entry import Entry
 
 UNJUDGED = "Votes do not compete on validation, as their weights were fitted there"
-UNEQUAL = 2  # times as many test images in the largest class as in the smallest, above which that is said
+UNEQUAL = 2  # ratio of the largest to the smallest class above which balanced accuracy is added
 
 
 def answer(
     entries: Sequence[Entry], ranked: Sequence[Standing], pairs: Sequence[Pair], chosen: Sequence[str]
 ) -> str:
-    """Which head, how good, how sure: a few sentences.
+    """The best head, its accuracy, and how certain that is, in a few sentences.
 
     Parameters
     ----------
+    entries : best first.
     ranked : the configurations of the entries, best first.
-    chosen : the ids of what validation alone would choose (several where it is level): the highest of
-        several test accuracies is somewhat too high, the accuracy of this one is not.
+    pairs : paired comparisons of the configurations.
+    chosen : the ids that validation chooses (several in a tie). The highest of several test accuracies is
+        biased upwards; the test accuracy of this choice is not.
     """
     names = {each.id: each.name for each in ranked}
     means = {each.id: each.value for each in ranked}
@@ -68,7 +70,7 @@ def answer(
 
 
 def _unequal(best: Entry) -> str:
-    """What balanced accuracy says, where classes differ much in size."""
+    """A sentence on balanced accuracy, if classes differ much in size."""
     sizes = [row["support"] for row in best.per_class if row["support"]]
     if max(sizes) <= UNEQUAL * min(sizes):
         return ""
@@ -80,7 +82,7 @@ def _unequal(best: Entry) -> str:
 
 
 def elsewhere(found: dict[str, Any]) -> str:
-    """One sentence on an :func:`reports.evaluation.evaluation` of the run ``name`` on the images ``on``."""
+    """A sentence on an :func:`~reports.evaluation.evaluation` of the run ``name`` on the images ``on``."""
     here, own, change = found["accuracy"], found["own_test"], found["difference"]
     if change["method"] == "paired":
         there, sure = "on the same images of its own test split", change["p"] < ALPHA

@@ -1,4 +1,4 @@
-"""Entry: one run, and what its test predictions amount to."""
+"""Entry: the numbers of one run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from reports.statistics.diagnosis import diagnosis
 from reports.statistics.metrics import scores
 from reports.statistics.ranking import precision_of
 
-CONFUSED = 8  # pairs of classes named
+CONFUSED = 8  # most confused pairs of classes shown
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run and what its test predictions amount to.
+    """The numbers of one run.
 
-    ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` are ``value``, ``low`` and ``high``;
-    ``raw`` and ``scaled`` are the calibration before and after temperature scaling;
-    ``train_accuracy`` is None for a vote; ``confused`` names the most frequent errors; ``costs`` are
-    seconds and bytes, None if the cache is gone.
+    ``accuracy``, ``macro_f1`` and ``balanced_accuracy`` have ``value``, ``low`` and ``high``; ``raw`` and
+    ``scaled`` are the calibration before and after temperature scaling; ``train_accuracy`` is None for a
+    vote; ``confused`` lists the most frequent confusions; ``costs`` are seconds and bytes, those of the
+    cache None if it no longer exists.
     """
 
     id: str
@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def fit_seconds(self) -> float:
-        """Choosing and refitting together."""
+        """Seconds of model selection and refit together."""
         return self.seconds["select"] + self.seconds["refit"]
 
     @property
@@ -96,7 +96,7 @@ class Entry:
 
     @property
     def traits(self) -> dict[str, str]:
-        """What decided the vectors, in words."""
+        """The properties of the embedding, in words."""
         return {
             "backbone": self.backbone,
             "layers": " + ".join(self.layers),
@@ -113,7 +113,15 @@ class Entry:
 
 
 def entry_of(run: Run, name: str, runs: Sequence[Run], context: ReportContext) -> Entry:
-    """The entry of one run, under this name, among all that answered the same images."""
+    """The entry of a run.
+
+    Parameters
+    ----------
+    run : the run.
+    name : its name in the report.
+    runs : all runs on the same test images.
+    context : what lies beside the runs.
+    """
     spec = run.spec
     weights = "" if spec["weights"] == "imagenet" else f", weights {spec['weights']}"
     network = marked(spec["backbone"])
@@ -187,7 +195,7 @@ def _confused(confusion: NDArray[np.int64], names: Sequence[str]) -> list[dict[s
 
 
 def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
-    """Seconds and bytes: the network on all images, the cache on disk, predictions of 1,000 vectors."""
+    """Seconds of the network for all images, of the fit and of 1,000 predictions; bytes of the cache."""
     extract, size = None, None
     if cache is not None:
         extract = float(cache.provenance["network_seconds"])
@@ -201,7 +209,7 @@ def _costs(run: Run, cache: Embeddings | None) -> dict[str, float | None]:
 
 
 def _reached(run: Run, runs: Sequence[Run]) -> float:
-    """The best validation accuracy of another head on the same vectors."""
+    """The best validation accuracy of any other head on the same vectors; 0 if there is none."""
     others = [
         other.val_accuracy
         for other in runs
@@ -214,7 +222,7 @@ def _reached(run: Run, runs: Sequence[Run]) -> float:
 
 
 def _about(run: Run) -> str:
-    """One line of what the head is."""
+    """A description of the head in one line."""
     if run.members:
         return "soft vote of saved runs"
     entry = known(run.head)

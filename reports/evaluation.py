@@ -1,4 +1,4 @@
-"""A run's numbers on other labelled images, against those on its own test split."""
+"""Evaluation of a run on other labelled images, compared with its own test split."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def evaluation(
     proba: NDArray[np.float64],
     own_rows: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of calibrated probabilities for images of classes that the run knows.
+    """Evaluate predictions for images of classes that the run knows.
 
     Parameters
     ----------
-    labels : (n,) the run's class numbers, n at least 1.
+    run : the run.
+    labels : (n,) the run's class numbers, n >= 1.
     proba : (n, k) calibrated probabilities.
-    own_rows : (n,) where these images are the run's own test images, perhaps processed again: which.
+    own_rows : (n,) rows of the run's test split, if these are its own test images, possibly processed anew;
+        None: other images.
 
     Returns
     -------
     dict
-        JSON values. ``per_class``: recall is None for a class without images, precision for one that
-        was never predicted. ``own_test``: the same of the run's test images of the classes that occur
-        here, so that an absent class makes no difference; or of ``own_rows``. ``difference``: accuracy
-        here minus there.
+        JSON values. In ``per_class``, recall is None for classes without images and precision for classes
+        that were never predicted. ``own_test`` has the numbers of the run's test images of the classes
+        that occur here, or of ``own_rows``. ``difference`` is accuracy here minus ``own_test``.
     """
     found = scores(labels, proba, run.class_names)
     present = np.unique(labels)
@@ -78,7 +79,7 @@ def evaluation(
 
 
 def predictions_digest(run: Run) -> str:
-    """SHA-256 over what a run says of its own test images, by which one that was trained again is told."""
+    """Hex SHA-256 over a run's test predictions, which changes if it is trained again."""
     proof = hashlib.sha256(canonical([run.id, run.test_digest, run.temperature]).encode())
     for array in (run.test_labels, run.test_proba):
         proof.update(array.tobytes())
@@ -86,7 +87,7 @@ def predictions_digest(run: Run) -> str:
 
 
 def newcombe(first: int, first_of: int, second: int, second_of: int) -> tuple[float, float]:
-    """Interval, 95%, of the difference of two independent proportions, first minus second.
+    """95% interval of the difference of two independent proportions, first minus second.
 
     R. G. Newcombe, Interval estimation for the difference between independent proportions, 1998,
     method 10: from the Wilson intervals of both.

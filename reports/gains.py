@@ -1,4 +1,4 @@
-"""The ladder: what each step from the baseline gains on the same test images."""
+"""The gain in accuracy of each step of the ladder, on the same test images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from reports.statistics.ranking import is_right, precision_of
 class Gain:
     """One step of the ladder.
 
-    ``gain`` is in accuracy over the rung it stands on, with its paired bootstrap 95% interval; all
-    three are None on the first and where that rung was not climbed.
+    ``gain`` is the difference in accuracy to the rung below, with its paired bootstrap 95% interval; all
+    three are None for the first rung, and if the rung below has no run.
     """
 
     title: str
@@ -32,9 +32,17 @@ class Gain:
 
 
 def ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Gain]:
-    """The rungs that were climbed, all in one precision, stored alike, and with one set of weights.
+    """The rungs that have runs, all with the same precision, stored dtype and weights.
 
-    A gain is reported only where the rung that it stands on was climbed too.
+    Parameters
+    ----------
+    firsts : the runs with the lowest seed of each configuration.
+    entries : their entries.
+
+    Returns
+    -------
+    list of Gain
+        Empty for fewer than three rungs.
     """
     ways: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
     for each in sorted(firsts, key=lambda each: each.id):
@@ -58,7 +66,7 @@ def ladder(firsts: Sequence[Run], entries: Sequence[Entry]) -> list[Gain]:
 
 
 def _gain(run: Run, below: Run) -> tuple[float, float, float]:
-    """Accuracy over another run's on the same images, and its paired interval."""
+    """The difference in accuracy to another run on the same images, and its paired 95% interval."""
     only = discordant(is_right(run), is_right(below))
     images = len(run.test_labels)
     return ((only[0] - only[1]) / images, *bootstrap_difference(*only, images))

@@ -1,4 +1,4 @@
-"""One Report object holds every number; JSON, Markdown and HTML render it."""
+"""The report object, with every number that JSON, Markdown and HTML show."""
 
 from __future__ import annotations
 
@@ -42,18 +42,17 @@ from reports.statistics.ranking import (
 )
 
 SCHEMA = 4  # of report.json; docs/report.schema.json describes it
-MATRIX = 200  # classes up to which report.json holds confusion matrices
+MATRIX = 200  # classes up to which report.json has confusion matrices
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that answered the same test images, so that they may share a table; best first.
+    """Runs on the same test images, best first.
 
-    ``looks`` is the number of final predictions of these images so far, of runs now gone too;
-    ``looks_doubt`` says why there may have been more, and is empty where all are noted.
-    ``duplicates`` counts test images that all but stand in the training split (None where that cannot
-    be told), and what the best run reaches without them. ``evaluations`` are the runs' scores on other
-    labelled images, best run first.
+    ``looks`` is the number of final predictions of these images so far, including deleted runs;
+    ``looks_doubt`` says why there may have been more, or is empty. ``duplicates`` counts test images with
+    near-duplicates in the training split (None if that cannot be determined), with the best run's accuracy
+    on the others. ``evaluations`` are scores on other labelled images, best run first.
     """
 
     test_digest: str
@@ -77,29 +76,29 @@ class Group:
 
     @property
     def configurations(self) -> tuple[Entry, ...]:
-        """The entries without the further seeds of any."""
+        """The entries with the lowest seed of each configuration."""
         further = {id for seeds in self.seeds for id in seeds.ids[1:]}
         return tuple(entry for entry in self.entries if entry.id not in further)
 
     @cached_property
     def standings(self) -> tuple[Standing, ...]:
-        """The configurations with the mean of their seeds, best first."""
+        """The configurations with mean accuracy over their seeds, best first."""
         return standings(self.entries, self.seeds, self.pairs, self.test_images)
 
     @cached_property
     def drawn(self) -> tuple[Standing, ...]:
-        """The best of :attr:`standings`, as far as one axis shows their differences."""
+        """The best of :attr:`standings`, as far as their differences are visible on one axis."""
         return on_one_axis(self.standings)
 
     @property
     def equal_classes(self) -> int | None:
-        """How many test images each class has; None where they differ in it."""
+        """Test images per class, if the number is the same for all; otherwise None."""
         sizes = {row["support"] for row in self.entries[0].per_class}
         return sizes.pop() if len(sizes) == 1 else None
 
     @property
     def origins(self) -> list[dict[str, Any]]:
-        """Weights, precision, processor and versions, each combination once, with its number of runs."""
+        """Distinct combinations of weights, precision, processor and versions, with their number of runs."""
         names = ("weights", "weights_sha256", "precision", "processor", "versions")
         found: list[dict[str, Any]] = []
         for entry in self.entries:
@@ -113,7 +112,7 @@ class Group:
 
     @property
     def shared(self) -> str:
-        """What is the same of every entry: to be said once, above a table."""
+        """The properties that all entries share, for the caption of a table."""
         phrases = [text for name, text in self.entries[0].traits.items() if name in self._shared]
         if len({entry.seed for entry in self.entries}) == 1:
             phrases.append(f"seed {self.entries[0].seed}")
@@ -122,7 +121,7 @@ class Group:
         return ", ".join(filter(None, phrases))
 
     def embedding(self, entry: Entry) -> str:
-        """What of an entry's embedding is not :attr:`shared`; empty where all of it is."""
+        """The properties of an entry's embedding that are not :attr:`shared`."""
         return ", ".join(text for name, text in entry.traits.items() if text and name not in self._shared)
 
     @property
@@ -131,13 +130,13 @@ class Group:
         return {name for name in every[0] if len({traits[name] for traits in every}) == 1}
 
     def entry(self, id: str) -> Entry:
-        """The entry of this id."""
+        """The entry with this id."""
         return next(entry for entry in self.entries if entry.id == id)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All groups, largest test split first."""
+    """All groups, by descending size of the test split."""
 
     schema: int
     created: str
@@ -146,13 +145,13 @@ class Report:
     groups: tuple[Group, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as plain JSON values, as ``report.json`` holds them.
+        """The report as JSON values, as in ``report.json``.
 
         Returns
         -------
         dict
-            ``schema``, ``created``, ``level``, ``draws`` and ``groups``. Of more than 200 classes the
-            confusion matrices are None: ``confusion.csv`` holds their cells.
+            ``schema``, ``created``, ``level``, ``draws`` and ``groups``. For more than 200 classes,
+            confusion matrices are None; their cells are in ``confusion.csv``.
 
         Examples
         --------
@@ -175,8 +174,8 @@ def build(runs: Sequence[Run], context: ReportContext | None = None) -> Report:
 
     Parameters
     ----------
-    runs : as :func:`models.train` or :func:`models.load_all` give them.
-    context : what lies beside them, from :func:`gather`; without it the report has the runs alone.
+    runs : from :func:`models.train` or :func:`models.load_all`.
+    context : learning curves, caches and so on, from :func:`gather`; None: the runs alone.
 
     Returns
     -------
@@ -237,7 +236,7 @@ def _group(digest: str, runs: list[Run], context: ReportContext) -> Group:
 
 
 def _chosen(runs: Sequence[Run]) -> list[str]:
-    """What validation alone would choose, by id; several where it is level, the first of them first."""
+    """The ids of the runs that validation chooses; several in a tie, the chosen one first."""
     ranked = ranked_on_validation(runs)
     return [each.runs[0].id for each in ranked if each.accuracy == ranked[0].accuracy]
 
@@ -245,8 +244,8 @@ def _chosen(runs: Sequence[Run]) -> list[str]:
 def _evaluations(
     runs: Sequence[Run], names: Mapping[str, str], context: ReportContext
 ) -> tuple[dict[str, Any], ...]:
-    """Of these runs, each with the ``name`` of its run, what it is ``on``, and a ``sentence``."""
-    digests: dict[str, set[str]] = defaultdict(set)  # of one folder in several states, by its name
+    """The evaluations of these runs, with the run's ``name``, the images in ``on``, and a ``sentence``."""
+    digests: dict[str, set[str]] = defaultdict(set)  # by dataset name; several if a folder has changed
     for each in context.evaluations:
         digests[each["dataset"]["name"]].add(each["test_digest"])
     found = []
@@ -266,7 +265,7 @@ def _evaluations(
 
 
 def _duplicates(found: Neighbours, run: Run, name: str) -> dict[str, Any]:
-    """How many test images all but stand in the training split; None where that cannot be told."""
+    """The number of near-duplicates of test images in the training split, and accuracy without them."""
     rows, told = near_duplicates(found), not crowded(found)
     correct = is_right(run)
     rest = np.delete(correct, rows)

@@ -1,4 +1,4 @@
-"""Standing: where a configuration stands among the others on one test split."""
+"""Standing: the rank of a configuration on one test split."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from reports.statistics.ranking import Seeds
 if TYPE_CHECKING:
     from reports.entry import Entry
 
-COMPARED = 12  # configurations that are compared pair by pair, and drawn; best first
+COMPARED = 12  # best configurations that are compared in pairs and drawn
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One configuration: its test accuracy, the mean of its seeds where it has several.
+    """A configuration with its test accuracy, averaged over its seeds.
 
     Attributes
     ----------
-    id, head : of the run with the lowest seed, which paired tests take.
+    id, head : of the run with the lowest seed, which represents it in paired tests.
     name : without the seed.
-    value, low, high : accuracy and its 95% interval (Wilson), of the mean where there are several seeds.
-    seeds : the accuracy of each seed; empty where there is one.
-    deviation : their standard deviation; None where there is one.
-    level : it is the best, or paired tests cannot tell it from the best.
+    value, low, high : (mean) accuracy and its 95% Wilson interval.
+    seeds : the accuracy of each seed; empty if there is only one.
+    deviation : standard deviation over seeds; None if there is only one.
+    level : whether it is the best, or not distinguishable from the best by paired tests.
     """
 
     id: str
@@ -48,8 +48,9 @@ def standings(
 
     Parameters
     ----------
-    entries : best first, the lowest seed of a configuration before its others.
-    images : of the test split.
+    entries : best first, and the lowest seed of a configuration before the others.
+    seeds, pairs : of these entries.
+    images : number of test images.
     """
     several = {each.ids[0]: each for each in seeds}
     further = {id for each in seeds for id in each.ids[1:]}
@@ -81,10 +82,10 @@ def standings(
 
 
 def on_one_axis(ranked: Sequence[Standing]) -> tuple[Standing, ...]:
-    """Those of the best that share an axis on which their differences can be seen, best first.
+    """The best configurations whose differences are visible on one axis, best first.
 
-    No floor (``prior``), at most ``COMPARED``, and none below a gap that would take more than half of the
-    axis; but two wherever there are two.
+    Without ``prior``, at most ``COMPARED``, and none below a gap of more than half of the axis; but at least
+    two if there are two.
     """
     heads = [each for each in ranked if each.head != "prior"][:COMPARED] or list(ranked)
     count = len(heads)

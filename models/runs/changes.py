@@ -1,4 +1,4 @@
-"""Changes to the folder of runs: one process at a time, and nothing half done is left behind."""
+"""Exclusive access to the folder of runs, and clean-up after interrupted changes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from filelock import FileLock, Timeout
 from features.errors import UserError
 from features.files import make_folder
 
-LOCK = "lock"  # in the folder of runs: whoever holds it is the only one that changes the folder
-PATIENCE = 600.0  # seconds that a run waits for another to be saved; one of gigabytes takes a minute
-LEFT = re.compile(r"\.(.+-[0-9a-f]{12})(?:\.\d+)?\.(old|tmp)")  # by a kill; earlier versions added a number
+LOCK = "lock"  # file in the folder of runs
+PATIENCE = 600.0  # seconds to wait for the lock; saving a run of gigabytes takes a minute
+LEFT = re.compile(r"\.(.+-[0-9a-f]{12})(?:\.\d+)?\.(old|tmp)")  # temporary names; earlier ones had a number
 
 
 def remove(folder: Path) -> None:
-    """Remove a run: a kill leaves it whole, or not there."""
+    """Remove a run atomically."""
     going = folder.with_name(f".{folder.name}.tmp")
     with changing(folder.parent):
         os.replace(folder, going)
@@ -29,15 +29,15 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def changing(root: Path) -> Iterator[None]:
-    """Be the only process that changes the folder of runs, and leave whole runs alone behind.
+    """Hold the lock for changes to the folder of runs, and remove partial runs before and after.
 
-    The system frees the lock of a process however it ends. So whoever holds it knows that what is
-    half written is nobody's, which no process number tells: another container counts its own.
+    The operating system releases the lock of a process however it ends. So partial runs found under the
+    lock belong to dead processes, which process numbers could not tell across containers.
 
     Raises
     ------
     UserError
-        The folder cannot be written, or another process holds the lock for too long.
+        The folder cannot be written, or another process has held the lock for ``PATIENCE`` seconds.
     """
     try:
         make_folder(root)
@@ -56,16 +56,16 @@ def changing(root: Path) -> Iterator[None]:
 
 
 def clear_up_if_free(root: Path) -> None:
-    """What :func:`changing` does first, for a reader: it waits for nobody, and needs no permission."""
+    """Remove partial runs, for readers: does nothing if the lock is held or the folder is read-only."""
     if any(_left(root)):
-        with suppress(OSError), FileLock(root / LOCK, timeout=0):  # its Timeout is an OSError
+        with suppress(OSError), FileLock(root / LOCK, timeout=0):  # Timeout is an OSError
             _clear_up(root)
 
 
 def _clear_up(root: Path) -> None:
-    """Clear up after a run that was being saved or removed; the caller holds the lock.
+    """Remove partial runs; the caller holds the lock.
 
-    A run whose replacement never came gets its name back; what was half written goes.
+    An old run that was not replaced after all gets its name back.
     """
     for left, name, kind in _left(root):
         if kind == "old" and not (root / name).exists():
@@ -75,6 +75,6 @@ def _clear_up(root: Path) -> None:
 
 
 def _left(root: Path) -> list[tuple[Path, str, str]]:
-    """What is half written, half removed or half replaced: where, of which run, ``tmp`` or ``old``."""
+    """Partial and replaced runs: the path, the name of the run, and ``tmp`` or ``old``."""
     matches = ((path, LEFT.fullmatch(path.name)) for path in root.glob(".*"))
     return [(path, match[1], match[2]) for path, match in matches if match]

@@ -1,4 +1,4 @@
-"""All runs below a folder: what is there, what is passed over, and which one was asked for."""
+"""All runs in a folder, and search for a run by its identity."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from models.runs.saving import load
 
 
 def load_all(root: str | Path) -> list[Run]:
-    """Every run below ``root``, without the fitted heads, by folder name.
+    """Load all runs below ``root``, without fitted heads, sorted by folder name.
 
-    A folder that holds none is passed over; passed over in words: one that is damaged, a copy, and
-    a vote whose members were trained again and say something else now.
+    Damaged runs, copies, and votes with members that were trained again are skipped with a note; other
+    folders are ignored.
+
+    Parameters
+    ----------
+    root : the folder of all runs.
 
     Returns
     -------
     list of Run
-        Empty where there are none.
+        Empty if there are none.
 
     Examples
     --------
@@ -44,8 +48,8 @@ def load_all(root: str | Path) -> list[Run]:
         try:
             run = load(path.parent)
             if run.folder != folder:
-                raise UserError(f"{path.parent} is a copy or renamed, expected the name {run.folder}")
-            if run.id in ids:  # of one dataset under two names
+                raise UserError(f"{path.parent} was copied or renamed, expected the name {run.folder}")
+            if run.id in ids:  # one dataset under two names
                 raise UserError(f"{path.parent} is the same run as {ids[run.id]}; remove one of them")
             runs[folder], ids[run.id] = run, folder
         except UserError as error:
@@ -57,7 +61,7 @@ def load_all(root: str | Path) -> list[Run]:
 
 
 def is_outdated(vote: Run, runs: Mapping[str, Run]) -> bool:
-    """Whether the members of a vote are all among these runs (by folder), but say something else now."""
+    """Whether all members of a vote are among these runs (by folder), but predict something else now."""
     if not vote.members or not set(vote.members) <= set(runs):
         return False
     now = mean([(runs[folder].test_scaled, weight) for folder, weight in vote.members.items()])
@@ -65,19 +69,19 @@ def is_outdated(vote: Run, runs: Mapping[str, Run]) -> bool:
 
 
 def agree(one: NDArray[np.float64], two: NDArray[np.float64]) -> bool:
-    """Whether these are the same probabilities but for rounding in the last digits."""
+    """Whether two arrays of probabilities are equal up to rounding errors."""
     return bool(np.allclose(one, two, rtol=0, atol=1e-9))
 
 
 def mean(parts: Sequence[tuple[NDArray[np.float64], float]]) -> NDArray[np.float64]:
-    """The weighted mean of probabilities ``(n, k)``."""
+    """The weighted mean of arrays of probabilities ``(n, k)``, each with its weight."""
     return np.asarray(sum(weight * proba for proba, weight in parts))
 
 
 def find(root: Path, identity: dict[str, Any]) -> Path | None:
-    """The folder of a whole run that was trained with this identity (``identity.py``), if any.
+    """The folder of an intact run with this identity (``identity.py``), or None.
 
-    One whose layers stand in another order, as they could before, will do where there is no other.
+    If there is none, a run of an earlier version with the same layers in another order is accepted.
     """
     clear_up_if_free(root)
     own, asked = f"-{id_of(identity)}", in_order(identity)
@@ -88,5 +92,5 @@ def find(root: Path, identity: dict[str, Any]) -> Path | None:
             if run.folder == path.parent.name and id_of(in_order(vars(run))) == id_of(asked):
                 return path.parent
         except UserError:
-            continue  # not whole: it is trained again
+            continue  # damaged: it is trained again
     return None

@@ -1,4 +1,4 @@
-"""Configurations: runs that differ in their seed alone, and which of them validation chooses."""
+"""Configurations (runs that differ only in their seed), and the choice among them on validation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from models.runs.run import Run
 
 
 class Ranked(NamedTuple):
-    """One configuration as it competes on validation.
+    """A configuration with its validation accuracy.
 
     Attributes
     ----------
-    runs : its seeds, lowest first; the first is the one that predicts.
-    accuracy : on validation, the mean over its seeds.
+    runs : its runs, by ascending seed; the first one represents it.
+    accuracy : mean validation accuracy over its seeds.
     """
 
     runs: tuple[Run, ...]
@@ -23,23 +23,23 @@ class Ranked(NamedTuple):
 
 
 def ranked_on_validation(runs: Sequence[Run]) -> list[Ranked]:
-    """The configurations of these runs by their mean validation accuracy, highest first.
+    """The configurations of these runs by mean validation accuracy, highest first.
 
-    The one rule by which validation chooses: the first of them. Of equals the first is the first by
-    folder name. A vote does not compete with others, as its weights were fitted on those very rows;
-    where there are votes alone, they are ranked. All must have been validated on the same images.
+    The first one is chosen, here and in all commands. Ties are broken by folder name. Votes are only ranked
+    if there are no other runs, because their weights were fitted on the validation rows. All runs must have
+    the same validation images.
     """
     competing = [run for run in runs if not run.members] or runs
     found = []
     for same in by_configuration(competing).values():
         seeds = tuple(sorted(same, key=lambda run: run.seed))
         mean = sum(run.val_accuracy for run in seeds) / len(seeds)
-        found.append(Ranked(seeds, round(mean, 12)))  # so that rounding makes no difference between equals
+        found.append(Ranked(seeds, round(mean, 12)))  # so that ties do not depend on rounding
     return sorted(found, key=lambda each: (-each.accuracy, each.runs[0].folder))
 
 
 def reason(ranked: Sequence[Ranked]) -> str:
-    """Why the first of :func:`ranked_on_validation` is chosen: a short phrase."""
+    """Why the first of :func:`ranked_on_validation` is chosen, in a phrase."""
     best = ranked[0]
     several = len(best.runs) > 1
     text = f"{'mean ' if several else ''}validation accuracy {best.accuracy:.4f}"
@@ -49,12 +49,12 @@ def reason(ranked: Sequence[Ranked]) -> str:
     level = sum(each.accuracy == best.accuracy for each in ranked) - 1
     if len(ranked) == 1:
         return f"{text}, the only configuration that fits"
-    tie = f", level with {level} and the first of them by name" if level else ""
+    tie = f", tied with {level} and first by name" if level else ""
     return f"{text}, the best of {len(ranked)} configurations{tie}"
 
 
 def by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each configuration, in their order, by its :func:`configuration`."""
+    """The runs of each configuration, in the given order, by :func:`configuration`."""
     same: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         same[configuration(run)].append(run)
@@ -62,7 +62,7 @@ def by_configuration(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def configuration(run: Run) -> str:
-    """Equal for runs that differ in their seed alone."""
+    """A key that is equal for runs that differ only in their seed."""
     asked = {name: value for name, value in run.asked.items() if name != "random_state"}
     members = sorted(run.members.items())
     return repr((run.head, run.layers, run.fingerprint, sorted(asked.items()), run.grid, members))

@@ -1,4 +1,4 @@
-"""A fitted head as a plain scikit-learn or Keras object, for use without Headroom."""
+"""Export of fitted heads as scikit-learn or Keras objects, for use without Headroom."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from models.heads.dense import DenseHead
 from models.heads.refusal import Refused
 from models.runs.run import Run
 
-SUFFIXES = {True: (".keras",), False: (".joblib", ".skops")}  # of a Keras head, and of any other
+SUFFIXES = {True: (".keras",), False: (".joblib", ".skops")}  # by whether the head is a Keras head
 
 
 def write(run: Run, to: Path) -> Path:
-    """Write the run's head, loaded with ``with_head=True``, to the file ``to``.
+    """Export the head of a run to a file.
 
-    A linear head becomes a ``LogisticRegression`` and nearest neighbours a
-    ``KNeighborsClassifier``; a classifier of scikit-learn stays what it is. All of them take raw
-    embeddings, the run's layers side by side in order, and are for ``joblib.load`` or ``skops.io.load``.
-    A Keras head becomes a ``.keras`` file for ``keras.models.load_model``. Linear and Keras heads
-    answer with the run's calibrated probabilities; nearest neighbours with the shares of the k votes
-    alone (``KnnHead.plain``), and classifiers of scikit-learn with their own.
+    Linear heads become a ``LogisticRegression``, nearest neighbours a ``KNeighborsClassifier``; classifiers
+    of scikit-learn are exported unchanged. Load them with ``joblib.load`` or ``skops.io.load``. Keras heads
+    become a ``.keras`` file for ``keras.models.load_model``. All take raw embeddings, with the run's layers
+    concatenated in order. Linear and Keras heads predict the run's calibrated probabilities, nearest
+    neighbours the shares of the k votes (``KnnHead.plain``), classifiers of scikit-learn their own
+    probabilities.
+
+    Parameters
+    ----------
+    run : loaded with ``with_head=True``.
+    to : the file; its suffix decides the format.
 
     Returns
     -------
@@ -31,7 +36,7 @@ def write(run: Run, to: Path) -> Path:
     Raises
     ------
     UserError
-        The name does not end as the head needs, the head is a vote, or the file cannot be written.
+        The suffix does not fit the head, the run is a vote, or the file cannot be written.
     """
     if run.members:
         raise UserError(f"{run.folder} is a vote of several heads; export one of: {', '.join(run.members)}")

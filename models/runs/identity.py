@@ -1,4 +1,4 @@
-"""What decides a run before it is trained: an equal run need not be trained again."""
+"""The identity of a run: everything that determines it before training."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ def identity(
     settings: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
-    """The ``PARTS`` of the run that a head would become on these layers.
+    """The identity of a run of this head on these layers, with the keys ``PARTS``.
+
+    Parameters
+    ----------
+    embeddings : the cache.
+    layers : the layers, in column order.
+    head, seed, settings, grid : as in :func:`models.selection.train`.
 
     Raises
     ------
     UserError
-        The head is unknown, or refuses the settings or the grid.
+        The head is unknown, or rejects the settings or the grid.
     """
     entry = known_head(head, settings, grid)
     return {
@@ -41,17 +47,17 @@ def identity(
 
 
 def id_of(identity: Mapping[str, Any]) -> str:
-    """Twelve hex digits over an identity."""
+    """Twelve hex digits of a digest of an identity."""
     return canonical_digest([identity[part] for part in PARTS])[:12]
 
 
 def in_order(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``PARTS`` of an identity with its layers by name, as runs of before need not have them."""
+    """An identity with its layers sorted by name, which runs of earlier versions may not have."""
     return {part: identity[part] for part in PARTS} | {"layers": tuple(sorted(identity["layers"]))}
 
 
 def test_digest(embeddings: Embeddings) -> str:
-    """Equal for embeddings whose test splits ask the same questions, in the same order."""
+    """Hex SHA-256 that is equal for embeddings with the same test images and labels, in the same order."""
     about = {name: embeddings.dataset[name] for name in ("digest", "limit")}
     arrays = [embeddings.digest(f"test/{name}") for name in ("ids", "labels")]
     return canonical_digest([about, embeddings.class_names, arrays])
@@ -60,7 +66,7 @@ def test_digest(embeddings: Embeddings) -> str:
 def test_digest_of(
     digest: str, limit: int | None, class_names: Sequence[str], ids: Sequence[str], labels: NDArray[np.int64]
 ) -> str:
-    """What :func:`test_digest` will be of embeddings whose test split has these ids and labels (n,)."""
+    """The :func:`test_digest` that embeddings with these test ids and labels (n,) would have."""
     arrays = [np.array([row.encode() for row in ids]).tobytes(), labels.astype(np.int64).tobytes()]
     proofs = [hashlib.sha256(array).hexdigest() for array in arrays]
     about = {"digest": digest, "limit": limit}

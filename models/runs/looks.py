@@ -1,8 +1,8 @@
-"""How often a test split has been looked at: a line for every final prediction, kept for good.
+"""A permanent record of evaluations on test splits, one line per final prediction.
 
-Each line has the SHA-256 of itself and of the line before it, and a run keeps that of its own line. So a
-line that is changed or removed is noticed, wherever it stands. Earlier versions wrote lines without a
-digest; the first that has one vouches for those before it.
+Each line has a SHA-256 over its content and the digest of the previous line, and each run stores the digest
+of its line, so changed or removed lines are detected. Lines of earlier versions have no digest; they are
+covered by the first line with one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from features.errors import UserError
 from features.files import open_regular, sync
 
 FILE = "looks.jsonl"
-LONGEST = 1_000  # bytes of a line; one has 250
+LONGEST = 1_000  # bytes per line; about 250 are used
 
 
 @dataclass
 class Looks:
-    """What is noted.
+    """The content of the record.
 
     Attributes
     ----------
-    counts : final predictions, by test digest.
+    counts : number of final predictions, by test digest.
     proofs : the digests of the lines.
-    last : the digest that the next line follows.
-    damage : what is wrong with the file, in a phrase; empty where nothing is.
+    last : the digest of the last line.
+    damage : what is wrong with the file, in a phrase; empty if nothing is.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -41,12 +41,12 @@ class Looks:
     damage: str = ""
 
     def doubt(self, proofs: Iterable[str], least: Mapping[str, int]) -> str:
-        """Why there may have been more looks, in a phrase; empty where nothing speaks for it.
+        """Why there may have been more evaluations than recorded, in a phrase; empty if there is no sign.
 
         Parameters
         ----------
-        proofs : digests that lines here should have, as runs keep them; empty ones are of no line.
-        least : what the count of a test digest was before.
+        proofs : digests of lines as stored by runs; empty ones are ignored.
+        least : known lower bounds of the counts, by test digest.
         """
         missing = {proof for proof in proofs if proof} - self.proofs
         fewer = any(self.counts[digest] < count for digest, count in least.items())
@@ -54,7 +54,7 @@ class Looks:
 
 
 def read(root: Path) -> Looks:
-    """What is noted below ``root``; what is damaged is reported, and never stops the reader."""
+    """Read the record below ``root``; damage is reported in the result, and no error is raised."""
     found = Looks()
     try:
         with open_regular(root / FILE) as file:
@@ -69,21 +69,21 @@ def read(root: Path) -> Looks:
 
 
 def following(root: Path, test_digest: str, run_id: str) -> tuple[str, bytes]:
-    """The digest of the next line, and the line; for :func:`append`.
+    """The digest and the text of the next line, for :func:`append`.
 
-    The caller is the only process that changes the folder (``changes.py``) until it is appended.
+    The caller holds the lock of the folder (``changes.py``) until the line is appended.
     """
     proof = _proof(read(root).last, test_digest, run_id)
     return proof, (json.dumps({"test": test_digest, "run": run_id, "sha256": proof}) + "\n").encode()
 
 
 def append(root: Path, line: bytes) -> None:
-    """Note below ``root`` that a run has predicted a test split. Removing the run removes nothing.
+    """Append a line to the record below ``root``; it remains when the run is removed.
 
     Raises
     ------
     UserError
-        It cannot be written; the file is as it was.
+        The file cannot be written; it is left unchanged.
     """
     path = root / FILE
     try:
@@ -97,7 +97,7 @@ def append(root: Path, line: bytes) -> None:
                     raise OSError(ENOSPC, os.strerror(ENOSPC))
                 os.fsync(file.fileno())
                 if not size:
-                    sync(root)  # before the run has its name: no run stands without its line
+                    sync(root)  # before the run is renamed, so that no run lacks its line
             except OSError:
                 file.truncate(size)
                 raise
@@ -106,7 +106,7 @@ def append(root: Path, line: bytes) -> None:
 
 
 def _add(found: Looks, line: bytes) -> bool:
-    """Count a line; whether it is one, and follows from the line before it."""
+    """Count a line; returns whether it is valid and follows the previous line."""
     try:
         said = json.loads(line)
         test, run, kept = said["test"], said["run"], said.get("sha256")
@@ -114,13 +114,13 @@ def _add(found: Looks, line: bytes) -> bool:
         found.counts[test] += 1
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
-    follows = kept == proof if kept is not None else not found.proofs  # of earlier versions: the first ones
-    found.last = kept if isinstance(kept, str) else proof  # one damaged line is reported once
+    follows = kept == proof if kept is not None else not found.proofs  # without digest: only at the beginning
+    found.last = kept if isinstance(kept, str) else proof  # so that one damaged line is reported once
     if kept is not None:
         found.proofs.add(found.last)
     return bool(follows and line.endswith(b"\n"))
 
 
 def _proof(before: str, test_digest: str, run_id: str) -> str:
-    """SHA-256 over the digest of the line before, and what this one says."""
+    """Hex SHA-256 over the digest of the previous line and the content of this one."""
     return canonical_digest([before, test_digest, run_id])

@@ -1,4 +1,4 @@
-"""What a saved run says of embeddings it has never seen."""
+"""Prediction with saved runs."""
 
 from __future__ import annotations
 

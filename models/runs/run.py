@@ -1,4 +1,4 @@
-"""What was trained on what, its predictions and its seconds."""
+"""A run: one trained head with its predictions."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ class Run:
 
     Attributes
     ----------
-    head, seed : its name (``models.heads.registry.head``), and what seeded it.
-    layers : the layers it read, in column order; ``width`` numbers together.
+    head, seed : name of the head (see ``models.heads.registry.head``), and its random state.
+    layers : the layers, in column order.
+    width : number of columns.
     dataset, class_names, spec, fingerprint : of the embeddings.
-    test_digest : SHA-256 over dataset, limit, class names, test ids and labels: equal for runs that
-        answered the same questions.
-    asked, parameters : the whole configuration before and after ``chosen``, what validation decided.
-    grid, sweep, history : what was tried, how each value did, and the curves by epoch.
+    test_digest : SHA-256 over dataset, limit, class names, test ids and labels; equal for runs that are
+        comparable on the test split.
+    asked, parameters : all parameters before and after model selection.
+    chosen : the parameters chosen on validation.
+    grid, sweep, history : the values tried, the result for each, and the training curves by epoch.
     kept_epoch : the epoch of ``history`` whose weights predicted validation, from 1.
-    floors : validation accuracy of the heads that any other should beat, by name.
-    warnings : what a reader of the result should know: a sentence each.
-    train_accuracy : of the final fit on (a sample of) its own images.
-    temperature : fitted on ``val_proba``; :attr:`test_scaled` are the calibrated probabilities.
-    members : of a vote: the folder of each run that votes, and its weight.
-    seconds : ``select``, ``refit`` and ``predict`` (all of test).
-    train_rows : images of the final fit.
-    val_rows, val_labels, val_proba : (m,), (m,), (m, k); from the selection fit.
-    test_labels, test_proba : (n,), (n, k); from the final fit.
-    versions, processor, command : where the numbers came from.
-    look : the digest of its line in ``looks.jsonl``; empty in runs of earlier versions.
-    estimator : the final fit itself; None where it was not asked for.
+    floors : validation accuracy of the trivial baselines, by name.
+    warnings : remarks for the reader of the result, a sentence each.
+    train_accuracy : of the final fit on a sample of its training images.
+    temperature : fitted on ``val_proba``; :attr:`test_scaled` has the calibrated probabilities.
+    members : for a vote, the folder and weight of each member.
+    seconds : ``select``, ``refit`` and ``predict`` (the test split).
+    train_rows : number of images of the final fit.
+    val_rows, val_labels, val_proba : (m,), (m,), (m, k); predicted by the selection fit.
+    test_labels, test_proba : (n,), (n, k); predicted by the final fit.
+    versions, processor, command : provenance.
+    look : digest of the run's line in ``looks.jsonl``; empty in runs of earlier versions.
+    estimator : the fitted head, or None if it was not loaded.
     """
 
     head: str
@@ -96,27 +98,27 @@ class Run:
 
     @property
     def val_accuracy(self) -> float:
-        """Share of the validation images that the selection fit had right."""
+        """Accuracy of the selection fit on the validation images."""
         return float((self.val_proba.argmax(axis=1) == self.val_labels).mean())
 
     @property
     def id(self) -> str:
-        """Twelve hex digits over all that was decided before training: a repeat has the same."""
+        """Twelve hex digits of a digest of the run's identity; a repeated run has the same."""
         return id_of({part: getattr(self, part) for part in PARTS})
 
     @property
     def folder(self) -> str:
-        """The name of the folder it is kept in."""
+        """The name of the run's folder."""
         return f"{slug(self.dataset['name'])}-{slug(self.head)}-seed{self.seed}-{self.id}"
 
     def is_set_as(self, settings: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether this is the head but for these settings and grid, whatever the seed and the images."""
+        """Whether the run has these settings and grid, and defaults otherwise."""
         entry = known(self.head)
-        if entry is None:  # a vote, or a class of another package, whose code is not run for this
+        if entry is None:  # a vote, or a class of another package, whose code must not be run
             return False
         try:
             entry = with_grid(self.head, with_settings(self.head, entry, settings), grid, settings)
             as_set = entry.configuration(self.seed, self.train_rows)
-        except UserError:  # it has no such parameter
+        except UserError:  # no such parameter
             return False
         return as_set == {"asked": self.asked, "grid": self.grid}

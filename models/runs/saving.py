@@ -1,4 +1,4 @@
-"""A run in a folder of its own, written whole or not at all, and read back as data."""
+"""Saving a run to its folder, atomically, and loading it without running stored code."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ from models.storedrows import rows_of_run
 
 FORMAT = 5
 PREDICTIONS, NPZ, SKOPS, JOBLIB = "predictions.npz", "head.npz", "head.skops", "head.joblib"
-SAID = [item.name for item in fields(Run) if item.name not in (*ARRAYS, "estimator")]  # in run.json
+SAID = [item.name for item in fields(Run) if item.name not in (*ARRAYS, "estimator")]  # fields of run.json
 REMEDY = "remove the folder and train this head again"
 
 
 def save(run: Run, root: str | Path, trust: bool = False) -> Path:
-    """Write the run below ``root``, whole or not at all; an equal earlier run is replaced.
+    """Save a run below ``root``, atomically; an earlier run with the same identity is replaced.
 
-    Headroom's heads are kept as numbers, scikit-learn's classifiers as a file of skops that holds
-    nothing but listed types (:mod:`models.heads.objects`). That its test split was looked at is
-    noted for good (``looks.py``).
+    Headroom's heads are stored as arrays, scikit-learn's classifiers as skops files restricted to listed
+    types (:mod:`models.heads.objects`). The evaluation on the test split is recorded permanently
+    (``looks.py``).
 
     Parameters
     ----------
-    trust : keep a classifier of another package with joblib, whose files run code when they are
-        read; without it the run is kept without its fitted head.
+    run : the run.
+    root : the folder of all runs.
+    trust : store a classifier of another package with joblib, whose files run code when loaded; without it
+        such a run is saved without its fitted head.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
     Raises
     ------
     UserError
-        The folder cannot be written, or another process holds it for too long.
+        The folder cannot be written, or another process holds its lock for too long.
 
     Examples
     --------
@@ -89,22 +91,25 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
 
 
 def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
-    """The run in ``folder``; its fitted head too if asked for.
+    """Load the run in ``folder``.
 
-    Nothing stored is executed, but for a head that was kept with joblib, where ``trust`` says so.
+    Parameters
+    ----------
+    folder : of the run.
+    with_head : load the fitted head too.
+    trust : allow heads stored with joblib, which run code when loaded.
 
     Raises
     ------
     UserError
-        A file is missing, does not have its digest, is of another format, or holds what is not
-        trusted.
+        A file is missing, damaged, of another format, or not trusted.
     """
     broken = "is damaged; remove the folder and train this head again"
     try:
         document = read_json(folder / "run.json")
         if document["format"] != FORMAT:
             raise UserError(
-                f"{folder} is of format {document['format']}, this Headroom reads {FORMAT}; "
+                f"{folder} has format {document['format']}, this Headroom reads {FORMAT}; "
                 "remove the folder and train this head again"
             )
         digests = document.pop("sha256")
@@ -120,7 +125,7 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
         check(said, predictions)
         said |= {name: tuple(said[name]) for name in ("layers", "class_names")}
         run = Run(**(said | predictions))
-        known(run.head)  # a class of scikit-learn's that is no head is refused
+        known(run.head)  # refuses classes of scikit-learn that cannot be heads
         if with_head and not run.members:
             run.estimator = _read_head(run, folder, heads, document["learned"], trust)
             _try_out(run)
@@ -128,13 +133,13 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder} is not a whole run ({error}); remove it and train this head again"
+            f"{folder} is not an intact run ({error}); remove it and train this head again"
         ) from None
     return run
 
 
 def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
-    """Write the fitted head beside the predictions; what of it stands in ``run.json``."""
+    """Write the fitted head beside the predictions; returns its part of ``run.json``."""
     if run.estimator is None:
         return {}
     if not isinstance(run.estimator, EstimatorHead):
@@ -146,7 +151,7 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
             objects.write(run.estimator.fitted_, folder / SKOPS)
         except objects.Untrusted as error:
             (folder / SKOPS).unlink()
-            say(f"warning: {run.head}: the fitted head is not kept, only its predictions: {error}")
+            say(f"warning: {run.head}: only the predictions are saved, not the fitted head: {error}")
             return {}
         sync(folder / SKOPS)
     elif trust:
@@ -156,27 +161,27 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
         sync(folder / JOBLIB)
     else:
         say(
-            f"note: {run.head}: only its predictions are kept, not the fitted head, as files of other "
-            "packages' classifiers run code when they are read; trust=1 keeps it"
+            f"note: {run.head}: only the predictions are saved, not the fitted head, as files of other "
+            "packages' classifiers run code when loaded; trust=1 saves it"
         )
     return {}
 
 
 def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any], trust: bool) -> BaseHead:
-    """What :func:`_write_head` wrote."""
+    """Load the head written by :func:`_write_head`."""
     if SKOPS in files:
         return EstimatorHead.of_fitted(objects.read(folder / SKOPS), run.train_rows)
     if JOBLIB in files:
         if not trust:
             raise UserError(
-                f"{folder / JOBLIB} runs code when it is read; trust=1 reads it, if you know who wrote it"
+                f"{folder / JOBLIB} runs code when loaded; trust=1 loads it, if you know who wrote it"
             )
         import joblib
 
         return EstimatorHead.of_fitted(joblib.load(folder / JOBLIB), run.train_rows)
     if NPZ not in files:
         raise UserError(
-            f"{folder} keeps predictions without a fitted head; train it again with trust=1 and force=1"
+            f"{folder} has predictions without a fitted head; train it again with trust=1 and force=1"
         )
     head: BaseHead = saved.from_data(
         remade(run.head, run.seed, run.parameters), learned, arrays.read(folder / NPZ)
@@ -187,7 +192,7 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
 
 
 def _goes_together(run: Run) -> bool:
-    """Whether a classifier of another package says that it was fitted on such embeddings and classes."""
+    """Whether a classifier of another package was fitted on embeddings and classes like the run's."""
     head = run.estimator
     return (
         isinstance(head, EstimatorHead)
@@ -197,22 +202,22 @@ def _goes_together(run: Run) -> bool:
 
 
 def _try_out(run: Run) -> None:
-    """Refuse a head whose parts do not go together, before its first embeddings."""
+    """Refuse a head with inconsistent attributes, by a trial prediction."""
     if isinstance(run.estimator, KnnHead) and hasattr(run.estimator, "source_"):
-        return  # a pass over all of its cache; its rows were counted
+        return  # would read the complete cache; its rows were counted
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):  # ones are far from any embedding
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # ones are unlike any embedding
             warnings.simplefilter("ignore")
             proba = np.asarray(run.estimator.predict_proba(np.ones((1, run.width), np.float32)))
-    except Exception as error:  # whatever arrays of wrong shapes make of it
+    except Exception as error:  # arrays of wrong shapes raise many kinds
         if isinstance(error, Refused) and _goes_together(run):
-            return  # ones are no embedding: a classifier may have no neighbour or no probability for them
+            return  # some classifiers have no neighbours or no probabilities for ones
         raise ValueError(f"its head cannot predict: {error}") from None
     if proba.shape != (1, len(run.class_names)):
-        raise ValueError("its head does not predict probabilities of its classes")
+        raise ValueError("its head does not predict a probability for each class")
 
 
 def _write_npz(path: Path, named: saved.Arrays) -> None:
-    """Write the arrays down to the disk, without a copy in memory."""
+    """Write arrays and sync them to the disk, without a copy in memory."""
     np.savez(path, allow_pickle=False, **named)
     sync(path)

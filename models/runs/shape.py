@@ -1,4 +1,4 @@
-"""What a run's files may say: types, ranges and lengths, held to before anything uses them."""
+"""Validation of a run's files: types, ranges and lengths."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ CURVE = some(FINITE)
 
 
 def _file_name(value: Any) -> bool:
-    """A name of a folder beside this one, and no path to another."""
+    """Whether a value is a plain file name and not a path."""
     return isinstance(value, str) and PurePath(value).name == value
 
 
-SHAPE: dict[str, Any] = {  # of run.json, without its format, its digests and what a head has learned
+SHAPE: dict[str, Any] = {  # of run.json, without format, digests and learned attributes
     "head": text,
     "seed": count(0),
     "layers": some(text),
@@ -81,22 +81,27 @@ SHAPE: dict[str, Any] = {  # of run.json, without its format, its digests and wh
     "command": text,
     "look": text,
 }
-REQUIRED = {  # what runs of every version say
+REQUIRED = {  # fields of runs of every version
     field.name for field in fields(Run) if field.default is MISSING and field.default_factory is MISSING
 }
 
 
 def check(said: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse what a run says in ``run.json`` (``said``) and ``predictions.npz`` if it cannot be a run.
+    """Validate the content of a run's files.
+
+    Parameters
+    ----------
+    said : the fields of ``run.json``.
+    arrays : the arrays of ``predictions.npz``.
 
     Raises
     ------
     ValueError
-        It names the first field that is not what it must be.
+        A field or array is invalid; the message names the first one.
     """
     shape = {name: part for name, part in SHAPE.items() if name in said or name in REQUIRED}
     if (place := misfit(dict(said), shape)) is not None:
-        raise ValueError(f"{place} is not of the kind or range that it must be")
+        raise ValueError(f"{place} has an invalid type or value")
     for problem, holds in _contradictions(said):
         if holds:
             raise ValueError(problem)
@@ -106,20 +111,20 @@ def check(said: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     for split in ("val", "test"):
         labels, proba = arrays[f"{split}_labels"], arrays[f"{split}_proba"]
         if labels.dtype.kind != "i" or labels.ndim != 1 or not labels.size:
-            raise ValueError(f"{split}_labels are no list of class numbers")
+            raise ValueError(f"{split}_labels is not a list of class numbers")
         if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"{split}_labels name a class that there is not")
+            raise ValueError(f"{split}_labels has a number without a class")
         if proba.dtype.kind != "f" or proba.shape != (len(labels), classes):
-            raise ValueError(f"{split}_proba is not a row for each label and a column for each class")
+            raise ValueError(f"{split}_proba does not have a row per label and a column per class")
         if not ((proba >= 0) & (proba <= 1 + 1e-6)).all():
-            raise ValueError(f"{split}_proba holds what is no probability")
+            raise ValueError(f"{split}_proba has values that are not probabilities")
     rows = arrays["val_rows"]
     if rows.dtype.kind != "i" or rows.shape != arrays["val_labels"].shape or rows.min() < 0:
-        raise ValueError("val_rows are not a row number for each label")
+        raise ValueError("val_rows does not have a row number per label")
 
 
 def _contradictions(said: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """What cannot be true together, and whether it is said."""
+    """Contradictions between fields, each with whether it occurs."""
     history, sweep = said["history"], said["sweep"]
     epochs = {len(values) for values in history.values()} or {0}
     names = {frozenset(row) for row in sweep}
@@ -127,9 +132,9 @@ def _contradictions(said: Mapping[str, Any]) -> list[tuple[str, bool]]:
     numbers = [row[name] for row in sweep for name in ("train_accuracy", "seconds") if name in row]
     return [
         ("history has curves of several lengths", len(epochs) > 1),
-        ("kept_epoch is none of history", bool(history) and (said["kept_epoch"] or 1) > min(epochs)),
+        ("kept_epoch is not in history", bool(history) and (said["kept_epoch"] or 1) > min(epochs)),
         ("sweep has rows of several kinds", len(names) > 1),
-        ("sweep has what is no number", any(not SECONDS(value) for value in numbers)),
+        ("sweep has values that are not numbers", any(not SECONDS(value) for value in numbers)),
         ("sweep has rows without a value", len(sweep) > 1 and any(row <= measured for row in names)),
         (
             "chosen is empty, but values were tried",

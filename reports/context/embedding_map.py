@@ -1,4 +1,4 @@
-"""A sample of the test embeddings on a plane: two principal axes, and t-SNE."""
+"""2-D maps of a sample of test embeddings: PCA and t-SNE."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from features.datasets.splits import stratified
 from models.arrays import Arrays
 from reports.context import kept
 
-POINTS = 2_000  # test images on the map: more cannot be told apart, and t-SNE takes 10 s for these
-COMPONENTS = 50  # principal components t-SNE sees: van der Maaten and Hinton, 2008, had 30
+POINTS = 2_000  # test images on the map: more would overlap, and t-SNE takes 10 s for these
+COMPONENTS = 50  # principal components as input of t-SNE; van der Maaten and Hinton, 2008, used 30
 PERPLEXITY = 30.0  # scikit-learn's default
-LEAST = 10  # images below which t-SNE has nothing to arrange
+LEAST = 10  # images below which t-SNE is not run
 BLOCK = 100  # rows read at a time
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Where some test images lie.
+    """Coordinates of some test images.
 
     Attributes
     ----------
     rows : (m,) rows of the test split, ascending.
-    pca : (m, 2) along the first two principal axes of the standardised vectors.
-    tsne : (m, 2) by t-SNE of the first ``COMPONENTS`` principal components.
-    explained : the share of the variance along either axis of ``pca``.
+    pca : (m, 2) first two principal components of the standardised vectors.
+    tsne : (m, 2) t-SNE of the first ``COMPONENTS`` principal components.
+    explained : share of the variance explained by each component of ``pca``.
     """
 
     rows: NDArray[np.int64]
@@ -39,15 +39,20 @@ class EmbeddingMap:
 
 
 def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray[np.int64]) -> EmbeddingMap:
-    """Map at most ``POINTS`` test images, each class in its share.
+    """Map a stratified sample of at most ``POINTS`` test images.
 
-    The result lies beside the cache as ``<stem>.map-<digest of the layers>.npz``.
+    The result is stored beside the cache as ``<stem>.map-<digest of the layers>.npz``.
 
     Parameters
     ----------
-    embeddings : of these only the sampled rows are read.
-    layers : side by side.
-    labels : (n,) class numbers of the test split, as a run holds them: they choose the sample.
+    embeddings : the cache, of which only the sampled rows are read.
+    layers : concatenated by columns.
+    labels : (n,) class numbers of the test split from a run, for stratification.
+
+    Raises
+    ------
+    UserError
+        The cache is damaged.
     """
     count = min(len(labels), max(POINTS, len(np.unique(labels))))
     rows = stratified(labels, count, f"map {embeddings.dataset['digest']}")
@@ -64,7 +69,7 @@ def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray
 
 
 def _is_map_of(found: Arrays, rows: NDArray[np.int64]) -> bool:
-    """Whether kept arrays are a map of these rows."""
+    """Whether stored arrays are a valid map of these rows."""
     most = float(np.finfo(np.float32).max)
     return (
         found.keys() == {"rows", "pca", "tsne", "explained"}
@@ -77,18 +82,17 @@ def _is_map_of(found: Arrays, rows: NDArray[np.int64]) -> bool:
 def project(
     X: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
-    """``X`` (m, d) on two planes, (m, 2) each, and the two shares of variance of the first.
+    """PCA and t-SNE of ``X`` (m, d): two arrays (m, 2), and the explained variance ratios (2,).
 
-    Of fewer than ``LEAST`` rows, or rows that are all the same, both planes are the first. An axis
-    that does not exist is 0. All of it runs in one thread: in more, sums are taken in another order,
-    which t-SNE magnifies into another map (and two threads are slower where a core is busy).
+    For fewer than ``LEAST`` rows, or identical rows, t-SNE is replaced by PCA. Missing components are 0.
+    Runs in one thread: with more, another order of summation is amplified by t-SNE to another map.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    with threadpool_limits(1), np.errstate(invalid="ignore"):  # 0 / 0: no variance to have shares of
+    with threadpool_limits(1), np.errstate(invalid="ignore"):  # 0 / 0 without variance
         axes = PCA(min(COMPONENTS, *X.shape), random_state=0)
         places = axes.fit_transform(StandardScaler().fit_transform(X))
         missing = max(0, 2 - places.shape[1])
@@ -102,7 +106,7 @@ def project(
 
 
 def _vectors(embeddings: Embeddings, layers: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Some test rows of the layers side by side, ``(m, d)``."""
+    """Some test rows of the layers, concatenated by columns, ``(m, d)``."""
     parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     return np.hstack(
         [np.concatenate([embeddings.rows_of("test", layer, part) for part in parts]) for layer in layers]

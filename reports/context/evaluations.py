@@ -1,4 +1,4 @@
-"""Scores on other labelled images, kept as files and proved when they are read."""
+"""Stored evaluations on other labelled images."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from reports.evaluation import predictions_digest
 
 FOLDER = "evaluations"  # beside the runs
 FORMAT = 2
-CLOSE = 1e-9  # what rounding may change
+CLOSE = 1e-9  # tolerance for rounding
 
 
 def path_of(root: Path, document: dict[str, Any]) -> Path:
-    """Where an evaluation is kept; ``root`` is the folder of all runs."""
+    """The path of an evaluation; ``root`` is the folder of all runs."""
     about = f"{slug(document['dataset']['name'])}-{document['test_digest'][:12]}"
     return root.parent / FOLDER / f"{document['run']}--{about}.json"
 
 
 def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Write what ``make evaluate`` found, whole or not at all; an equal earlier file is replaced.
+    """Save an evaluation atomically; an earlier one of the same run and images is replaced.
 
     Returns
     -------
     tuple
-        The file, and the document as it was written: with its format, the digest of the run's predictions,
-        and a digest of itself.
+        The path, and the document as written: with its format, the digest of the run's predictions, and its
+        own digest.
 
     Raises
     ------
@@ -51,10 +51,10 @@ def save(root: Path, run: Run, document: dict[str, Any]) -> tuple[Path, dict[str
 
 
 def load_all(root: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The evaluations of these runs, by file name; one that is damaged or outdated is passed over in words.
+    """The evaluations of these runs, sorted by file name. Damaged or outdated ones are skipped with a note.
 
-    A file is held to its digest, to the type, range and length of everything in it, and to the run: where the
-    run was trained again and says something else of its own test images, its evaluation is of the past.
+    Checked are the digest, the type, range and length of all values, and consistency with the run, whose
+    evaluations are outdated once it is trained again with other predictions.
     """
     by_folder = {run.folder: run for run in runs}
     found = []
@@ -63,13 +63,13 @@ def load_all(root: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
             document = _read(path)
             run = by_folder.get(document["run"])
             if path.name != path_of(root, document).name:
-                raise UserError(f"{path} is a copy or renamed; remove it")
-            if run is None:  # gone, or left out of this report
+                raise UserError(f"{path} was copied or renamed; remove it")
+            if run is None:  # deleted, or not in this report
                 continue
             if document["predictions"] != predictions_digest(run):
                 raise UserError(f"{path}: its run was trained again since; run: {document['command']}")
             if not _is_of(document, run):
-                raise UserError(f"{path} is not of its run; remove it, then run: {document['command']}")
+                raise UserError(f"{path} does not fit its run; remove it, then run: {document['command']}")
             found.append(document)
         except UserError as error:
             say(f"note: passed over: {error}")
@@ -77,12 +77,12 @@ def load_all(root: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What an evaluation's file says, as it was written."""
+    """Read and verify an evaluation."""
     try:
         document = read(path)
         if isinstance(document, dict) and document.get("format") != FORMAT:
             raise UserError(
-                f"{path} is of format {document.get('format')}, this Headroom reads {FORMAT}; score it again"
+                f"{path} has format {document.get('format')}, this Headroom reads {FORMAT}; score it again"
             )
         rest = {name: value for name, value in document.items() if name != "sha256"}
         whole = fits(document, SHAPE) and document["sha256"] == canonical_digest(rest)
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _estimate(value: Any) -> bool:
-    """A share within its interval."""
+    """Whether a value is a proportion within its interval."""
     share = number(0, 1)
     return (
         fits(value, {"value": share, "low": share, "high": share})
@@ -105,7 +105,7 @@ def _estimate(value: Any) -> bool:
 
 
 def _counts(value: Any) -> bool:
-    """Images by the name of their class."""
+    """Whether a value has numbers of images by class name."""
     return isinstance(value, dict) and all(count(1)(images) for images in value.values())
 
 
@@ -152,7 +152,7 @@ SHAPE: Shape = {
 
 
 def _is_of(document: dict[str, Any], run: Run) -> bool:
-    """Whether the numbers can be of this run, and agree with each other."""
+    """Whether an evaluation is consistent with the run and in itself."""
     rows, own, change = document["per_class"], document["own_test"], document["difference"]
     supports = np.array([row["support"] for row in rows])
     if [row["class"] for row in rows] != list(run.class_names) or supports.sum() != document["images"]:

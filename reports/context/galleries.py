@@ -1,4 +1,4 @@
-"""Which images does a comparison turn on? Rows of test images, each for one question."""
+"""Galleries: test images that show where heads fail or disagree."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from features.cache.embeddings import Embeddings
 from models.runs.run import Run
 from reports.context.neighbours import Neighbours, crowded, near_duplicates
 
-SHOWN = 12  # images a gallery
-VOTERS = 5  # heads, best first, that a gallery asks
-NEAR = 3  # neighbours shown with an image
+SHOWN = 12  # images per gallery
+VOTERS = 5  # best heads whose predictions a gallery shows
+NEAR = 3  # training neighbours shown per image
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Test images that answer one question, the strongest case first.
+    """Test images for one question, the clearest cases first.
 
-    ``total`` counts all there are; each item has ``row`` and ``id`` (of the test split),
-    ``label``, ``says`` (of each head that is asked: its name, class and calibrated probability)
-    and ``neighbours`` (of the training split: ``row``, ``id``, ``label``, ``similarity``).
+    ``total`` is the number of all cases; each item has ``row`` and ``id`` (of the test split), ``label``,
+    ``says`` (name, class and calibrated probability of each head) and ``neighbours`` (of the training split:
+    ``row``, ``id``, ``label``, ``similarity``).
     """
 
     key: str
@@ -37,16 +37,14 @@ class Gallery:
 def galleries(
     runs: Sequence[Run], names: Mapping[str, str], cache: Embeddings | None, found: Neighbours | None
 ) -> list[Gallery]:
-    """The galleries of these runs, best first; without ``cache`` the images have no names.
-
-    A vote is not asked: it says what its members say.
+    """The galleries of these runs. Votes and ``prior`` are left out.
 
     Parameters
     ----------
-    runs : of one test split, one a configuration.
-    names : what to call each run, by its id.
-    cache : the embeddings of the first run.
-    found : the nearest training images of each test image.
+    runs : on one test split, one per configuration, best first.
+    names : the name of each run, by id.
+    cache : the embeddings of the first run; None: images have row numbers instead of ids.
+    found : the training images nearest to each test image, or None.
     """
     asked = [run for run in runs if run.head != "prior" and not run.members][:VOTERS]
     if not asked:
@@ -59,7 +57,7 @@ def galleries(
         (
             "errors",
             "Most confident errors",
-            f"Test images that the best head ({best}) has wrong, the most confident first.",
+            f"Test images that the best head ({best}) gets wrong, the most confident first.",
             np.flatnonzero(wrong[0]),
             -sure[0],
         )
@@ -72,15 +70,15 @@ def galleries(
             (
                 "disagreements",
                 "Where the two best disagree",
-                "Test images that the two best configurations call differently, the surest of both first.",
+                "Test images that the two best configurations classify differently, most confident first.",
                 split,
                 strength,
             ),
             (
                 "labels",
-                "Labels to look at again",
-                f"All {len(asked)} heads that are asked say the same class, and it is not the label. Some of "
-                "these labels are wrong, others are right and the embedding is misleading.",
+                "Labels to check",
+                f"All {len(asked)} heads predict the same class, and it is not the label. Some of "
+                "these labels are wrong; for others the embedding is misleading.",
                 unanimous,
                 on_label,
             ),
@@ -90,8 +88,8 @@ def galleries(
         plans.append(
             (
                 "duplicates",
-                "Test images that all but stand in the training split",
-                "The nearest training image is a near-duplicate: to be right on it is no sign of learning.",
+                "Test images with near-duplicates in the training split",
+                "The nearest training image is a near-duplicate: being right on it shows no generalisation.",
                 doubled,
                 -found.similarities[:, 0],
             )
@@ -105,13 +103,13 @@ def galleries(
 
 
 def _told(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """The class a run says, its calibrated probability, and that of the label: (n,) each."""
+    """The predicted class, its calibrated probability, and that of the label, (n,) each."""
     proba = run.test_scaled
     return proba.argmax(axis=1), proba.max(axis=1), proba[np.arange(len(proba)), run.test_labels]
 
 
 class _Context:
-    """What an item says of an image, looked up once for all galleries."""
+    """Builds the items of galleries."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a report needs beside the runs: curves, caches, neighbours, maps, scores on other images, pictures."""
+"""The context of a report: learning curves, caches, neighbours, maps, evaluations, images."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from reports.context.thumbnails import Pictures, whereabouts
 
 @dataclass
 class ReportContext:
-    """What is known beside the runs; each part may be missing.
+    """What is known besides the runs; each part may be missing.
 
     Attributes
     ----------
-    looks : final predictions so far, by test digest.
-    looks_doubt : why there may have been more, in a phrase; empty where all are there.
-    curves : learning curves, by folder of run.
+    looks : number of final predictions so far, by test digest.
+    looks_doubt : why there may have been more, in a phrase, or empty.
+    curves : learning curves, by the run's folder.
     caches : open embeddings, by fingerprint.
-    neighbours : nearest training images of each test image, by fingerprint.
-    maps : a 2-D map's numbers, by id of run.
-    evaluations : what the runs score on other labelled images (``context/evaluations.py``).
-    archive : CIFAR's official archive, as ``ARCHIVE=`` gives it.
+    neighbours : the training images nearest to each test image, by fingerprint.
+    maps : 2-D maps of test embeddings, by the run's id.
+    evaluations : scores of the runs on other labelled images (``context/evaluations.py``).
+    archive : path of CIFAR's archive, as in ``ARCHIVE=``, or None.
     """
 
     looks: dict[str, int] = field(default_factory=dict)
@@ -46,11 +46,11 @@ class ReportContext:
     archive: str | None = None
 
     def pictures(self, run: Run) -> Pictures:
-        """The run's images as thumbnails: those of CIFAR from ``ARCHIVE=``, where it was, or a cache."""
+        """Thumbnails of the run's images; CIFAR's archive is ``archive``, or looked for."""
         return Pictures(run.dataset, *self._archives(run.dataset["source"]))
 
     def whereabouts(self, run: Run) -> list[Any]:
-        """What tells, at little cost, whether :meth:`pictures` finds any."""
+        """JSON values that change when :meth:`pictures` would find other files; cheap to compute."""
         return whereabouts(run.dataset["source"], *self._archives(run.dataset["source"]))
 
     def _archives(self, source: str) -> tuple[str | None, list[str]]:
@@ -64,7 +64,7 @@ class ReportContext:
         return self.archive, sorted(remembered)
 
     def look_closer(self, run: Run) -> None:
-        """Add neighbours and map for the embeddings of this run; kept beside the cache for next time."""
+        """Add neighbours and map for the embeddings of this run; they are stored beside the cache."""
         cache = self.caches.get(run.fingerprint)
         if cache is None:
             return
@@ -75,7 +75,7 @@ class ReportContext:
             found = neighbours(cache)
             layers = [layer for layer in run.layers if layer in cache.layers]
             drawn = embedding_map(cache, layers, run.test_labels)
-            cache.ids("train"), cache.ids("test"), cache.labels()  # for the galleries: all are whole
+            cache.ids("train"), cache.ids("test"), cache.labels()  # verified here, used by the galleries
         except UserError as error:
             say(f"note: {error}; the report goes without neighbours and map")
             del self.caches[run.fingerprint]
@@ -97,15 +97,16 @@ class ReportContext:
 def gather(
     runs: Sequence[Run], root: str | Path, caches: str | Path, archive: str | None = None
 ) -> ReportContext:
-    """What lies on the disk beside some runs: learning curves, caches, looks.
+    """Collect what is stored besides the runs: learning curves, caches, evaluations.
 
-    What is damaged is passed over, with a note.
+    Damaged files are skipped with a note.
 
     Parameters
     ----------
+    runs : the runs of the report.
     root : the folder of all runs.
     caches : the folder of embeddings.
-    archive : where CIFAR's archive is, for thumbnails; else it is looked for.
+    archive : path of CIFAR's archive, for thumbnails; None: look for it.
 
     Returns
     -------
@@ -151,7 +152,7 @@ def gather(
 
 
 def state_of(runs: Sequence[Run], context: ReportContext, form: str) -> str:
-    """A digest of all that a report of these runs follows from: the form of its CSV and this code too."""
+    """Hex SHA-256 over everything that determines a report, including its CSV format and this code."""
     code = Path(__file__).parents[1]
     sources = sorted([*code.rglob("*.py"), *code.rglob("templates/*"), *code.parent.glob("models/**/*.py")])
     state = [

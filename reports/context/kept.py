@@ -1,4 +1,4 @@
-"""Small arrays that took long to compute, kept beside the cache they came from."""
+"""Arrays that are slow to compute, stored beside the cache they were computed from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from features.shapes import parsed
 from models import arrays
 from models.arrays import Arrays
 
-FORMAT = 1  # of the file, and of what its arrays mean: another is computed again
+FORMAT = 1  # version of the file and of the meaning of its arrays
 
 
 def load(path: Path, origin: dict[str, Any], holds: Callable[[Arrays], bool]) -> Arrays | None:
-    """The arrays kept in ``path``; None where there are none, or damaged, or of another origin.
+    """Load stored arrays; None if they are missing, damaged or of another origin.
 
     Parameters
     ----------
-    path : an ``.npz`` file that :func:`save` wrote.
-    origin : what the arrays must have been computed from, as JSON values: the cache's fingerprint.
-    holds : whether arrays have the shapes, dtypes and ranges that they must have.
+    path : an ``.npz`` file written by :func:`save`.
+    origin : what the arrays must have been computed from, as JSON values, such as the cache's fingerprint.
+    holds : checks shapes, dtypes and ranges of the arrays.
     """
     try:
         found = arrays.read(path)
@@ -41,14 +41,14 @@ def load(path: Path, origin: dict[str, Any], holds: Callable[[Arrays], bool]) ->
 
 
 def is_table(array: NDArray[Any], shape: tuple[int, ...], kind: str, low: float, high: float) -> bool:
-    """Whether an array has this shape and kind of dtype, and numbers from ``low`` to ``high`` alone."""
+    """Whether an array has this shape, this kind of dtype, and only values from ``low`` to ``high``."""
     return bool(
         array.shape == shape and array.dtype.kind == kind and ((array >= low) & (array <= high)).all()
     )
 
 
 def save(path: Path, origin: dict[str, Any], found: Arrays) -> None:
-    """Write the arrays, whole or not at all; a folder that cannot be written costs a line, no more."""
+    """Write arrays atomically; prints a note if the folder cannot be written."""
     origin = {**origin, "format": FORMAT}
     about = canonical({"origin": origin, "sha256": _digest(origin, found)})
     buffer = io.BytesIO()
@@ -60,7 +60,7 @@ def save(path: Path, origin: dict[str, Any], found: Arrays) -> None:
 
 
 def _digest(origin: dict[str, Any], found: Arrays) -> str:
-    """SHA-256 over the origin, and each array's name, dtype, shape and bytes."""
+    """Hex SHA-256 over the origin, and each array's name, dtype, shape and bytes."""
     proof = hashlib.sha256(canonical(origin).encode())
     for name, array in sorted(found.items()):
         proof.update(canonical([name, array.dtype.str, list(array.shape)]).encode())

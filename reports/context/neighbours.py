@@ -1,4 +1,4 @@
-"""The training images nearest to each test image, and which of them are all but the same image."""
+"""The training images nearest to each test image, and near-duplicates among them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from models.arrays import Arrays
 from models.heads.knn import KnnHead
 from reports.context import kept
 
-CALIBRATED, CALIBRATED_SIZE = "block4@2", 32  # the layer and the pixels for which NEAR_DUPLICATE was chosen
-K = 5  # training images kept for each test image
-NEAR_DUPLICATE = 0.94  # cosine from which two images are taken to be one photograph: near_duplicates
-CROWDED = 0.05  # share of test images with K such neighbours above which that cannot be told: crowded
+CALIBRATED, CALIBRATED_SIZE = "block4@2", 32  # layer and image size for which NEAR_DUPLICATE was chosen
+K = 5  # training images stored per test image
+NEAR_DUPLICATE = 0.94  # cosine from which two images count as near-duplicates
+CROWDED = 0.05  # share of test images with K such neighbours above which the criterion fails
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Neighbours:
 
     Attributes
     ----------
-    layer : whose vectors were compared.
+    layer : the layer whose vectors were compared.
     rows : (n, K) rows of the train split.
     similarities : (n, K) cosines.
     """
@@ -36,10 +36,15 @@ class Neighbours:
 
 
 def neighbours(embeddings: Embeddings) -> Neighbours:
-    """Compare all test images with all training images, in one layer; exact, and kept.
+    """Find the training images nearest to each test image, in one layer, exactly.
 
-    The layer is ``CALIBRATED`` where the cache has it, else the widest, of equals the later. The
-    result lies beside the cache as ``<stem>.neighbours.npz``. The labels of the test split are not read.
+    The layer is ``CALIBRATED`` if the cache has it, otherwise the widest (the last of several). The result
+    is stored beside the cache as ``<stem>.neighbours.npz``. Test labels are not read.
+
+    Raises
+    ------
+    UserError
+        The cache is damaged.
     """
     layer = CALIBRATED if CALIBRATED in embeddings.layers else _widest(embeddings)
     path = embeddings.path.with_name(f"{embeddings.path.stem}.neighbours.npz")
@@ -65,17 +70,17 @@ def neighbours(embeddings: Embeddings) -> Neighbours:
 
 
 def near_duplicates(found: Neighbours) -> NDArray[np.int64]:
-    """Test rows whose nearest training image is at least ``NEAR_DUPLICATE`` similar, most similar first.
+    """Test rows whose nearest training image has at least ``NEAR_DUPLICATE`` similarity, most similar first.
 
     B. Barz and J. Denzler, Do we train on test data? Purging CIFAR of near-duplicates, Journal of
     Imaging 6(6), 2020, found by eye that 3.25% of CIFAR-10's test images have a near-duplicate in
-    train. Here, block4@2 at 32 px finds 300 of 10,000 (3.00%). The constant was chosen by looking at
-    pairs: of those above it about 98 in 100 are one photograph (cropped, shifted, recoloured), the
-    rest mostly other aircraft or another photograph of one car. Between 0.93 and 0.94 (70 pairs more)
-    it is 9 in 10, between 0.90 and 0.91 two in three. At 64 and 128 px the same pairs are 0.03 less
-    similar, and unrelated images stay below 0.87: there the count is a lower bound.
+    train. Here, block4@2 at 32 px finds 300 of 10,000 (3.00%). The threshold was chosen by inspecting
+    pairs: above it, about 98% show the same photograph (cropped, shifted, recoloured), and the others mostly
+    similar aircraft or two photographs of one car. From 0.93 to 0.94 (70 more pairs) it is 90%, from 0.90 to
+    0.91 two thirds. At 64 and 128 px similarities of the same pairs are 0.03 lower, and unrelated images stay
+    below 0.87, so the count is a lower bound.
 
-    Where :func:`crowded` is true, the count says nothing.
+    If :func:`crowded` is true, the result is meaningless.
     """
     nearest = found.similarities[:, 0]
     order = np.argsort(-nearest, kind="stable")
@@ -83,12 +88,12 @@ def near_duplicates(found: Neighbours) -> NDArray[np.int64]:
 
 
 def crowded(found: Neighbours) -> bool:
-    """Whether images are so alike throughout that a near-duplicate is nothing out of the ordinary.
+    """Whether images are too similar in general for near-duplicates to be determined.
 
     True if more than ``CROWDED`` of the test images have ``K`` training images of ``NEAR_DUPLICATE``
-    similarity: every image is there many times over, or all are alike, and the cosine cannot tell
-    which. Of CIFAR-10's test images 0.15% are such; of scikit-learn's 8 x 8 digits, no two of which
-    are the same, 23% (and 59% would count as near-duplicates).
+    similarity: images occur many times, or all are similar, which the cosine cannot distinguish. For
+    CIFAR-10 the share is 0.15%; for scikit-learn's 8 x 8 digits, which are all different, it is 23% (and 59%
+    would count as near-duplicates).
     """
     return bool((found.similarities[:, -1] >= NEAR_DUPLICATE).mean() > CROWDED)
 

@@ -1,4 +1,4 @@
-"""Thumbnails of a run's images, while they are still where and what they were."""
+"""Thumbnails of a run's images, as long as the dataset is unchanged."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ QUALITY = 90  # of JPEG, from 1 to 95
 
 
 class Pictures:
-    """The images of a dataset as small pictures that a page can hold.
+    """Thumbnails of a dataset's images.
 
-    They are the images that were embedded (their digest is compared) or none. Nothing is downloaded.
+    The dataset's digest must be that of the images that were embedded. Nothing is downloaded.
 
     Parameters
     ----------
     dataset : ``Run.dataset``: ``name``, ``source``, ``digest`` and ``limit``.
-    archive : as ``ARCHIVE=`` gives it; it must be right.
-    remembered : where the archive was when the images were embedded.
+    archive : path of the archive, as in ``ARCHIVE=``; None: look for it.
+    remembered : paths of the archive when the images were embedded.
 
     Attributes
     ----------
-    problem : why there are no pictures, in one line; else None.
+    problem : why there are no thumbnails, in one line, or None.
 
     Raises
     ------
     UserError
-        ``archive`` is not the dataset's.
+        ``archive`` is given and is not the dataset's.
     """
 
     problem: str | None = None
@@ -46,17 +46,16 @@ class Pictures:
     ) -> None:
         try:
             self._dataset = self._proved(dataset, archive, remembered)
-            self._dataset.labels("train")  # an archive is read at last, and a limit judged
+            self._dataset.labels("train")  # reads the archive and checks the limit
         except (UserError, OSError) as error:
             if archive is not None:
                 raise
             self._fail(error)
 
     def uri(self, split: str, row: int) -> str | None:
-        """Row ``row`` of the split as a ``data:`` URI, JPEG or PNG, whichever is shorter.
+        """An image as a ``data:`` URI, JPEG or PNG, whichever is smaller; None if there is a :attr:`problem`.
 
-        It is the square that is embedded, at most ``SIDE`` pixels wide and never enlarged. None if
-        there is a :attr:`problem`.
+        It shows the square that is embedded, at most ``SIDE`` pixels wide and never enlarged.
         """
         if self.problem is not None:
             return None
@@ -73,7 +72,7 @@ class Pictures:
 
     @staticmethod
     def _proved(dataset: dict[str, Any], archive: str | None, remembered: Iterable[str]) -> Dataset:
-        """The dataset, if it still is what it was."""
+        """Open the dataset; raises UserError if it is missing or has changed."""
         source = dataset["source"]
         if source not in DATASETS and not is_url(source) and not Path(source).exists():
             known = Path(source).is_absolute()
@@ -92,10 +91,9 @@ class Pictures:
 
 
 def whereabouts(source: str, archive: str | None, remembered: Iterable[str]) -> list[Any]:
-    """What tells whether the pictures of a dataset can be had, without reading any.
+    """JSON values that tell whether a dataset's images are available, without reading any.
 
-    A folder or list: whether it is there. An archive: each file that may be it, with its size and time of
-    change.
+    For a folder or list, whether it exists; for an archive, size and modification time of each candidate.
     """
     if source not in DATASETS:
         return [source, Path(source).exists()]

@@ -1,4 +1,4 @@
-"""What the plots share: sizes, colours, markers, legends, and names that are text and no formula."""
+"""Common style of the plots: sizes, colours, markers, legends, labels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WIDE, NARROW, HALF = 8.6, 3.4, 4.6  # inches: the column of the page, that of a phone, half of the former
+WIDE, NARROW, HALF = 8.6, 3.4, 4.6  # widths in inches: page column, phone, half of the page column
 TRAINING, VALIDATION = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
-BEHIND = "#7f7f7f"  # what stands back
-INK = "#1b1f24"  # of text on a coloured cell; plain black becomes the page's own colour of text
+BEHIND = "#7f7f7f"  # of secondary elements
+INK = "#1b1f24"  # of text on coloured cells; the page replaces pure black by its text colour
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = "osD^vP*X<>hd"
 STYLES = ("-", "--", "-.", ":")
-LETTER = 0.075  # inches of a letter in a legend
-ACCURACY_SPAN = 0.02  # the least that an axis of accuracies shows: less than that is no difference to look at
+LETTER = 0.075  # width of a letter in a legend, inches
+ACCURACY_SPAN = 0.02  # smallest range of an accuracy axis, so that tiny differences do not look large
 
 Place = Literal["outside upper left", "outside lower left", "outside right upper"]  # of a legend
 ABOVE: Place = "outside upper left"
@@ -29,8 +29,8 @@ BESIDE: Place = "outside right upper"
 styled = rc_context(
     {
         "font.size": 9.5,
-        "axes.formatter.useoffset": False,  # 2.30259 is no 1e-5+2.302
-        "axes.formatter.limits": (-30, 30),  # nor is there a power of ten above an axis
+        "axes.formatter.useoffset": False,  # no labels such as 1e-5+2.302
+        "axes.formatter.limits": (-30, 30),  # no power of ten above an axis
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.fontsize": 8.5,
@@ -40,23 +40,23 @@ styled = rc_context(
 
 
 def is_wide(width: float) -> bool:
-    """Whether there is room for things side by side."""
+    """Whether a figure is wide enough for elements side by side."""
     return width > NARROW
 
 
 def plain_ticks(axes: Axes) -> None:
-    """No class name is read as a formula, whatever dollar signs it has."""
+    """Show tick labels as plain text, since class names may contain dollar signs."""
     for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
         tick.set_parse_math(False)
 
 
 def short(name: str, length: int) -> str:
-    """The name, or as much of it as so many letters hold."""
+    """A name, truncated to ``length`` characters."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def show_at_least(axes: Axes, span: float) -> None:
-    """Stretch the y axis where it shows less than ``span``, so that noise looks like noise."""
+    """Widen the y axis to at least ``span``, so that noise does not look like a trend."""
     low, high = axes.get_ylim()
     if high - low < span:
         middle = (low + high) / 2
@@ -64,12 +64,12 @@ def show_at_least(axes: Axes, span: float) -> None:
 
 
 def legend(figure: Figure, place: Place, handles: Mapping[str, Artist] | None = None) -> None:
-    """A legend outside the axes, so that it hides nothing.
+    """Add a legend outside the axes.
 
     Parameters
     ----------
-    place : above or below the axes in as many columns as there is room for, or beside them in one.
-    handles : by name; without them what the axes label, each name once.
+    place : above or below the axes, with as many columns as fit, or beside them in one column.
+    handles : by label; None: the labelled artists of the axes, each label once.
     """
     if handles is None:
         labelled = [axes.get_legend_handles_labels() for axes in figure.axes]

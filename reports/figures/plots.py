@@ -1,4 +1,4 @@
-"""Plots of head against head: numbers in, matplotlib figures out; nothing here writes a file."""
+"""Plots that compare heads, as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from reports.figures.plot_style import (
 )
 from reports.report import Group
 
-MAPPED = 20  # classes up to which a map tells them apart
-LINES = 8  # runs in one figure of lines: as many as there are colours
-STEPS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # points at which the colours of pairs may end
-AT_A_GLANCE = 8, 5  # configurations that the first screen shows below the answer; on a phone
-CELL = 0.42  # inches of a cell of pairs that has room for its number
+MAPPED = 20  # classes up to which a map distinguishes them
+LINES = 8  # runs per line plot: one per colour
+STEPS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # limits of the colour scale of pairs, in points
+AT_A_GLANCE = 8, 5  # configurations in the first plot; on a phone
+CELL = 0.42  # inches from which a cell of pairs shows its number
 
 
 class Row(NamedTuple):
-    """One line of a plot of intervals; ``seeds`` are values of their own, ``back`` draws it paler."""
+    """A row of a plot of intervals; ``seeds`` are drawn as small bars, ``back`` in a paler colour."""
 
     name: str
     value: float
@@ -56,13 +56,13 @@ class Row(NamedTuple):
 
 @styled
 def comparison(group: Group, width: float = WIDE) -> Figure:
-    """Test accuracy of the best configurations with 95% intervals, best on top; the others are named."""
+    """Test accuracy of the best configurations with 95% intervals, best on top; others are listed."""
     shown = group.drawn[: AT_A_GLANCE[not is_wide(width)]]
     rows = [Row(each.name, each.value, each.low, each.high, each.seeds, not each.level) for each in shown]
     notes = []
     if any(row.back for row in rows):
         several = sum(not row.back for row in rows) > 1
-        notes.append("blue: the best" + (", and what paired tests cannot tell from it" if several else ""))
+        notes.append("blue: the best" + (", and those not distinguishable from it" if several else ""))
     if any(row.seeds for row in rows):
         notes.append("small bars: single seeds")
     beside = [f"{each.name} {each.value:.3f}" for each in group.standings[len(shown) :]]
@@ -74,17 +74,17 @@ def comparison(group: Group, width: float = WIDE) -> Figure:
 
 @styled
 def ladder(group: Group, width: float = WIDE) -> Figure:
-    """Test accuracy of every rung with its 95% interval, the first on top."""
+    """Test accuracy of every rung with 95% intervals, the first on top."""
     rows = [Row(rung.title, rung.value, rung.low, rung.high) for rung in group.ladder]
     return _intervals(rows, f"test accuracy on {group.test_images:,} images, 95% interval", "", width)
 
 
 @styled
 def pairs(group: Group, width: float = WIDE) -> Figure:
-    """Difference in accuracy of every pair of configurations, in points: row minus column.
+    """Differences in accuracy between all pairs of configurations, in points: row minus column.
 
-    Colours are scaled to the differences between the heads that :func:`comparison` draws: one that is far
-    off would leave no colour for the others.
+    The colour scale covers the differences among the heads in :func:`comparison`, so that an outlier does
+    not leave the others without contrast.
     """
     ids = list(dict.fromkeys(id for pair in group.pairs for id in (pair.first, pair.second)))
     names = {each.id: short(each.name, 30 if is_wide(width) else 15) for each in group.standings}
@@ -127,9 +127,10 @@ def pairs(group: Group, width: float = WIDE) -> Figure:
 
 
 def _limit(group: Group) -> float:
-    """The difference in points from which on all have one colour.
+    """The limit of the colour scale in points.
 
-    Twice the lower quartile among the heads drawn: so the small differences have half of the colours.
+    Twice the lower quartile of the differences among the heads drawn, so that small differences use half of
+    the colours.
     """
     drawn = {each.id for each in group.drawn}
     among = [100 * abs(pair.difference) for pair in group.pairs if {pair.first, pair.second} <= drawn]
@@ -139,7 +140,7 @@ def _limit(group: Group) -> float:
 
 @styled
 def learning(group: Group, width: float = WIDE) -> Figure:
-    """Validation accuracy against training images per class: mean of the samples, band from least to most."""
+    """Validation accuracy by training images per class: mean of the samples, band from minimum to maximum."""
     entries = [entry for entry in group.configurations if entry.curve][:LINES]
     figure, axes = _lines(width, len(entries))
     for entry, marker, style, colour in _styled(entries):
@@ -152,7 +153,7 @@ def learning(group: Group, width: float = WIDE) -> Figure:
         axes.fill_between(shots, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel("training images per class\n(band: least to most of the samples)")
+    axes.set_xlabel("training images per class\n(band: range of the samples)")
     axes.set_ylabel("accuracy on validation")
     _legend_beside(figure, width)
     return figure
@@ -160,7 +161,7 @@ def learning(group: Group, width: float = WIDE) -> Figure:
 
 @styled
 def coverage(group: Group, width: float = WIDE) -> Figure:
-    """Accuracy on the share of test images that a head is surest of."""
+    """Accuracy on the most confident share of the test images."""
     drawn = {each.id for each in group.drawn}
     entries = [entry for entry in group.configurations if entry.id in drawn][:LINES]
     figure, axes = _lines(width, len(entries))
@@ -169,7 +170,7 @@ def coverage(group: Group, width: float = WIDE) -> Figure:
         y = [point["accuracy"] for point in entry.coverage]
         axes.plot(x, y, style, marker=marker, markevery=10, ms=4, color=colour, label=entry.name)
     axes.set_xlabel("test images answered (%),\nthe most confident first")
-    axes.set_ylabel("accuracy on those")
+    axes.set_ylabel("accuracy on these")
     show_at_least(axes, ACCURACY_SPAN)
     _legend_beside(figure, width)
     return figure
@@ -177,9 +178,9 @@ def coverage(group: Group, width: float = WIDE) -> Figure:
 
 @styled
 def pareto(group: Group, width: float = WIDE) -> Figure:
-    """Test accuracy against what it cost, one picture a cost; the line joins those no other beats.
+    """Test accuracy against cost, one panel per kind of cost; the line is the Pareto front.
 
-    A head has its marker, an embedding its colour. What cost all the same is left to the table.
+    Markers are heads, colours are embeddings. Costs that are equal for all are omitted.
     """
     plans = (
         ("extract_seconds", "running the network over all images (s)", 1.0),
@@ -228,9 +229,9 @@ def pareto(group: Group, width: float = WIDE) -> Figure:
 
 @styled
 def embedding_map(group: Group, width: float = WIDE) -> Figure:
-    """PCA and t-SNE of a sample of test embeddings, coloured by class; errors of the best run crossed.
+    """PCA and t-SNE of a sample of test embeddings, coloured by class; errors of the best run are crosses.
 
-    Of more than ``MAPPED`` classes all have one colour.
+    With more than ``MAPPED`` classes all have one colour.
     """
     drawn: dict[str, Any] = group.map or {}
     labels, wrong = np.array(drawn["labels"]), np.array(drawn["wrong"])
@@ -240,16 +241,16 @@ def embedding_map(group: Group, width: float = WIDE) -> Figure:
     figure = Figure(figsize=(width, rows * 3.6 + 1.0), layout="constrained")
     plans = (("pca", "principal component {}"), ("tsne", "t-SNE axis {} (distances mean little)"))
     colours = (*SERIES, "#999933", "#AA4499")
-    handles: dict[str, Any] = {}  # by name: matplotlib would leave out a label that begins with _
+    handles: dict[str, Any] = {}  # explicit, since matplotlib omits labels that start with _
     for axes, (key, label) in zip(np.ravel(figure.subplots(rows, columns)), plans, strict=True):
         xy = np.array(drawn[key])
-        for code, name in enumerate(group.class_names if told else ["called rightly"]):
+        for code, name in enumerate(group.class_names if told else ["correct"]):
             here = labels == code if told else ~wrong
             marker = MARKERS[code % len(MARKERS)] if told else "o"
             colour = colours[code % len(colours)]
             (points,) = axes.plot(*xy[here].T, marker, ms=3, color=colour, alpha=0.7, mew=0, ls="")
             handles[short(name, 16)] = points
-        (handles["called wrongly"],) = axes.plot(*xy[wrong].T, "x", ms=5, color="black", mew=0.8, ls="")
+        (handles["wrong"],) = axes.plot(*xy[wrong].T, "x", ms=5, color="black", mew=0.8, ls="")
         axes.set_xlabel(label.format(1))
         axes.set_ylabel(label.format(2))
         axes.set_xticks([])
@@ -259,7 +260,7 @@ def embedding_map(group: Group, width: float = WIDE) -> Figure:
 
 
 def _intervals(rows: Sequence[Row], label: str, note: str, width: float) -> Figure:
-    """Values with their intervals, one below the other, the first on top; the note stands below."""
+    """Plot values with intervals as rows, the first on top, with a note below."""
     wide = is_wide(width)
     letters, most = (44, 3) if wide else (18, 2)
     names = [textwrap.wrap(row.name, letters, max_lines=most, placeholder=" …") for row in rows]
@@ -291,7 +292,7 @@ def _intervals(rows: Sequence[Row], label: str, note: str, width: float) -> Figu
 
 
 def _lines(width: float, lines: int) -> tuple[Figure, Axes]:
-    """A figure for so many lines."""
+    """A figure for a plot with so many lines in its legend."""
     figure = Figure(figsize=(width, 3.6 if is_wide(width) else 2.8 + 0.17 * lines), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
@@ -303,10 +304,10 @@ def _legend_beside(figure: Figure, width: float) -> None:
 
 
 def _styled(entries: Sequence[Entry]) -> Any:
-    """Each entry with a marker, a line style and a colour of its own."""
+    """Each entry with a marker, a line style and a colour."""
     return zip(entries, cycle(MARKERS), cycle(STYLES), cycle(SERIES), strict=False)
 
 
 def _handle(marker: str, colour: str) -> Line2D:
-    """What stands beside a name in a legend of markers."""
+    """A legend handle for a marker."""
     return Line2D([], [], marker=marker, color=colour, ls="", ms=6)

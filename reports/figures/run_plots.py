@@ -1,4 +1,4 @@
-"""Plots of one run: numbers in, matplotlib figures out; nothing here writes a file."""
+"""Plots of one run, as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -31,16 +31,21 @@ from reports.figures.plot_style import (
     styled,
 )
 
-ANNOTATED = 20  # classes up to which a confusion matrix carries numbers
-WIDE_RANGE = 100  # times the lowest loss from which on the highest asks for a logarithmic axis
-NAMED = 40  # classes up to which it shows all of them, each with its name
-FLAT = 0.02  # of a loss: the least share of it that its axis shows
-MEASURED = ("accuracy", "loss", "train_accuracy", "seconds")  # of a candidate of a sweep; the rest names it
+ANNOTATED = 20  # classes up to which a confusion matrix shows numbers
+WIDE_RANGE = 100  # ratio of the highest to the lowest loss above which the axis is logarithmic
+NAMED = 40  # classes up to which a confusion matrix shows all of them
+FLAT = 0.02  # smallest range of a loss axis, relative to the loss
+MEASURED = (
+    "accuracy",
+    "loss",
+    "train_accuracy",
+    "seconds",
+)  # results of a candidate; the rest are parameters
 
 
 @styled
 def accuracy_by_epoch(entry: Entry) -> Figure:
-    """Accuracy of training against validation, by epoch; the kept epoch is marked."""
+    """Training and validation accuracy by epoch; the kept epoch is marked."""
     figure = _by_epoch(entry, "accuracy", "accuracy")
     show_at_least(figure.axes[0], ACCURACY_SPAN)
     return figure
@@ -48,7 +53,7 @@ def accuracy_by_epoch(entry: Entry) -> Figure:
 
 @styled
 def loss_by_epoch(entry: Entry) -> Figure:
-    """Loss of training against validation, by epoch; the kept epoch is marked."""
+    """Training and validation loss by epoch; the kept epoch is marked."""
     figure = _by_epoch(entry, "loss", "cross-entropy (nats)")
     (axes,) = figure.axes
     drawn = np.array([*entry.history["loss"], *entry.history["val_loss"]])
@@ -78,9 +83,9 @@ def _by_epoch(entry: Entry, name: str, label: str) -> Figure:
 
 @styled
 def sweep(entry: Entry) -> Figure:
-    """Accuracy over the swept parameter, training against validation (a line for each value of a second).
+    """Training and validation accuracy by the swept parameter, with one line per value of a second one.
 
-    Positive numbers stand on a logarithmic axis, anything else side by side.
+    Positive numbers have a logarithmic axis, other values are evenly spaced.
     """
     names = [name for name in entry.sweep[0] if name not in MEASURED]
     swept = next(iter(entry.chosen)) if names == ["value"] else names[0]
@@ -122,16 +127,16 @@ def sweep(entry: Entry) -> Figure:
 
 
 def _values(found: Iterable[Any]) -> list[Any]:
-    """Each value once: numbers in ascending order, others in the order in which they were tried."""
+    """Distinct values: numbers in ascending order, others in the order in which they were tried."""
     values = list({shown(value): value for value in found}.values())
     return sorted(values) if on_a_scale(values) else values
 
 
 @styled
 def reliability(entry: Entry) -> Figure:
-    """Accuracy against confidence in bins of equally many images, before and after scaling."""
+    """Reliability diagram: accuracy by confidence in bins of equal size, before and after scaling."""
     figure = Figure(figsize=(HALF, 2.8), layout="constrained")
-    pairs_ = (("as they come", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
+    pairs_ = (("unscaled", entry.raw), (f"scaled, temperature {entry.temperature:.2f}", entry.scaled))
     for axes, (title, numbers) in zip(figure.subplots(1, 2, sharey=True), pairs_, strict=True):
         bins = [row for row in numbers["bins"] if row["count"]]
         x = np.array([row["confidence"] for row in bins])
@@ -143,19 +148,19 @@ def reliability(entry: Entry) -> Figure:
         axes.set_title(f"{title}\nECE {numbers['ece']['value']:.3f}", fontsize=9)
         axes.set_xlabel("confidence")
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))  # so that no label meets its neighbour's
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))  # so that labels do not overlap
         axes.set_ylim(-0.03, 1.03)
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("share that is right")
+    figure.axes[0].set_ylabel("accuracy")
     return figure
 
 
 @styled
 def confusion_matrix(entry: Entry, class_names: Sequence[str]) -> Figure:
-    """Per cent of each true class (rows) that was called each class (columns).
+    """Confusion matrix in per cent of the true class (rows); predicted classes are columns.
 
-    Of more than ``NAMED`` classes those alone that are confused most.
+    With more than ``NAMED`` classes only the most confused ones are shown.
     """
     counts = np.array(entry.confusion)
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -188,7 +193,7 @@ def confusion_matrix(entry: Entry, class_names: Sequence[str]) -> Figure:
 
 
 def most_confused(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """The classes of the most frequent errors, at most so many, ascending: (k, k) counts to (m,) classes."""
+    """The classes in the most frequent errors, at most ``most``: (k, k) counts to (m,) class numbers."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     found: dict[int, None] = {}

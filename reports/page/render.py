@@ -1,4 +1,4 @@
-"""A Report on disk: page, Markdown, JSON, CSV, LaTeX and figures from the same object."""
+"""Rendering a report: page, Markdown, JSON, CSV, LaTeX and figures."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from reports.context.thumbnails import Pictures
 
 MANIFEST = "manifest.json"
-DETAILED = 15  # configurations of a group that get figures of their own, best first
+DETAILED = 15  # best configurations of a group that have their own figures
 PNG_DPI = 200
-PATIENCE = 60.0  # seconds that a report waits for another to be written; one takes a second
+PATIENCE = 60.0  # seconds to wait for the lock; writing a report takes a second
 TEMPLATES = Path(__file__).parent / "templates"
 RUNS: dict[str, Callable[[Group, Entry], Any]] = {  # columns of runs.csv
     "dataset": lambda group, entry: group.dataset,
@@ -88,16 +88,17 @@ def write(
     state: str = "",
     form: str = CSV,
 ) -> Path:
-    """Write all renderings and figures into ``folder``.
+    """Write all renderings and figures of a report to a folder.
 
-    Each file appears whole or not at all, and the manifest last. One process writes at a time, so
-    that no page stands beside the figures of another.
+    Each file is written atomically, and the manifest last. A lock ensures that all files are of one report.
 
     Parameters
     ----------
-    pictures : where a group's images are, by test digest; without them the page says so.
-    state : what the report follows from, for :func:`current`.
-    form : of the CSV files: ``csv``, the data as it is, or ``spreadsheet``.
+    report : the report.
+    folder : made if it does not exist.
+    pictures : thumbnails by test digest; None: none.
+    state : digest of everything that determines the report, for :func:`current`.
+    form : of the CSV files: ``csv``, or ``spreadsheet`` with formulas disabled.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def write(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=PATIENCE):  # not beside the page
             (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder / "figures", ignore_errors=True)  # of runs that are no more
+            shutil.rmtree(folder / "figures", ignore_errors=True)  # may have figures of deleted runs
             for name, content in files.items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +166,7 @@ def write(
 
 
 def current(folder: Path, state: str) -> Path | None:
-    """The page in ``folder`` if it follows from this state and every file is as it was written."""
+    """The page in ``folder`` if it has this state and all files are intact; otherwise None."""
     try:
         manifest = read(folder / MANIFEST)
     except (OSError, ValueError):
@@ -183,12 +184,12 @@ def current(folder: Path, state: str) -> Path | None:
 
 
 def _leads_away(name: str) -> bool:
-    """Whether a name leads out of the folder of a report."""
+    """Whether a file name would leave the folder of the report."""
     return PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name
 
 
 def draw(report: Report) -> dict[str, Figure]:
-    """Every figure by its file's name: ``comparison-<group>``, ``confusion-<run>``, ..."""
+    """All figures by file name: ``comparison-<group>``, ``confusion-<run>``, ..."""
     from reports.figures import run_plots
     from reports.figures.plot_style import WIDE
 
@@ -207,7 +208,7 @@ def draw(report: Report) -> dict[str, Figure]:
 
 
 def draw_narrow(report: Report) -> dict[str, Figure]:
-    """The figures of whole groups for a page as narrow as a phone; those of a run fit as they are."""
+    """The figures of groups at the width of a phone; those of runs fit unchanged."""
     from reports.figures.plot_style import NARROW
 
     figures: dict[str, Figure] = {}
@@ -235,7 +236,7 @@ def _of_group(group: Group, number: int, width: float) -> dict[str, Figure]:
 
 
 def markdown(text: object) -> str:
-    """Text from data, so that Markdown and the HTML around it show it as it is."""
+    """Escape text for Markdown and HTML."""
     flat = " ".join(str(text).split())
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(flat, quote=False))
 
@@ -255,23 +256,23 @@ def code(text: str) -> str:
 
 
 def chosen_name(parameter: str) -> str:
-    """A chosen parameter as people say it."""
+    """The name of a chosen parameter for readers."""
     return "epochs" if parameter == "stop_epoch" else parameter
 
 
 class _Thumbnails:
-    """Pictures by test digest, for the template."""
+    """Thumbnails by test digest, for the template."""
 
     def __init__(self, pictures: Mapping[str, Pictures]) -> None:
         self._pictures = pictures
 
     def problem(self, group: Group) -> str | None:
-        """Why there are no pictures, in a line."""
+        """Why there are no thumbnails, in one line, or None."""
         found = self._pictures.get(group.test_digest)
         return "the images were not looked for" if found is None else found.problem
 
     def uri(self, group: Group, split: str, row: int) -> str | None:
-        """The picture as a data URI."""
+        """The thumbnail as a data URI, or None."""
         found = self._pictures.get(group.test_digest)
         return None if found is None or found.problem else found.uri(split, row)
 
@@ -291,7 +292,7 @@ def _runs(report: Report) -> Iterator[list[Any]]:
 
 
 def _classes(report: Report) -> Iterator[list[Any]]:
-    """Each class of each run."""
+    """Rows of ``classes.csv``."""
     for group in report.groups:
         for entry in group.entries:
             for row in entry.per_class:
@@ -299,7 +300,7 @@ def _classes(report: Report) -> Iterator[list[Any]]:
 
 
 def _confusion(report: Report) -> Iterator[list[Any]]:
-    """Each cell of each run's confusion matrix that holds images."""
+    """Rows of ``confusion.csv``: the non-empty cells of each run's confusion matrix."""
     for group in report.groups:
         names = group.class_names
         for entry in group.entries:
@@ -310,7 +311,7 @@ def _confusion(report: Report) -> Iterator[list[Any]]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure, with ids that no other figure of a page has and that every build gives again."""
+    """The figure as SVG, with ids that are unique on the page and reproducible."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -321,7 +322,7 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def on_page(svg: str) -> str:
-    """A figure without a ground, black and blue in the page's own, at most a quarter enlarged."""
+    """Adapt an SVG to the page: no background, CSS colours, enlarged by at most a quarter."""
     from reports.figures.plot_style import TRAINING
 
     svg = re.sub(r'(<path d="[^"]*" style="fill: )#ffffff"', r'\1none"', svg)
@@ -340,7 +341,7 @@ def _png(figure: Figure) -> bytes:
 
 @contextmanager
 def _any_glyph() -> Iterator[None]:
-    """Draw a box for a character that the font lacks, without a word: the page names the class as well."""
+    """Suppress warnings for missing glyphs; the page has the names as text."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         yield

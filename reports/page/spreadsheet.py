@@ -1,15 +1,15 @@
-"""CSV for programs, which holds the data as it is, and for spreadsheets, which would run some of it."""
+"""CSV cells for programs (unchanged) and for spreadsheets (formulas disabled)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 CSV, SPREADSHEET = "csv", "spreadsheet"  # values of FORMAT
-ENCODING = {CSV: "utf-8", SPREADSHEET: "utf-8-sig"}  # the mark tells a spreadsheet that it is UTF-8
+ENCODING = {CSV: "utf-8", SPREADSHEET: "utf-8-sig"}  # the byte order mark tells spreadsheets the encoding
 
 
 def cell(value: Any, form: str) -> Any:
-    """A value for a cell: as it is, or for a spreadsheet with an apostrophe before what would be a formula.
+    """The value for a cell; for spreadsheets, text that would be a formula gets an apostrophe in front.
 
     OWASP, CSV Injection: https://owasp.org/www-community/attacks/CSV_Injection
     """

@@ -1,1 +1,1 @@
-"""Numbers, intervals and tests; each computed here and once."""
+"""Scores, intervals and tests."""

@@ -1,4 +1,4 @@
-"""How far can a head's probabilities be trusted?"""
+"""Calibration of probabilities, and selective accuracy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.temperature import FLOOR
 from reports.statistics.metrics import LEVEL, wilson
 
 BINS = 15
-RESAMPLES = 500  # of the interval of ECE
+RESAMPLES = 500  # bootstrap draws for the interval of the calibration error
 COVERAGES = 50  # points of the coverage curve
 CHUNK = 2_000_000  # drawn images in memory at a time
 
@@ -21,18 +21,19 @@ def calibration(
 ) -> dict[str, Any]:
     """Calibration error, Brier score and log loss of probabilities.
 
-    ``ece`` is the expected calibration error of the predicted class: the mean over images of the
-    distance between accuracy and confidence of their bin. C. Guo et al., On calibration of modern
-    neural networks, 2017, equation 3, but with bins of equally many images: K. Nguyen and
-    B. O'Connor, Posterior calibration and exploratory analysis for natural language processing
-    models, 2015. Images of equal confidence share a bin, that of their middle rank, so that no
-    result depends on the order of rows; bins that stay empty are left out.
+    ``ece`` is the expected calibration error of the predicted class: the absolute difference between
+    accuracy and mean confidence of a bin, averaged over images (C. Guo et al., On calibration of modern
+    neural networks, 2017, equation 3), with bins of equal size (K. Nguyen and B. O'Connor, Posterior
+    calibration and exploratory analysis for natural language processing models, 2015). Images of equal
+    confidence share a bin, that of their middle rank, so that results do not depend on the order of rows;
+    empty bins are omitted.
 
     Parameters
     ----------
     labels : (n,) true classes.
     proba : (n, k) probabilities.
-    bins : how many bins there are at most.
+    seed : of the bootstrap.
+    bins : largest number of bins.
 
     Returns
     -------
@@ -40,15 +41,15 @@ def calibration(
         ``ece``: ``value``, ``low``, ``high`` (see :func:`ece_interval`). ``brier``: mean over images
         of the squared distance between probabilities and truth, summed over classes, from 0 to 2
         (G. W. Brier, Verification of forecasts expressed in terms of probability, 1950).
-        ``log_loss``: in nats, probabilities below ``FLOOR`` taken as it. ``bins``, least confident
-        first: ``count`` of images, their mean ``confidence``, ``accuracy``, and its Wilson interval
-        ``low``, ``high``. JSON values all.
+        ``log_loss``: in nats, with probabilities clipped at ``FLOOR``. ``bins``, by ascending
+        confidence: ``count`` of images, their mean ``confidence``, ``accuracy``, and its Wilson interval
+        ``low``, ``high``. All are JSON values.
 
     Notes
     -----
-    Brier score and log loss are those of scikit-learn 1.9, to which a test holds them: its functions take
-    30 and 80 times as long (3.1 and 4.7 ms for 10,000 images of 10 classes), and warn of a head's float32
-    probabilities, whose rows sum to 1 within 1e-7 only.
+    Brier score and log loss equal those of scikit-learn 1.9 (tested), whose functions take 30 and 80 times
+    as long (3.1 and 4.7 ms for 10,000 images of 10 classes) and warn for float32 probabilities, whose rows
+    sum to 1 only within 1e-7.
     """
     confidence, correct = _ranked(labels, proba)
     images = len(labels)
@@ -78,21 +79,21 @@ def calibration(
 
 
 def ece_interval(excess: NDArray[np.float64], place: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Interval of the expected calibration error that holds the true one in at least 95% of test sets.
+    """Conservative interval of the expected calibration error: covers the true error in at least 95%.
 
-    The measured error is the sum over bins of ``|gap + noise|``, and so too large by up to the sum
-    of ``|noise|``: a perfectly calibrated head never measures 0, and a resample of it measures even
-    more. Percentile intervals therefore never hold its true error, 0, and basic ones in a third of
-    our simulations. But by the triangle inequality it is too large by at most the sum of
-    ``|noise|``, and too small by at most the sum of noise with one sign for each bin. The bootstrap
-    over images (bins held fixed) tells what these two sums exceed in 2.5% of test sets each. So
-    the interval holds 0 unless calibration itself is refuted, which is the test of J. Bröcker and
-    L. A. Smith, Increasing the reliability of reliability diagrams, 2007, by other draws.
+    The estimate is the sum over bins of ``|gap + noise|``, which is biased upwards: it is never 0 for a
+    perfectly calibrated head, and larger still in a bootstrap sample. So percentile intervals never cover a
+    true error of 0, and basic bootstrap intervals do so in a third of our simulations. By the triangle
+    inequality, the estimate is too large by at most the sum of ``|noise|``, and too small by at most the sum
+    of noise with one fixed sign per bin. The bootstrap over images (fixed bins) gives the 97.5% quantiles of
+    these two sums. The interval covers 0 unless calibration is rejected, as in the consistency test of J.
+    Bröcker and L. A. Smith, Increasing the reliability of reliability diagrams, 2007.
 
     Parameters
     ----------
     excess : (n,) correct (0 or 1) minus confidence.
-    place : (n,) bins, from 0.
+    place : (n,) bin numbers, from 0.
+    seed : of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     images, bins = len(excess), int(place.max()) + 1
@@ -112,15 +113,20 @@ def ece_interval(excess: NDArray[np.float64], place: NDArray[np.int64], seed: in
 
 
 def coverage(labels: NDArray[np.int64], proba: NDArray[np.float64]) -> list[dict[str, float]]:
-    """Accuracy of the most confident share of the images, for shares up to all of them.
+    """Selective accuracy: the accuracy on the most confident share of the images, for growing shares.
 
-    R. El-Yaniv and Y. Wiener, On the foundations of noise-free selective classification, 2010. Of
-    images of equal confidence a share counts with their mean accuracy, whatever their order.
+    R. El-Yaniv and Y. Wiener, On the foundations of noise-free selective classification, 2010. Images of
+    equal confidence count with their mean accuracy, so that results do not depend on their order.
+
+    Parameters
+    ----------
+    labels : (n,) true classes.
+    proba : (n, k) probabilities.
 
     Returns
     -------
-    list
-        ``coverage`` and ``accuracy``, at ``COVERAGES`` shares (fewer images: one for each).
+    list of dict
+        ``coverage`` and ``accuracy`` at ``COVERAGES`` shares (for fewer images, at each).
     """
     confidence, correct = _ranked(labels, proba)
     images = len(labels)
@@ -136,7 +142,7 @@ def coverage(labels: NDArray[np.int64], proba: NDArray[np.float64]) -> list[dict
 def _ranked(
     labels: NDArray[np.int64], proba: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Confidence, and correct as 0 or 1, both (n,), in an order that follows from the two alone."""
+    """Confidence and correctness (0 or 1), (n,) each, sorted by confidence and then correctness."""
     confidence = proba.max(axis=1)
     correct = (proba.argmax(axis=1) == labels).astype(np.float64)
     order = np.lexsort((correct, confidence))

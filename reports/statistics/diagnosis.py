@@ -1,4 +1,4 @@
-"""Over- or underfitting? One sentence from the numbers, and what would help."""
+"""Diagnosis of over- and underfitting, with advice."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ from models.heads.parameters import on_a_scale
 from models.runs.run import Run
 
 GAP = 0.05  # of accuracy between training and validation that counts as overfitting
-MARGIN = 0.02  # of accuracy by which another head must do better to call this one underfit
-GAIN = 0.005  # of validation accuracy still gained in the last fifth that counts as unfinished
-DOUBLING = 0.01  # of validation accuracy gained by the last doubling of images: more would help
+MARGIN = 0.02  # of accuracy by which another head must be better to call this one underfit
+GAIN = 0.005  # of validation accuracy gained in the last fifth of the epochs that counts as underfitting
+DOUBLING = 0.01  # of validation accuracy gained by doubling the images, above which more would help
 
 
 def diagnosis(run: Run, reached: float, points: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Does the head overfit, underfit, or neither? ``{"verdict", "sentence"}``.
+    """Diagnose whether a head over- or underfits.
 
-    Judged by the selection fit, whose validation images are new to it: accuracy on its training images
-    against validation, for a head with epochs at the epoch that was kept, for any other at the
-    parameters that were chosen. *Underfit*: accuracy on the training images themselves is less than a
-    tenth of the way from chance to 1, or lower by ``MARGIN`` than what another head reaches on
-    validation with the same vectors. *Overfit*: training accuracy is more than ``GAP`` above
-    validation. *Underfit* too: validation accuracy still rose by more than ``GAIN`` in the last fifth
-    of the epochs. *Neither*: otherwise. Nearest neighbours know their training images by heart, so of
-    them only validation is judged.
+    Compares training and validation accuracy of the selection fit, at the kept epoch or with the chosen
+    parameters. *Underfit*: training accuracy is less than a tenth of the way from chance to 1, or lower by
+    ``MARGIN`` than the validation accuracy of another head on the same vectors. *Overfit*: training accuracy
+    exceeds validation accuracy by more than ``GAP``. *Underfit* too: validation accuracy still rose by more
+    than ``GAIN`` in the last fifth of the epochs. *Neither*: otherwise. Nearest neighbours memorise their
+    training images, so only their validation accuracy is considered.
 
     Parameters
     ----------
+    run : the run.
     reached : the best validation accuracy of any other head on the same vectors; 0 if none.
-    points : the learning curve, if it was measured.
+    points : the points of the learning curve; empty if there is none.
+
+    Returns
+    -------
+    dict
+        ``verdict`` and ``sentence``.
     """
     if run.head == "prior":
-        return {"verdict": "floor", "sentence": "The floor: it never looks at an image."}
+        return {"verdict": "floor", "sentence": "A trivial baseline: it does not use the images."}
     if run.members:
-        return {"verdict": "vote", "sentence": f"A vote of {len(run.members)} runs: see those for theirs."}
+        return {"verdict": "vote", "sentence": f"A vote of {len(run.members)} runs: see their diagnoses."}
     training, validation, where = _fitted(run)
     if training is None:
         verdict, opening = "neither", "It keeps its training images and fits nothing"
@@ -53,7 +57,7 @@ def diagnosis(run: Run, reached: float, points: Sequence[dict[str, Any]]) -> dic
 
 
 def _fitted(run: Run) -> tuple[float | None, float, str]:
-    """Of the selection fit: training accuracy (None if it means nothing), validation accuracy, and where."""
+    """Training (None if not meaningful) and validation accuracy of the selection fit, and when."""
     if run.history:
         kept, epochs = (run.kept_epoch or 1) - 1, len(run.history["val_accuracy"])
         where = f"at the kept epoch ({kept + 1} of {epochs})"
@@ -64,12 +68,12 @@ def _fitted(run: Run) -> tuple[float | None, float, str]:
 
 
 def _judged(run: Run, training: float, validation: float, reached: float, measured: bool) -> tuple[str, str]:
-    """The verdict, and what would help; ``measured``: a learning curve will speak of more images."""
+    """The verdict, and advice; ``measured``: whether a learning curve tells the effect of more images."""
     chance, epochs = 1 / len(run.class_names), bool(run.history)
     if training < chance + 0.1 * (1 - chance):
         return (
             "underfit",
-            "the head has hardly learned anything: it cannot use these inputs"
+            "the head has hardly learned anything from these inputs"
             + (". Standardised inputs or another learning rate would help" if epochs else ""),
         )
     if training < reached - MARGIN:
@@ -99,7 +103,7 @@ def _judged(run: Run, training: float, validation: float, reached: float, measur
 
 
 def _against_overfitting(run: Run, measured: bool) -> str:
-    """What the curves or the sweep say of a head that knows its training images better than new ones."""
+    """Advice against overfitting, from the curves or the sweep."""
     tail = ""
     if run.history:
         loss = np.array(run.history["val_loss"])
@@ -109,7 +113,7 @@ def _against_overfitting(run: Run, measured: bool) -> str:
     helps = [] if measured else ["more images"]
     if len(run.sweep) > 1 and on_a_scale(run.chosen.values()):
         settled = (
-            f"; how much to regularise is settled: {' and '.join(run.chosen)} was chosen among both ends"
+            f"; how much to regularise is settled: {' and '.join(run.chosen)} was chosen inside its grid"
         )
         if _edge(run):
             settled = ""
@@ -118,11 +122,11 @@ def _against_overfitting(run: Run, measured: bool) -> str:
         settled = "; more epochs would not" if run.history else ""
         helps.append("more regularisation")
     advice = f". {' or '.join(helps).capitalize()} may help" if helps else ""
-    return f"it knows its training images better than new ones{tail}{advice}{settled}"
+    return f"it fits its training images better than new ones{tail}{advice}{settled}"
 
 
 def _more_images(run: Run, points: Sequence[dict[str, Any]]) -> str:
-    """What the end of the learning curve says."""
+    """Whether more images would help, from the end of the learning curve."""
     if len(points) < 2:
         return ""
     ordered = sorted(points, key=lambda point: point["images"])

@@ -1,4 +1,4 @@
-"""Every number of a report, each computed here and once."""
+"""Classification scores and their intervals."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ DRAWS = 2_000  # bootstrap resamples
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95%.
+    """95% Wilson score interval of a proportion, by SciPy.
 
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927. By
-    SciPy.
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
     """
     from scipy.stats import binomtest
 
@@ -24,18 +23,24 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 
 def by_class(right: int, guessed: int, images: int) -> dict[str, tuple[float, float]]:
-    """Intervals of a class's ``precision``, ``recall`` and ``f1``, 95%, by :func:`wilson`; 0 of nothing is 0.
+    """95% intervals of the ``precision``, ``recall`` and ``f1`` of a class, by :func:`wilson`.
 
-    Recall is a proportion of the class's images, precision of those that were predicted as it. F1 is
-    ``2 J / (1 + J)`` of a third, Jaccard's ``J = right / (guessed + images - right)``. A bootstrap knows only
-    what was seen: where a class has no error, or no hit, its interval has no width, as happens in 37% of the
-    test sets with 100 images of a class whose true recall is 0.99 (coverage: ``benchmarks/coverage.py``).
+    Recall is a proportion of the class's images, precision of the images predicted as the class. F1 is
+    ``2 J / (1 + J)``, where the Jaccard index ``J = right / (guessed + images - right)`` is a proportion
+    too. A proportion of 0 images has the interval (0, 0). Bootstrap intervals would have zero width for
+    classes without errors or without hits: 37% of the test sets with 100 images of a class whose true recall
+    is 0.99 (``benchmarks/coverage.py``).
 
     Parameters
     ----------
-    right : images of the class that were predicted as it.
-    guessed : images that were predicted as it.
-    images : images of the class.
+    right : number of images of the class that were predicted as it.
+    guessed : number of images that were predicted as the class.
+    images : number of images of the class.
+
+    Returns
+    -------
+    dict
+        (low, high) by metric.
     """
 
     def share(whole: int) -> tuple[float, float]:
@@ -46,28 +51,28 @@ def by_class(right: int, guessed: int, images: int) -> dict[str, tuple[float, fl
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """``part / whole``, and 0 where there is no whole, as in scikit-learn."""
+    """``part / whole``, and 0 where ``whole`` is 0, as in scikit-learn."""
     return np.asarray(part / np.maximum(whole, 1), dtype=np.float64)
 
 
 def resampled(confusion: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bootstrap over test images, stratified by true class: hits and predictions by class.
+    """Bootstrap over test images, stratified by true class.
 
-    Precision, recall and F1 depend on an image through its cell of the confusion matrix alone, so
-    drawing a class's images with replacement is drawing the cells of its row from a multinomial:
-    no n-sized arrays. One row at a time and only its cells that hold images, so that no array is
-    larger than ``DRAWS`` times k. Stratified, because a plain draw misses small classes altogether
-    and counts their F1 as 0; a class keeps its size in every draw.
+    Precision, recall and F1 depend on an image only through its cell of the confusion matrix, so resampling
+    the images of a class is a multinomial draw of the cells of its row, which needs no arrays of n images.
+    Rows are drawn one at a time, and only cells with images, so arrays have at most ``DRAWS`` times k
+    elements. Without stratification, draws can lack small classes, whose F1 would count as 0.
 
     Parameters
     ----------
-    confusion : (k, k) images, rows true.
+    confusion : (k, k) numbers of images, with true classes as rows.
+    seed : of the draws.
 
     Returns
     -------
     tuple
-        Images of each class that were predicted right, and images predicted as it: both
-        (``DRAWS``, k).
+        Numbers of images of each class predicted correctly, and of images predicted as each class;
+        (``DRAWS``, k) int64 each.
     """
     rng = np.random.default_rng(seed)
     hits = np.zeros((DRAWS, len(confusion)), dtype=np.int64, order="F")
@@ -82,7 +87,7 @@ def resampled(confusion: NDArray[np.int64], seed: int = 0) -> tuple[NDArray[np.i
 
 
 def interval(drawn: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Percentile bootstrap interval, 95%, over the first axis: (draws, ...) to two of (...).
+    """95% percentile bootstrap interval over the first axis: (draws, ...) to two arrays (...).
 
     B. Efron, Bootstrap methods: another look at the jackknife, 1979.
     """
@@ -93,7 +98,7 @@ def interval(drawn: NDArray[np.float64]) -> tuple[Any, Any]:
 def scores(
     labels: NDArray[np.int64], proba: NDArray[np.float64], class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What the test predictions of one run amount to.
+    """Scores of test predictions, with intervals.
 
     Parameters
     ----------
@@ -109,8 +114,10 @@ def scores(
         ``_low`` and ``_high``; ``confusion`` (k rows of true classes); ``text``, scikit-learn's
         classification report.
 
-    The intervals of ``macro_f1`` and ``balanced_accuracy`` are from one :func:`resampled`; those of a class
-    are from :func:`by_class`.
+    Notes
+    -----
+    The intervals of ``macro_f1`` and ``balanced_accuracy`` are bootstrap intervals (:func:`resampled`), that
+    of ``accuracy`` is Wilson's, and those of classes are from :func:`by_class`.
     """
     from sklearn.metrics import (
         classification_report,

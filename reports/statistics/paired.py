@@ -1,4 +1,4 @@
-"""Which head is better, on the same images?"""
+"""Paired comparison of heads on the same test images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from reports.statistics.metrics import DRAWS, interval
 
-ALPHA = 0.05  # of all tests of one table together
-POWER = 0.80  # with which a detectable difference is found
+ALPHA = 0.05  # familywise error rate of the tests of one table
+POWER = 0.80  # of the test for a detectable difference
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Pair:
 
     Attributes
     ----------
-    first, second : their keys.
-    difference : accuracy of the first minus that of the second; ``low`` and ``high`` are its paired
-        bootstrap percentile interval, 95%.
-    first_only, second_only : images that only the one has right.
-    p, p_holm : exact McNemar, two-sided; corrected for all pairs (see :func:`holm`).
-    distinguishable : ``p_holm`` is below ``ALPHA``.
-    detectable : the difference that all pairs tested together could show, see :func:`detectable`.
+    first, second : keys of the heads.
+    difference : accuracy of the first minus that of the second; ``low`` and ``high`` are its 95% paired
+        percentile bootstrap interval.
+    first_only, second_only : numbers of images that only one of the two predicts correctly.
+    p, p_holm : p-value of the exact two-sided McNemar test, and corrected for all pairs (:func:`holm`).
+    distinguishable : whether ``p_holm`` is below ``ALPHA``.
+    detectable : the smallest detectable difference when all pairs are tested, see :func:`detectable`.
     """
 
     first: str
@@ -44,11 +44,11 @@ class Pair:
 
 
 def compare(correct: Mapping[str, NDArray[np.bool_]]) -> list[Pair]:
-    """Every pair of heads, in the mapping's order, all tested together.
+    """Compare all pairs of heads, in the order of the mapping, with correction for multiple tests.
 
     Parameters
     ----------
-    correct : (n,) by key: which of the same n test images a head has right.
+    correct : for each head, by key, which of the same n test images it predicts correctly, (n,).
     """
     keys = list(combinations(correct, 2))
     counts = [discordant(correct[one], correct[other]) for one, other in keys]
@@ -76,15 +76,15 @@ def compare(correct: Mapping[str, NDArray[np.bool_]]) -> list[Pair]:
 
 
 def discordant(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int]:
-    """How many images the one alone has right, and how many the other alone; both (n,)."""
+    """The numbers of images that only the one and only the other head predicts correctly; both (n,)."""
     return int((one & ~other).sum()), int((other & ~one).sum())
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided p: of images that one head alone has right, each has half of them.
+    """p-value of the exact two-sided McNemar test: discordant images favour both heads equally often.
 
     Q. McNemar, Note on the sampling error of the difference between correlated proportions or
-    percentages, 1947. By SciPy's binomial test; 1 without any such image.
+    percentages, 1947. By SciPy's binomial test; 1 without discordant images.
     """
     from scipy.stats import binomtest
 
@@ -93,7 +93,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for being several, in their order; valid however they depend on each other.
+    """Holm's correction of p-values for multiple tests, in their order; valid under any dependence.
 
     S. Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
@@ -107,11 +107,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def bootstrap_difference(
     first_only: int, second_only: int, images: int, seed: int = 0
 ) -> tuple[float, float]:
-    """Paired percentile bootstrap interval, 95%, of the difference in accuracy over test images.
+    """95% paired percentile bootstrap interval of the difference in accuracy.
 
-    The difference depends on an image through who has it right alone, so drawing images with
-    replacement is one multinomial draw of (first only, second only, rest): no n-sized arrays. Half
-    of the draws are made with the heads swapped, so that swapping them negates the interval.
+    The difference depends only on the numbers of discordant images, so resampling images is a multinomial
+    draw of (first only, second only, rest). Half of the draws are made with the heads swapped, so that
+    swapping the heads negates the interval exactly.
+
+    Parameters
+    ----------
+    first_only, second_only : numbers of discordant images, as from :func:`discordant`.
+    images : number of test images.
+    seed : of the draws.
     """
     rest = images - first_only - second_only
     there, back = (
@@ -123,19 +129,24 @@ def bootstrap_difference(
 
 
 def detectable(differing: int, images: int, tests: int = 1) -> float:
-    """The smallest difference in accuracy that McNemar's test would find on such a test set.
+    """The smallest difference in accuracy that McNemar's test detects with probability ``POWER``.
 
-    With probability ``POWER`` at two-sided ``ALPHA / tests``, which is what the first of so many pairs
-    must pass (see :func:`holm`), by normal approximation (for a single pair the exact test finds it with
-    0.77 to 0.80); R. J. Connor, Sample size for testing differences in
-    proportions for the paired-sample design, 1987, page 209, solved for the difference::
+    The test is two-sided at ``ALPHA / tests``, the first threshold of :func:`holm`. Normal approximation (for
+    a single pair the exact test has a power of 0.77 to 0.80) of R. J. Connor, Sample size for testing
+    differences in proportions for the paired-sample design, 1987, page 209, solved for the difference::
 
         sqrt(n) * difference = z_alpha * sqrt(rate) + z_beta * sqrt(rate - difference ** 2)
 
-    ``rate`` is the observed share of ``differing`` images, those that one head alone has right. No
-    difference can be larger than the rate. So where the rate is too low for any to be found (no
-    discordant image at all, say), it is as high as it must be for one where all of them fall to one
-    side: ``rate = difference``, for a single pair about 8 images.
+    ``rate`` is the observed share of discordant images, which the difference cannot exceed. If the rate is
+    too low for any difference to be detected, for instance 0, the smallest rate is used for which a
+    difference with all discordant images on one side is detected: ``rate = difference``, for a single pair
+    about 8 images.
+
+    Parameters
+    ----------
+    differing : number of discordant images.
+    images : number of test images.
+    tests : number of pairs tested together.
     """
     from scipy.stats import norm
 
@@ -144,6 +155,6 @@ def detectable(differing: int, images: int, tests: int = 1) -> float:
         return 1.0
     width = images + beta**2
     root = (np.sqrt((alpha * beta) ** 2 + width * (images - alpha**2)) - alpha * beta) / width
-    rate = max(differing / images, 1 - root**2)  # root is sqrt(1 - difference) where rate = difference
+    rate = max(differing / images, 1 - root**2)  # root is sqrt(1 - difference) for rate = difference
     difference = np.sqrt(rate) * (alpha * np.sqrt(images) + beta * np.sqrt(width - alpha**2)) / width
     return float(min(1.0, difference))

@@ -1,4 +1,4 @@
-"""Configurations in a report: their order by test accuracy, their names, their spread over seeds."""
+"""Order of runs by test accuracy, their names, and variation over seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.runs.configurations import by_configuration, configuration
 from models.runs.run import Run
 from reports.statistics.metrics import LEVEL
 
-NETWORK, SIZE = 0, 2  # places among the traits of a run
+NETWORK, SIZE = 0, 2  # positions in the result of _traits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Seeds:
 
 
 def best_first(runs: Sequence[Run]) -> list[Run]:
-    """Runs by test accuracy, highest first; of several seeds their mean counts, never the best."""
+    """Runs by descending test accuracy; several seeds are ranked by their mean, never by the best."""
     means = {
         key: float(np.mean([accuracy(run) for run in same])) for key, same in by_configuration(runs).items()
     }
@@ -43,10 +43,10 @@ def best_first(runs: Sequence[Run]) -> list[Run]:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: the head, and of the rest what tells equal heads apart.
+    """A short name for each run: the head, and the properties that distinguish runs with the same head.
 
-    Where runs are of several networks, each is named with its network and the size of its input, and told
-    from those that share both.
+    If the runs use several networks, each name has the network and input size, and the properties that
+    distinguish it from runs with the same head, network and size.
     """
     names = []
     always = (NETWORK, SIZE) if len({run.spec["backbone"] for run in runs}) > 1 else ()
@@ -67,7 +67,7 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def first_seeds(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that differ in their seed alone, the one with the lowest; in the given order."""
+    """The run with the lowest seed of each configuration, in the given order."""
     lowest = {key: min(same, key=lambda run: run.seed) for key, same in by_configuration(runs).items()}
     return [run for run in runs if lowest[configuration(run)] is run]
 
@@ -106,7 +106,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _traits(run: Run) -> tuple[str, ...]:
-    """What can tell two runs of one head apart, in words."""
+    """The properties that can distinguish two runs with the same head, in words."""
     entry = known(run.head)
     settings = entry.make_for(run.seed, run.train_rows).get_params() if entry is not None else {}
     changed = [
@@ -129,7 +129,7 @@ def _traits(run: Run) -> tuple[str, ...]:
 
 
 def precision_of(spec: Mapping[str, Any]) -> str:
-    """The precision of the network's arithmetic, and of the stored embeddings where that is not float32."""
+    """The network's precision, and the dtype of stored embeddings if it is not float32."""
     return str(spec["precision"]) + (f", stored as {spec['store']}" if "store" in spec else "")
 
 
@@ -138,9 +138,10 @@ def _short(value: Any) -> str:
 
 
 def is_right(run: Run) -> NDArray[np.bool_]:
-    """Which test images a run has right, (n,)."""
+    """Which test images a run predicts correctly, (n,)."""
     return np.asarray(run.test_proba.argmax(axis=1) == run.test_labels)
 
 
 def accuracy(run: Run) -> float:
+    """Test accuracy of a run."""
     return float(is_right(run).mean())

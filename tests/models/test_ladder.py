@@ -93,7 +93,7 @@ class TestStage:
         )
         code, again, err = climb(quick)
         assert (code, again) == (0, folders)
-        assert err.count("there already") == len(QUICK)
+        assert err.count("already trained") == len(QUICK)
         assert "embed:" not in err
 
     def test_a_run_that_was_there_is_used(self, quick: Project) -> None:
@@ -102,7 +102,7 @@ class TestStage:
         assert code == 0
         _, folders, err = climb(quick)
         assert str(folders[2]) == out.strip()
-        assert err.count("there already") == 1
+        assert err.count("already trained") == 1
 
     def test_one_rung_that_fails_does_not_stop_the_others(
         self, quick: Project, monkeypatch: pytest.MonkeyPatch

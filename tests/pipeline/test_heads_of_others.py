@@ -44,7 +44,7 @@ def test_from_training_to_export(trained: Project, tmp_path: Path) -> None:
     assert code == 0, err
     run = load(Path(out.strip()), with_head=True)
     assert run.parameters["n_estimators"] == 5
-    assert "there already" in trained("train", *forest)[2]
+    assert "already trained" in trained("train", *forest)[2]
 
     code, out, err = trained("predict", *forest, "--image", str(trained.images / "test" / "cat"), "--csv")
     assert code == 0, err
@@ -83,7 +83,7 @@ def test_another_packages_class_runs_is_kept_and_is_read_only_where_that_is_said
     code, out, err = trained("train", *given)
     assert code == 0, err
     assert "runs the code of the module package_of_mine" in err
-    assert "only its predictions are kept" in err
+    assert "only the predictions are saved" in err
     code, _, err = trained("predict", *look)
     assert code == 2
     assert "train it again with TRUST=1 and FORCE=1" in err.strip().splitlines()[-1]
@@ -91,7 +91,7 @@ def test_another_packages_class_runs_is_kept_and_is_read_only_where_that_is_said
     assert code == 0, err
     code, _, err = trained("predict", *look)
     assert code == 2
-    assert "runs code when it is read; TRUST=1 reads it" in err.strip().splitlines()[-1]
+    assert "runs code when loaded; TRUST=1 loads it" in err.strip().splitlines()[-1]
     code, out, err = trained("predict", *look, "--trust")
     assert code == 0, err
     assert len(out.splitlines()) == 1 + 6

@@ -263,7 +263,7 @@ class TestExport:
         code, out, err = trained("export", "--head", "logistic", "--to", str(tmp_path / "head.joblib"))
         assert code == 0
         assert out.strip() == str(tmp_path / "head.joblib")
-        assert "runs the code in it" in err
+        assert "runs code when loaded" in err
 
     @pytest.mark.parametrize(
         ("to", "message"), [(None, "nowhere to export to"), ("x.pkl", "ends in .joblib")]

@@ -63,14 +63,14 @@ def test_what_is_there_is_not_trained_again_unless_forced(trained: Project) -> N
     _, first, _ = trained("train", "--head", "ridge")
     before = (Path(first.strip()) / "run.json").read_text()
     _, second, err = trained("train", "--head", "ridge")
-    assert "there already" in err
+    assert "already trained" in err
     assert second == first
     assert (Path(first.strip()) / "run.json").read_text() == before
     _, third, err = trained("train", "--head", "ridge", "--force")
-    assert "there already" not in err
+    assert "already trained" not in err
     assert third == first
     _, _, err = trained("train", "--head", "ridge", "--layers", "block5")
-    assert "there already" not in err
+    assert "already trained" not in err
 
 
 class TestOrderOfLayers:
@@ -80,7 +80,7 @@ class TestOrderOfLayers:
         _, first, _ = trained("train", "--head", "ridge", "--layers", "block4,block5")
         code, second, err = trained("train", "--head", "ridge", "--layers", "block5,block4")
         assert (code, second) == (0, first)
-        assert "ridge: there already" in err
+        assert "ridge: already trained" in err
 
     @pytest.fixture
     def before(self, trained: Project) -> Run:
@@ -94,7 +94,7 @@ class TestOrderOfLayers:
         code, out, err = trained("train", "--head", "ridge")
         assert code == 0
         assert Path(out.strip()).name == before.folder
-        assert "ridge: there already" in err
+        assert "ridge: already trained" in err
         assert [run.layers for run in load_all(trained.out / "runs")] == [("block5", "block4")]
 
     def test_a_run_of_before_predicts_from_its_own_columns(self, trained: Project, before: Run) -> None:
@@ -179,7 +179,7 @@ class TestSet:
             folders.append(out)
         assert len(set(folders)) == 3
         assert folders[3] == folders[0]
-        assert "there already" in err
+        assert "already trained" in err
 
     def test_predict_report_and_curve_find_it(self, trained: Project) -> None:
         trained("train", "--head", "knn")
@@ -211,7 +211,7 @@ class TestSet:
                 "dense has no parameter 'random_state': expected one of activation, ",
             ),
             ("prior", "C=1", "prior has no parameter 'C': it has none; leave SET= out"),
-            ("ridge", "alpha", "'alpha' is no parameter=value; expected SET=learning_rate=0.1,epochs=40"),
+            ("ridge", "alpha", "'alpha' is not parameter=value; expected SET=learning_rate=0.1,epochs=40"),
             ("ridge", "alpha=1,", "'' is not parameter=value"),
             ("ridge", "alpha=1,alpha=2", "alpha occurs twice"),
             ("ridge", "alpha=x", "alpha=x: expected a number above 0"),
@@ -296,7 +296,7 @@ class TestVote:
         trained("train", "--head", "all")
         _, out, _ = trained("train", "--head", "vote")
         _, _, err = trained("train", "--head", "vote")
-        assert "there already" in err
+        assert "already trained" in err
         one = trained.out / "runs" / max(load(Path(out.strip())).members.items(), key=lambda each: each[1])[0]
         member = load(one, with_head=True)
         member.test_proba = member.test_proba[:, ::-1]
@@ -305,7 +305,7 @@ class TestVote:
         assert code == 2
         assert "a member was trained again; take the vote again" in err
         _, again, err = trained("train", "--head", "vote")
-        assert "there already" not in err
+        assert "already trained" not in err
         assert again == out
         code, _, err = trained("predict", "--run", "vote", "--image", str(trained.images / "test"))
         assert code == 0, err

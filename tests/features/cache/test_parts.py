@@ -437,7 +437,7 @@ class TestCommands:
         assert project.cache.is_file()
         _, in_one, err = project("train", "--head", "ridge")
         assert in_parts == in_one
-        assert "there already" in err
+        assert "already trained" in err
 
     def test_a_finished_cache_is_a_hit_whatever_the_limit(self, project: Project) -> None:
         project("features")

@@ -582,8 +582,8 @@ class TestInMemory:
                 np.arange(9) - 1,
                 r"item 0 of train .* got: TypeError the label",
             ),
-            (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), r"two classes at least"),
-            (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"two classes at least"),
+            (np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), r"at least two classes"),
+            (np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), r"at least two classes"),
         ],
     )
     def test_what_is_not_as_described_is_refused_in_a_line(

@@ -56,7 +56,7 @@ class TestNames:
         assert len(NAMES) >= 32
         for name, reason in LEFT_OUT.items():
             assert reason
-            with pytest.raises(UserError, match=f"{name} is no head: "):
+            with pytest.raises(UserError, match=f"{name} cannot be a head: "):
                 head(name)
 
     @pytest.mark.parametrize("name", NAMES)

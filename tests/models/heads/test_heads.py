@@ -275,5 +275,5 @@ def test_an_unknown_head_lists_the_known() -> None:
 def test_what_is_no_data_is_refused() -> None:
     estimator = head("logistic").make(0)
     estimator.secret_ = object()
-    with pytest.raises(TypeError, match="cannot be kept as data"):
+    with pytest.raises(TypeError, match="cannot be stored as data"):
         saved.to_data(estimator)

@@ -42,7 +42,7 @@ def test_of_equals_the_first_by_folder_name_though_means_are_rounded() -> None:
     dense = [run("dense", (), seed, validation=0.7) for seed in range(3)]
     assert chosen(lda, *dense) is dense[0]
     assert reason(ranked_on_validation([lda, *dense])).endswith(
-        "over 3 seeds, the best of 2 configurations, level with 1 and the first of them by name"
+        "over 3 seeds, the best of 2 configurations, tied with 1 and first by name"
     )
 
 

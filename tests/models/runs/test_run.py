@@ -191,7 +191,7 @@ def test_a_pickle_inside_is_never_loaded(run: Run, tmp_path: Path) -> None:
     document = json.loads((folder / "run.json").read_text())
     document["sha256"]["predictions.npz"] = hashlib.sha256(evil).hexdigest()
     (folder / "run.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match="not a whole run"):
+    with pytest.raises(UserError, match="not an intact run"):
         load(folder)
 
 
@@ -221,7 +221,7 @@ def test_a_json_of_another_shape_is_passed_over(
     digests["run.json"] = hashlib.sha256(canonical(document).encode()).hexdigest()
     document["sha256"] = None if change == "no digests" else digests
     (folder / "run.json").write_text(json.dumps(document))
-    with pytest.raises(UserError, match=r"not a whole run"):
+    with pytest.raises(UserError, match=r"not an intact run"):
         load(folder, with_head=True)
     if change in ("a field less", "no digests"):
         assert load_all(tmp_path) == []
@@ -249,7 +249,7 @@ def rewritten(folder: Path, arrays: dict[str, Any] | None = None, **said: Any) -
         ({"spec": {"backbone": "vgg16"}}, "spec"),
         ({"dataset": []}, "dataset"),
         ({"head": 7}, "head"),
-        ({"head": "VotingClassifier"}, "VotingClassifier is no head"),
+        ({"head": "VotingClassifier"}, "VotingClassifier cannot be a head"),
         ({"seed": "0"}, "seed"),
         ({"seed": True}, "seed"),
         ({"layers": "block5"}, "layers"),
@@ -271,7 +271,7 @@ def rewritten(folder: Path, arrays: dict[str, Any] | None = None, **said: Any) -
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "value": 1}], "chosen": {}}, "chosen is empty"),
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0}] * 2}, "rows without a value"),
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0, name: 1} for name in "ab"]}, "rows of several kinds"),
-        ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "train_accuracy": "x"}]}, "no number"),
+        ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "train_accuracy": "x"}]}, "not numbers"),
         ({"history": {"loss": [1.0]}}, "history"),
         ({"history": {name: [0.5] for name in CURVES}, "kept_epoch": 2}, "kept_epoch"),
         ({"history": {name: [0.5] * len(name) for name in CURVES}}, "several lengths"),
@@ -300,7 +300,7 @@ def test_what_cannot_be_a_run_is_passed_over_in_words_though_its_digests_are_rig
 
 @pytest.mark.parametrize("field", SHAPE)
 def test_each_field_of_a_run_is_held_to_its_type(run: Run, tmp_path: Path, field: str) -> None:
-    with pytest.raises(UserError, match=rf"not a whole run \({field}"):
+    with pytest.raises(UserError, match=rf"not an intact run \({field}"):
         load(rewritten(save(run, tmp_path), **{field: [[["of no field"]]]}))
 
 
@@ -363,7 +363,7 @@ def test_half_a_run_is_refused_in_words(run: Run, tmp_path: Path, damage: str) -
         path.write_text(text.replace(f'"format": {FORMAT}', '"format": 9'))
     else:
         (folder / "predictions.npz").unlink()
-    with pytest.raises(UserError, match=r"not a whole run|of format 9"):
+    with pytest.raises(UserError, match=r"not an intact run|has format 9"):
         load(folder)
 
 
@@ -435,11 +435,11 @@ class TestForeignHeads:
         folder = save(run, tmp_path)
         assert ":" not in folder.name
         assert {path.name for path in folder.iterdir()} == {"run.json", "predictions.npz"}
-        assert "trust=1 keeps it" in capsys.readouterr().err
+        assert "trust=1 saves it" in capsys.readouterr().err
         with pytest.raises(UserError, match="predictions without a fitted head; train it again with trust=1"):
             load(folder, with_head=True, trust=True)
         save(run, tmp_path, trust=True)
-        with pytest.raises(UserError, match=r"head\.joblib runs code when it is read; trust=1 reads it"):
+        with pytest.raises(UserError, match=r"head\.joblib runs code when loaded; trust=1 loads it"):
             load(folder, with_head=True)
         again = load(folder, with_head=True, trust=True)
         assert np.array_equal(again.estimator.predict_proba(fake.matrix("test", ())), run.test_proba)
@@ -460,7 +460,7 @@ class TestForeignHeads:
         fewer = GaussianNB().fit(fake.matrix("train", ()), fake.labels() // 2)
         for fitted in (narrow, fewer):
             run.estimator = EstimatorHead.of_fitted(fitted, 300)
-            with pytest.raises(UserError, match="is not a whole run"):
+            with pytest.raises(UserError, match="is not an intact run"):
                 load(save(run, tmp_path), with_head=True)
 
     def test_reading_runs_imports_no_strangers_code(self, fake: Fake, tmp_path: Path) -> None:

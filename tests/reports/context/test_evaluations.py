@@ -81,13 +81,13 @@ def test_a_copy_is_not_shown_twice(root: Path, capsys: pytest.CaptureFixture[str
     path, document = save(root, RIDGE, evaluated(RIDGE))
     path.with_name("copy.json").write_bytes(path.read_bytes())
     assert load_all(root, [RIDGE]) == [document]
-    assert "copy.json is a copy or renamed" in capsys.readouterr().err
+    assert "copy.json was copied or renamed" in capsys.readouterr().err
 
 
 def test_one_of_another_format_is_passed_over(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, document = save(root, RIDGE, evaluated(RIDGE))
     path.write_text(json.dumps(document | {"format": 1}))
-    assert f"is of format 1, this Headroom reads {FORMAT}; score it again" in passed_over(root, capsys)
+    assert f"has format 1, this Headroom reads {FORMAT}; score it again" in passed_over(root, capsys)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_numbers_that_cannot_be_the_runs_are_not_shown(
     path, document = save(root, RIDGE, evaluated(RIDGE))
     change(document)
     rewrite(path, document)
-    assert "is not of its run" in passed_over(root, capsys)
+    assert "does not fit its run" in passed_over(root, capsys)
 
 
 def rewrite(path: Path, document: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class TestGalleries:
         """
         doubted = self.of(runs)["labels"]
         assert (self.rows(doubted), doubted.total) == ([6, 10], 2)
-        assert doubted.about.startswith("All 3 heads that are asked say the same class")
+        assert doubted.about.startswith("All 3 heads predict the same class")
 
     def test_each_head_that_is_asked_says_its_class_and_how_sure_it_is(self, runs: list[Run]) -> None:
         item = self.of(runs)["errors"].items[1]

@@ -144,7 +144,7 @@ class TestComparison:
         colours = [container.lines[0].get_color() for container in axes.containers]
         assert names == ["ridge", "lda", "knn"]
         assert colours[0] == colours[1] != colours[2]
-        assert note == "blue: the best, and what paired tests cannot tell from it"
+        assert note == "blue: the best, and those not distinguishable from it"
 
     def test_seeds_are_small_bars_below_their_mean(self) -> None:
         _, note, figure = self.drawn(run("dense", range(160), 0), run("dense", range(150), 1))

@@ -175,7 +175,7 @@ def test_where_looks_may_be_missing_page_and_markdown_say_so(tmp_path: Path) -> 
     text = "looks.jsonl is damaged or was changed at line 3"
     context = ReportContext(looks={small_group.DIGEST: 7}, looks_doubt=text)
     page = write(build([small_group.run("ridge", range(80))], context), tmp_path)
-    said = f"predicted 7 times so far, counting runs that are gone. There may have been more: {text}."
+    said = f"predicted 7 times so far, including by deleted runs. There may have been more: {text}."
     assert said in Page(page.read_text()).text
     assert said in (tmp_path / "report.md").read_text().replace("\\", "")
 

@@ -103,13 +103,13 @@ class TestWithoutEpochs:
         assert "With the chosen alpha accuracy is 0.950 on training and 0.800 on validation" in sentence
 
     def test_a_sweep_has_settled_how_much_to_regularise(self) -> None:
-        assert "alpha was chosen among both ends" in self.of(0.95, 0.80)["sentence"]
+        assert "alpha was chosen inside its grid" in self.of(0.95, 0.80)["sentence"]
         assert "more regularisation" not in self.of(0.95, 0.80)["sentence"].lower()
 
     def test_a_sweep_over_words_has_settled_nothing_of_that_kind(self) -> None:
         sentence = self.of(0.95, 0.80, chosen={"kernel": "rbf"})["sentence"]
         assert "With the chosen kernel accuracy is 0.950" in sentence
-        assert "both ends" not in sentence
+        assert "inside its grid" not in sentence
         assert "more regularisation may help" in sentence
 
     def test_no_advice_on_epochs_without_epochs(self) -> None:
@@ -151,4 +151,4 @@ class TestWithoutEpochs:
     def test_a_vote_refers_to_its_members(self) -> None:
         run = SimpleNamespace(head="vote", members={"a": 0.5, "b": 0.5})
         found = diagnosis(run, 0.9, [])  # type: ignore[arg-type]
-        assert found == {"verdict": "vote", "sentence": "A vote of 2 runs: see those for theirs."}
+        assert found == {"verdict": "vote", "sentence": "A vote of 2 runs: see their diagnoses."}
