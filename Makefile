@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes fuzz bench lint lock sbom clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes fuzz bench messages lint lock sbom clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -108,6 +108,9 @@ ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=
 test: $(BIN)/.ready-dev ## the tests: no network, no data
 	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto
 
+messages: setup ## every message of the product, to be read as one text
+	@$(BIN)/python tests/messages.py
+
 lint: $(BIN)/.ready-dev ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -159,7 +162,8 @@ clean: ## remove the caches of tools, never OUT
 
 define NEW_VENV
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: expected Python 3.11 to 3.13, got {v[0]}.{v[1]}; run: make setup PYTHON=python3.12")'
-	@$(PYTHON) -m venv .venv || { echo "error: no venv module; install python3-venv, then: make setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install python3-venv, then: make setup" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "error: .venv cannot be made (see above); put that right, then: make setup" >&2; exit 1; }
 endef
 
 $(BIN)/.ready: requirements.txt

@@ -62,7 +62,7 @@ def require(needed: int, reckoned: str, what: str, remedy: str, free: int | None
     free = available() if free is None else free
     if needed > free:
         raise UserError(
-            f"{what} needs at least {gigabytes(needed)} of memory ({reckoned}), {gigabytes(free)} are "
+            f"{what} needs at least {gigabytes(needed)} of memory ({reckoned}), {gigabytes(free)} is "
             f"available; {remedy}"
         )
 

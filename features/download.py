@@ -54,7 +54,8 @@ def fetch(url: str, target: Path, digest: str, algorithm: str = "sha256") -> Non
     except Timeout:
         raise UserError(f"{target} is being downloaded by another process; wait for it") from None
     except (OSError, HTTPException) as error:  # urllib's, the socket's and the disk's
-        raise UserError(f"{url}: {getattr(error, 'reason', None) or error}") from None
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"{url}: {getattr(reason, 'strerror', None) or reason}") from None
 
 
 def _fetch_locked(url: str, part: Path, digest: str, algorithm: str, target: Path) -> None:

@@ -120,8 +120,8 @@ def train(
     selection.notes += [f"the final fit {remark}" for remark in estimator.remarks()]
     if isinstance(material.X, Blocks):
         selection.notes.append(
-            f"fitted out of core: the training images are {gigabytes(material.bytes)}, of memory "
-            f"{gigabytes(material.memory)} could be taken; their rows were read "
+            f"fitted out of core: the training images take {gigabytes(material.bytes)}, more than the "
+            f"{gigabytes(material.memory)} of memory available; their rows were read "
             f"{counted(material.passes - passes, 'time')} from the disk"
         )
     test = material.test()
@@ -223,7 +223,7 @@ def _convergence() -> Iterator[list[warnings.WarningMessage]]:
 def check_memory(head: str, estimator: BaseHead, material: TrainSplit) -> None:
     """Refuse a head that needs more memory than is available beside the train split or its blocks."""
     X, classes = material.X, len(material.embeddings.class_names)
-    what, remedy = f"the head {head}", "fewer images (limit) or narrower layers need less"
+    what, remedy = f"the head {head}", "fewer images (limit) or narrower layers would need less"
     if isinstance(X, Blocks):
         needed, reckoned = estimator.memory_in_blocks(*X.shape, classes)
         require(needed, reckoned, what, f"a larger memory= gives more; {remedy}", X.memory)

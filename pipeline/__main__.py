@@ -127,7 +127,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _interrupted(again: str) -> int:
-    print(f"\ninterrupted; finished work is kept. To go on: {again}", file=sys.stderr)
+    print(f"\ninterrupted; finished work is kept. To resume: {again}", file=sys.stderr)
     return 130
 
 
@@ -226,7 +226,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         "precision": (
             str,
             f"arithmetic of the network: {', '.join(PRECISIONS)}, or auto: the "
-            "cached one, else the faster one",
+            "cached one, else the fastest that agrees with float32",
         ),
         "mirror": (int, "1: average the vectors of each image and its mirror image, at twice the cost"),
         "store": (
@@ -250,7 +250,7 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "max_file": (
             str,
-            "bytes of vectors in one file, as 50GB or 700MB; above it a cache is a folder of HDF5 files",
+            "bytes of vectors in one file, such as 50GB or 700MB; above it a cache is a folder of HDF5 files",
         ),
         "executor": (str, f"what embeds the images: {' or '.join(EXECUTORS)}"),
         "address": (str, "host:port of a Ray cluster; default: Ray is started on this machine"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from features.cache.embeddings import slug
 from features.files import save_file
 from features.progress import say
+from features.words import counted
 from pipeline.options import Options
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def list_left_out(dataset: Dataset, options: Options) -> None:
     path = options.logs / f"unreadable-{slug(dataset.name)}-{dataset.digest()[:12]}.txt"
     save_file(path, "".join(f"{name}\n" for name in names).encode())
     some = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
-    say(f"left out, as they cannot be read: {len(names):,} pictures ({some}); all of them: {path}")
+    say(f"left out: {counted(len(names), 'unreadable picture')} ({some}); listed in {path}")
 
 
 def _note_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:
@@ -59,8 +60,8 @@ def _note_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:
     quality = median_high(picture.quality or 100 for picture in looked_at)
     if side >= 2 * size and not chosen:
         say(
-            f"note: these pictures are about {side} pixels on their short side, and {size} of it are left; "
-            "a larger IMAGE_SIZE= keeps more: four times the time for twice the size"
+            f"note: these pictures are about {side} pixels on their short side, and the network sees "
+            f"{size}; a larger IMAGE_SIZE= keeps more, at four times the time for twice the size"
         )
     elif size >= 2 * side and quality < GOOD:
         say(

@@ -54,7 +54,7 @@ def evaluate_images(options: Options) -> int:
     if not numbers.keys() & set(dataset.class_names):
         raise UserError(
             f"{dataset.name} has none of the classes that {run.folder} knows "
-            f"({', '.join(run.class_names[:8])}); name its class folders as the run's, or another RUN="
+            f"({', '.join(run.class_names[:8])}); rename its class folders to match, or name another RUN="
         )
     own = _ids_of(options, run)
     whole = dataset if dataset.limit is None else options.replace(limit=None).images()

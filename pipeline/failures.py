@@ -110,7 +110,7 @@ def memory(error: BaseException, stage: str = "") -> str | None:
         if isinstance(link, MemoryError) or type(link).__name__ == "ResourceExhaustedError":
             first = (str(link).splitlines() or [""])[0]
             what = f"the memory ran out ({first})" if first else "the memory ran out"
-            return f"{what}; {LESS.get(stage, LESS['train'])} need less"
+            return f"{what}; {LESS.get(stage, LESS['train'])} would need less"
     return None
 
 

@@ -60,7 +60,7 @@ def the_cache(options: Options) -> tuple[Embeddings, tuple[str, ...]]:
         names = "; ".join(f"{item.path.name} ({','.join(item.layers)})" for item in fitting)
         raise UserError(f"several caches fit: {names}; name PRECISION= and all LAYERS= of one of them")
     near = "; ".join(f"{path.name} ({'; '.join(phrases)})" for path, phrases in others[:4])
-    there = f"; there is: {near}" if near else ""
+    there = f"; the nearest: {near}" if near else ""
     if busy := writers(options.embeddings):
         raise UserError(f"no embeddings fit yet{there}; {'; '.join(busy)}: wait for it, then run this again")
     raise UserError(f"no embeddings fit under {options.embeddings}{there}; run: {run}")
@@ -127,7 +127,7 @@ def the_run(options: Options, remedy: str = "one of them, or a run, RUN=") -> Ru
         return run
     known = ", ".join(run.folder for run in (named or fitting)[:8])
     what = "several runs" if named else "no run"
-    raise UserError(f"RUN={options.run}: {what} of that name among those that fit; there is: {known}")
+    raise UserError(f"RUN={options.run}: {what} of that name among those that fit; expected one of {known}")
 
 
 def _agree(run: Run, options: Options) -> None:

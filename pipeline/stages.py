@@ -213,7 +213,7 @@ def export(options: Options) -> int:
     from pipeline.matching import the_run
 
     if options.to is None:
-        raise UserError("nowhere to export to: name a file, TO=head.joblib (or .keras for a Keras head)")
+        raise UserError("nowhere to export to: name a file, TO=head.joblib (of a Keras head: TO=head.keras)")
     run = load(options.runs / the_run(options).folder, with_head=True, trust=bool(options.trust))
     path = write(run, Path(options.to).expanduser())
     if path.suffix == ".joblib":

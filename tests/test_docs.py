@@ -20,6 +20,7 @@ from features.backend import tensorflow
 from features.datasets.registry import DATASETS
 from models.heads.registry import HEADS
 from pipeline.options import Options
+from tests.messages import messages
 from tests.stand_in import embed
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +185,24 @@ def test_a_variable_of_the_environment_is_not_an_option() -> None:
         env={"PATH": "/usr/bin:/bin", "HEAD": "x"},
     )
     assert "--head" not in done.stdout
+
+
+def test_messages_are_listed_with_what_they_are_and_docstrings_are_not() -> None:
+    source = '''
+def f(x):
+    """A docstring of words."""
+    say(f"note: {x} is gone; compute it again")
+    help = {"limit": "only this many" " images"}
+    if x:
+        raise UserError(f"limit={x}: expected a number" + ("; give one" if x else ""))
+    return [x, "single"]
+'''
+    assert list(messages(source)) == [
+        (4, "note", "note: {x} is gone; compute it again"),
+        (5, "text", "only this many images"),
+        (7, "error", "limit={x}: expected a number"),
+        (7, "error", "; give one"),
+    ]
 
 
 def blocks(page: str) -> list[str]:

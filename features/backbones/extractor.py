@@ -374,7 +374,7 @@ def parse_layers(
             )
         names.append(tap if grid == 1 else f"{tap}@{grid}")
     if len(set(names)) < len(names):
-        raise UserError(f"layers={','.join(names)}: a layer is named twice")
+        raise UserError(f"layers={','.join(names)}: a layer is named twice; name each once")
     return tuple(sorted(names))
 
 

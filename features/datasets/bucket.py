@@ -53,7 +53,7 @@ def bucket_url(text: str) -> str:
     """
     if not PLACE.fullmatch(text) or not text.isprintable():
         raise UserError(
-            "dataset= is a URL, but none of a bucket: expected s3://bucket/prefix or s3://bucket/list.csv, "
+            "dataset= is a URL, but not of a bucket: expected s3://bucket/prefix or s3://bucket/list.csv, "
             f"without user, key or port; keys belong in the environment ({KEYS}), another server in "
             "AWS_ENDPOINT_URL"
         )
@@ -112,7 +112,7 @@ class Bucket:
         if not is_url(path):
             return posixpath.normpath(path)
         if not PLACE.fullmatch(path):
-            raise UserError("a URL, but none of an object: expected s3://bucket/key, without user or port")
+            raise UserError("a URL, but not of an object: expected s3://bucket/key, without user or port")
         return path
 
     def where(self, path: str) -> str:

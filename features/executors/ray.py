@@ -426,7 +426,7 @@ class _WorkerPool:
         if worker.state == STARTING:
             self._failures[worker.node_id] += 1
             self._problems.append(f"the worker on {worker.node} does not start: {reason}")
-        say(f"note: the worker on {worker.node} is lost; others do its shards")
+        say(f"note: the worker on {worker.node} is lost; others take over its shards")
         self.workers.remove(worker)
         ray.kill(worker.actor)
         shards, worker.shards = list(worker.shards), {}

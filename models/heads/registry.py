@@ -256,9 +256,9 @@ def _unknown(name: str) -> str:
 
     others = [other for other, _ in all_estimators("classifier") if other not in LEFT_OUT]
     near = difflib.get_close_matches(name, [*HEADS, *others], n=1, cutoff=0.7)
-    meant = f", near {near[0]}" if near else ""
+    meant = f" (did you mean {near[0]}?)" if near else ""
     return (
-        f"unknown head {name!r}{meant}: expected one of {', '.join(HEADS)}; all, "
+        f"unknown head {name!r}{meant}: expected one of {', '.join(HEADS)}; all "
         "or vote; a classifier of scikit-learn by the name of its class, such as LogisticRegression; or "
         "module:Class"
     )

@@ -130,8 +130,8 @@ class _File:
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise UserError(
-                    f"not enough disk in {folder} for a copy of {count:,} rows: {gigabytes(needed)} needed, "
-                    f"{gigabytes(free)} free; free some, or a larger memory= needs none"
+                    f"not enough disk space in {folder} for a copy of {count:,} rows: {gigabytes(needed)} "
+                    f"needed, {gigabytes(free)} free; free some, or give a larger memory=, which needs none"
                 )
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
@@ -158,6 +158,6 @@ class _File:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write a temporary file in {self._folder}: {error.strerror}; make room there, or a "
-            "larger memory= needs none"
+            f"cannot write a temporary file in {self._folder}: {error.strerror}; make room there, or "
+            "give a larger memory=, which needs no file"
         )

@@ -77,7 +77,7 @@ class ReportContext:
             drawn = embedding_map(cache, layers, run.test_labels)
             cache.ids("train"), cache.ids("test"), cache.labels()  # verified here, used by the galleries
         except UserError as error:
-            say(f"note: {error}; the report goes without neighbours and map")
+            say(f"note: {error}; the report has no neighbours and no map")
             del self.caches[run.fingerprint]
             return
         self.neighbours[run.fingerprint] = found

@@ -122,7 +122,7 @@ class TestTheSplit:
     def test_no_room_for_it_is_told(self, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 100}))
         with pytest.raises(
-            UserError, match=r"not enough disk in .* for a copy of 100 rows.* a larger memory="
+            UserError, match=r"not enough disk space in .* for a copy of 100 rows.* a larger memory="
         ):
             sample(split(stored, MEMORY).X)
 
@@ -162,7 +162,7 @@ class TestHeadsOfMoments:
     def test_a_run_says_how_it_was_fitted(self, stored: Stored, head: str) -> None:
         whole, parts = both(stored, head)
         (remark,) = set(parts.warnings) - set(whole.warnings)
-        assert remark.startswith("fitted out of core: the training images are")
+        assert remark.startswith("fitted out of core: the training images take")
 
 
 @pytest.mark.parametrize("head", ["ridge", "lda"])

@@ -203,8 +203,8 @@ class TestUsersWords:
         [
             ("image_size=16: expected 32", "IMAGE_SIZE=16: expected 32"),
             (
-                "no room; choose another folder, or fewer layers=",
-                "no room; choose another OUT=, or fewer LAYERS=",
+                "no room; choose another folder, or give fewer layers=",
+                "no room; choose another OUT=, or give fewer LAYERS=",
             ),
             ("several (limit=5, seed=3)", "several (LIMIT=5, SEED=3)"),
             ("settings=alpha: no value", "SET=alpha: no value"),
@@ -299,7 +299,7 @@ class TestWhatIsNoDefect:
         for given in (("report",), ("train", "--head", "ridge"), ("train", "--head", "all")):
             code, _, err = trained(*given)
             assert code == 130
-            assert "interrupted; finished work is kept. To go on: make" in err
+            assert "interrupted; finished work is kept. To resume: make" in err
             assert "failed" not in err
 
     @pytest.mark.usefixtures("sigint")
@@ -318,7 +318,7 @@ class TestWhatIsNoDefect:
         for given in (("report",), ("train", "--head", "ridge"), ("train", "--head", "all")):
             code, _, err = trained(*given)
             assert code == 130
-            assert "interrupted; finished work is kept. To go on: make" in err
+            assert "interrupted; finished work is kept. To resume: make" in err
             assert "failed" not in err
         self.fail(monkeypatch, RuntimeError("a defect"))
         with pytest.raises(RuntimeError, match="a defect"):  # what was noted is of another command
@@ -332,7 +332,9 @@ class TestWhatIsNoDefect:
 
         monkeypatch.setattr("pipeline.__main__.parser", pressed)
         assert main(["train", "--head", "ridge"]) == 130
-        assert capsys.readouterr().err.endswith("To go on: .venv/bin/python -m pipeline train --head ridge\n")
+        assert capsys.readouterr().err.endswith(
+            "To resume: .venv/bin/python -m pipeline train --head ridge\n"
+        )
 
     @pytest.mark.parametrize(("error", "line"), MEMORY)
     def test_memory_that_runs_out(
@@ -342,7 +344,7 @@ class TestWhatIsNoDefect:
         code, _, err = trained("train", "--head", "ridge")
         assert code == 2
         last = err.splitlines()[-1]
-        assert last.startswith(f"error: {line}fewer images (LIMIT=) or narrower layers (LAYERS=) need less;")
+        assert last.startswith(f"error: {line}fewer images (LIMIT=) or narrower layers (LAYERS=) would need")
         assert "asked for: make train" in last
         code, _, err = trained("train", "--head", "all")
         assert code == 1

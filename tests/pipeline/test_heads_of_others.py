@@ -123,7 +123,7 @@ def test_a_learning_curve(trained: Project) -> None:
     [
         (
             ("--head", "LogisticRegresion"),
-            "'LogisticRegresion', near LogisticRegression: expected one",
+            "'LogisticRegresion' (did you mean LogisticRegression?): expected one",
         ),
         (
             ("--head", "VotingClassifier"),

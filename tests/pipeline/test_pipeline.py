@@ -176,7 +176,7 @@ class TestFaults:
         monkeypatch.setattr(extraction, "extract", interrupt)
         code, _, err = project("features")
         assert code == 130
-        assert "interrupted; finished work is kept. To go on: make features DATASET=" in err
+        assert "interrupted; finished work is kept. To resume: make features DATASET=" in err
 
     def test_changed_images_are_found_by_verify(self, project: Project) -> None:
         project("features")
@@ -219,7 +219,7 @@ class TestContentDecides:
         for path in project.images.glob("*/*/*"):
             Image.open(path).resize((90, 70)).save(path)
         _, _, err = project("features")
-        assert "note: these pictures are about 70 pixels on their short side, and 32 of it are left" in err
+        assert "note: these pictures are about 70 pixels on their short side, and the network sees 32" in err
         _, _, err = project("features", "--image-size", "33")
         assert "note:" not in err
 

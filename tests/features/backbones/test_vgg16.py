@@ -86,7 +86,7 @@ def test_custom_weights_in_a_cache_are_not_imagenet(weights_path: str) -> None:
     own = cache_dir() / "vgg16-imagenet.h5"
     own.parent.mkdir(parents=True)
     own.symlink_to(weights_path)
-    with pytest.raises(UserError, match="other content than ImageNet's VGG16"):
+    with pytest.raises(UserError, match="not ImageNet's VGG16"):
         vgg16_weights.load()
 
 

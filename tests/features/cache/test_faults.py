@@ -210,7 +210,7 @@ def test_a_disk_full_in_the_finished_file_is_told_and_resumed(stage: Stage) -> N
 def test_ctrl_c_while_hdf5_writes_is_no_crash(stage: Stage, write: int) -> None:
     code, before, err = stage.run(f"interrupt={write}")
     assert code == 130, err
-    assert "interrupted; finished work is kept. To go on: make features" in err
+    assert "interrupted; finished work is kept. To resume: make features" in err
     code, after, err = stage.run()
     assert code == 0, err
     assert not set(before) & set(after)

@@ -324,7 +324,7 @@ class TestErrors:
     def test_a_url_in_a_list_that_is_none_of_an_object(self, store: Store, capsys: Any) -> None:
         store.put("list.csv", b"path,label\ns3://user:h1dden@bucket/001.jpg,cat\n")
         line = self.told(capsys, "--dataset", f"{store.url}/list.csv")
-        assert "/list.csv, line 2: a URL, but none of an object: expected s3://bucket/key" in line
+        assert "/list.csv, line 2: a URL, but not of an object: expected s3://bucket/key" in line
         assert "h1dden" not in line
 
     def test_shards(self, store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -666,7 +666,7 @@ class TestUrls:
         for stage in ("features", "train"):
             assert main([stage, "--dataset", url, "--out", str(tmp_path), "--debug"]) == 2
             told = capsys.readouterr().err
-            assert "error: DATASET= is a URL, but none of a bucket: expected s3://bucket/prefix or" in told
+            assert "error: DATASET= is a URL, but not of a bucket: expected s3://bucket/prefix or" in told
             assert "h1dden" not in told
 
     def test_without_s3fs_the_command_that_installs_it_is_named(

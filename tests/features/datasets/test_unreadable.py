@@ -154,7 +154,7 @@ def test_from_a_pass_to_the_report(project: Project) -> None:
     code, _, err = project("features", "--skip-unreadable")
     (log,) = (project.out / "logs").glob("*.txt")
     assert code == 0
-    assert f"left out, as they cannot be read: 1 pictures (train/cat/007.jpg); all of them: {log}" in err
+    assert f"left out: 1 unreadable picture (train/cat/007.jpg); listed in {log}" in err
     assert log.read_text() == "train/cat/007.jpg\n"
     cache = Embeddings(project.cache)
     assert (cache.dataset["unreadable"], cache.rows["train"]) == (1, 39)

@@ -217,7 +217,7 @@ def test_a_node_that_is_killed_midway_costs_its_shards(stage: RayStage, nodes: N
     eventually(lambda: len(stage.kept()) >= 3)
     nodes.kill(victim)
     err = stage.ended(child)
-    assert "is lost; others do its shards" in err
+    assert "is lost; others take over its shards" in err
     stage.same_as_local()
 
 
@@ -392,7 +392,7 @@ class TestOnThisMachine:
         os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of its foreground processes
         _, err = child.communicate(timeout=60)
         assert child.returncode == 130, err
-        assert "interrupted; finished work is kept. To go on: make features" in err
+        assert "interrupted; finished work is kept. To resume: make features" in err
         assert len(stage.kept()) >= 2
         eventually(lambda: not ours(str(stage.root)), 20)
         assert not list(scratch.iterdir())

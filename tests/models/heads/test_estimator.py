@@ -275,7 +275,7 @@ class TestMemory:
     def test_what_does_not_fit_is_refused_with_the_sum(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(budget, "available", lambda: 10**9)
         with pytest.raises(
-            UserError, match=r"needs at least 22\.7 GB .*\(1\.4 x 45,000 .*\), 1\.0 GB are available; fewer"
+            UserError, match=r"needs at least 22\.7 GB .*\(1\.4 x 45,000 .*\), 1\.0 GB is available; fewer"
         ):
             budget.require(
                 *head("LabelSpreading").make(0).memory(45_000, 2816, 10), "the head", "fewer images"

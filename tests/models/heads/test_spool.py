@@ -84,5 +84,7 @@ class TestScattered:
 
     def test_no_room_is_told(self, by_class: ByClass, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 100}))
-        with pytest.raises(UserError, match=r"not enough disk in .* for a copy of 1,003 rows: 0.0 GB needed"):
+        with pytest.raises(
+            UserError, match=r"not enough disk space in .* a copy of 1,003 rows: 0.0 GB needed"
+        ):
             Scattered(by_class, self.MEMORY)

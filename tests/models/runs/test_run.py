@@ -274,7 +274,7 @@ def rewritten(folder: Path, arrays: dict[str, Any] | None = None, **said: Any) -
         ({"sweep": [{"accuracy": 0.5, "loss": 1.0, "train_accuracy": "x"}]}, "not numbers"),
         ({"history": {"loss": [1.0]}}, "history"),
         ({"history": {name: [0.5] for name in CURVES}, "kept_epoch": 2}, "kept_epoch"),
-        ({"history": {name: [0.5] * len(name) for name in CURVES}}, "several lengths"),
+        ({"history": {name: [0.5] * len(name) for name in CURVES}}, "different lengths"),
         ({"members": {"../elsewhere": 1.0}}, "members"),
         ({"members": ["a"]}, "members"),
         ({"look": 1}, "look"),

@@ -66,7 +66,7 @@ class TestLookingCloser:
         context.look_closer(run("ridge", range(100)))
         assert context == ReportContext(looks={DIGEST: 1})
         (line,) = capsys.readouterr().err.splitlines()
-        assert line == f"note: {damaged}/ids is damaged; the report goes without neighbours and map"
+        assert line == f"note: {damaged}/ids is damaged; the report has no neighbours and no map"
 
     def test_without_a_cache_nothing_is_looked_at(self) -> None:
         context = ReportContext()
