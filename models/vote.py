@@ -37,7 +37,7 @@ def vote(runs: Sequence[Run]) -> Run:
         There are fewer than two runs, or they were not validated and tested on the same images.
     """
     if len(runs) < 2:
-        raise UserError(f"a vote needs at least two runs of one embedding, came {len(runs)}; train more")
+        raise UserError(f"a vote needs at least two runs of one embedding, got {len(runs)}; train more")
     first = runs[0]
     for run in runs[1:]:
         if run.test_digest != first.test_digest or not np.array_equal(run.val_rows, first.val_rows):
