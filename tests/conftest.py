@@ -18,7 +18,8 @@ from features.backbones import vgg16 as vgg16_weights
 from features.backbones.extractor import VGG16
 from features.datasets.cifar import CIFAR10, Official
 from pipeline.__main__ import main
-from tests.stand_in import embed as stand_in_embed
+from reports.page import render
+from tests import stand_in
 
 Make = Callable[..., Path]
 
@@ -158,9 +159,17 @@ def real_project(
 
 
 @pytest.fixture
-def project(real_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a report are made, but not drawn, which takes seconds."""
+    monkeypatch.setattr(render, "_svg", stand_in.svg)
+    monkeypatch.setattr(render, "_png", stand_in.png)
+
+
+@pytest.fixture
+def project(real_project: Project, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Project:
     """With a stand-in for the network, which takes seconds to build."""
-    monkeypatch.setattr(VGG16, "embed", stand_in_embed)
+    monkeypatch.setattr(VGG16, "embed", stand_in.embed)
+    monkeypatch.setattr(vgg16_weights._VGG16, "load", stand_in.load)
     return real_project
 
 

@@ -234,6 +234,7 @@ def test_the_page_on_extending_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert known["run"].val_accuracy > 0.5, "a class is a shade of grey"  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_python_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], weights_path: str
 ) -> None:

@@ -91,6 +91,7 @@ def same(found: Any, kept: Any, at: str = "") -> None:
         assert found == kept, at
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_its_report_says_the_same(out: Path) -> None:
     assert main(["report", "--out", str(out)]) == 0
     same(json.loads((out / "report/report.json").read_text()), json.loads((KEPT / "report.json").read_text()))

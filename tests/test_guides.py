@@ -74,6 +74,7 @@ def split(variable: str) -> tuple[str, str]:
     return name, value
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("guide", ["student", "engineer"])
 def test_its_commands_run_in_this_order(
     guide: str, folder: Path, weights_path: str, monkeypatch: pytest.MonkeyPatch

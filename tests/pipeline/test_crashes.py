@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.backbones import vgg16
 from features.cache import store
 from features.cache.embeddings import Damaged, Embeddings
 from features.errors import UserError
@@ -87,7 +85,6 @@ class Crashes:
 @pytest.fixture
 def crashes(project: Project, monkeypatch: pytest.MonkeyPatch) -> Crashes:
     monkeypatch.setattr(store, "SHARDS", (20,))
-    monkeypatch.setattr(vgg16, "load", cache(vgg16.load))  # not once for each state
     return Crashes(project)
 
 

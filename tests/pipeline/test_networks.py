@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from features.backbones.registry import BACKBONES
+from features.backbones.extractor import Extractor
+from features.backbones.keras_applications import Application
+from features.backbones.registry import BACKBONES, DEFAULT
 from models.runs.collection import load_all
+from tests import stand_in
 from tests.conftest import Project
 
+EMBED = Extractor.embed
 OTHER = ["--backbone", "mobilenetv2", "--layers", "stage4,stage5"]
 
 
@@ -30,8 +36,17 @@ def other_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_the_whole_job_with_two_networks(real_project: Project, other_weights: str, tmp_path: Path) -> None:
-    project = real_project
+def test_the_whole_job_with_two_networks(
+    project: Project, other_weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default network is a stand-in, the other itself."""
+
+    def embed(self: Extractor, *given: Any) -> Any:
+        return (stand_in.embed if self.backbone.name == DEFAULT else EMBED)(self, *given)
+
+    monkeypatch.setattr(Extractor, "embed", embed)
+    load = cache(BACKBONES["mobilenetv2"].load)  # not once for each command
+    monkeypatch.setattr(Application, "load", lambda _, path: load(path))
     other = [*OTHER, "--weights", other_weights]
     assert project("train", "--head", "ridge")[0] == 2, "nothing is cached yet"
     assert project("features")[0] == 0

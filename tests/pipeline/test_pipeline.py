@@ -68,19 +68,17 @@ def test_a_second_pass_is_a_hit(project: Project) -> None:
 @pytest.mark.slow
 def test_a_hit_and_a_linear_head_and_a_report_load_no_tensorflow(project: Project) -> None:
     project("features")
-    for stage in (["features"], ["train", "--head", "logistic"], ["report"]):
-        given = (
-            [*project.common, "--weights", project.weights]
-            if stage != ["report"]
-            else ["--out", str(project.out)]
-        )
-        code = (
-            "import sys; from pipeline.__main__ import main\n"
-            f"code = main({[*stage, *given]!r})\n"
-            "sys.exit(code or (9 if {'tensorflow', 'keras'} & set(sys.modules) else 0))"
-        )
-        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        assert run.returncode == 0, (stage, run.stderr)
+    given = [*project.common, "--weights", project.weights]
+    code = (
+        "import sys; from pipeline.__main__ import main\n"
+        f"for stage in (['features', *{given}], ['train', '--head', 'logistic', *{given}],\n"
+        f"              ['report', '--out', {str(project.out)!r}]):\n"
+        "    code = main(stage)\n"
+        "    loaded = {'tensorflow', 'keras'} & set(sys.modules)\n"
+        "    if code or loaded: sys.exit(f'{stage[0]}: {code}, {loaded}')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.slow

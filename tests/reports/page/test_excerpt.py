@@ -71,6 +71,7 @@ def test_the_report_in_text_has_the_lines_of_those_and_the_averages() -> None:
     assert set(lines) <= set(every)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_and_markdown_show_the_worst_and_say_where_the_rest_is(tmp_path: Path) -> None:
     page = write(build([many(41)]), tmp_path)
     text = page.read_text()
@@ -86,6 +87,7 @@ def _confused(text: str) -> list[str]:
     return table.split('<th scope="row">')[1:]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("classes", [4, 41])
 def test_csv_files_hold_every_class_and_every_cell(classes: int, tmp_path: Path) -> None:
     report = build([many(classes)])

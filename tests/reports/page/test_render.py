@@ -50,7 +50,7 @@ SPEC = {
 def make(head: str, seed: int = 0, names: tuple[str, ...] = NASTY, test_rows: int = 60) -> Run:
     fake = Fake(*blobs(rows=160 + test_rows), train=160)
     fake.class_names, fake.spec = names, SPEC  # type: ignore[misc]
-    run = train(fake, head, seed)
+    run = train(fake, head, seed, {"epochs": 12} if head == "dense" else None)
     run.command = f"make train HEAD={head}"
     return run
 
@@ -97,6 +97,7 @@ def test_class_names_stay_text(folder: Path) -> None:
     assert "```" not in outside_code
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("form", "named"), [("csv", "=cmd()"), ("spreadsheet", "'=cmd()")])
 def test_the_csv_holds_the_data_and_is_kept_from_running_only_when_asked(
     report: Report, tmp_path: Path, form: str, named: str
@@ -171,6 +172,7 @@ def test_entries_are_best_first_and_the_answer_names_the_first(report: Report) -
     assert group.looks == 7
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_looks_may_be_missing_page_and_markdown_say_so(tmp_path: Path) -> None:
     text = "looks.jsonl is damaged or was changed at line 3"
     context = ReportContext(looks={small_group.DIGEST: 7}, looks_doubt=text)
@@ -192,6 +194,7 @@ def test_what_cannot_be_told_apart_is_said(runs: list[Run]) -> None:
     assert "On this test set it is not distinguishable from ridge." in group.answer
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_over_and_underfitting_is_told_of_the_best_head_that_was_fitted(tmp_path: Path) -> None:
     """A vote leads the table, but was not fitted: the line names the head behind it."""
     ridge = small_group.run("ridge", range(80))
@@ -233,6 +236,7 @@ def test_every_configuration_has_its_figures(folder: Path, runs: list[Run]) -> N
     assert linked <= figures
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_reports_are_not_written_into_one_folder_at_a_time(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +418,7 @@ class TestOnOtherImages:
         assert "On other images" not in (folder / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_every_row_says_is_above_the_table(tmp_path: Path) -> None:
     ridge, lda = small_group.run("ridge", range(150)), small_group.run("lda", range(120))
     page = write(build([ridge, lda]), tmp_path / "one").read_text()
@@ -436,6 +441,7 @@ def test_what_every_row_says_is_above_the_table(tmp_path: Path) -> None:
     assert not re.search(r">Seed</th>", page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_balanced_accuracy_has_a_column_where_it_is_not_accuracy(tmp_path: Path) -> None:
     for name, labels, column in (
         ("equal", small_group.LABELS, False),
@@ -483,6 +489,7 @@ def test_figures_on_the_page_take_its_colours_and_have_no_ground(folder: Path) -
     assert 'style="fill: #ffffff"' in (folder / "figures" / "comparison-0.svg").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_of_anything_is_singular(tmp_path: Path) -> None:
     page = write(build([small_group.run("ridge", range(150)), small_group.run("lda", range(120))]), tmp_path)
     text = Page(page.read_text()).text
@@ -490,6 +497,7 @@ def test_one_of_anything_is_singular(tmp_path: Path) -> None:
     assert not re.search(r"\b1 (comparisons|images|runs|classes|times|values|scores)\b", text)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_markdown_tables_have_as_many_cells_as_columns(folder: Path, tmp_path: Path) -> None:
     ridge = small_group.run("ridge", range(150))
     found = small_group.evaluated(ridge)
