@@ -106,7 +106,7 @@ export: setup ## a trained head for scikit-learn or Keras: TO=head.joblib
 # A thread for each test process, as every core has a process already.
 ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 test: $(BIN)/.ready-dev ## the tests: no network, no data
-	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto
+	@$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 messages: setup ## every message of the product, to be read as one text
 	@$(BIN)/python tests/messages.py

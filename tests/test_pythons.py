@@ -84,7 +84,7 @@ def test_one_on_the_path_or_in_pyenv_is_tested_and_installed_once(home: Path, pl
         "pip install" in calls
         and "-rrequirements.txt -rrequirements-dev.txt -rrequirements-parquet.txt" in calls
     )
-    assert calls.splitlines()[-1] == "-m pytest --numprocesses auto -m not slow"
+    assert calls.splitlines()[-1] == "-m pytest --numprocesses auto --dist worksteal -m not slow"
     _, calls = run(home)
     assert "pip install" not in calls and "pytest" in calls
     os.utime(home / "requirements-dev.txt")
