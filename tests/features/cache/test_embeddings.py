@@ -102,6 +102,25 @@ def test_chunks_without_a_wanted_row_are_not_read(
     monkeypatch.setattr(Part, "_block", noting)
     embeddings.take("train", ["block3"], np.array([1, 2, 5, 40, 41, 88]))
     assert read == [(1, 6), (40, 42), (88, 89)]
+    read.clear()
+    embeddings.take("train", ["block5"], np.array([1, 9]))
+    assert read == [(1, 2), (9, 10)], "not even a single one between two"
+
+
+def test_no_more_is_read_at_a_time_than_a_block(
+    embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings.prove("train", LAYERS)
+    read: list[tuple[int, int]] = []
+    block = Part._block
+
+    def noting(self: Part, item: Any, name: str, start: int, stop: int) -> Any:
+        read.append((start, stop))
+        return block(self, item, name, start, stop)
+
+    monkeypatch.setattr(Part, "_block", noting)
+    embeddings.take("train", ["block3"], slice(3, 21))
+    assert read == [(3, 8), (8, 16), (16, 21)]
 
 
 class TestProof:

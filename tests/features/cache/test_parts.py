@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,20 @@ class TestDamage:
             with pytest.raises(Damaged, match=r"does not begin with row \d+ of (train|test);"):
                 Embeddings(parts.path)
 
+    @pytest.mark.parametrize("name", ["test/labels", "train/ids"])
+    def test_parts_that_together_are_not_the_split_are_damage(self, parts: Embeddings, name: str) -> None:
+        said, files = open_parts(parts.path)
+        header = {name: said[name] for name in HEADER}
+        index.write(parts.path, header, {**said["digests"], name: "0" * 64}, files)
+        with pytest.raises(Damaged, match=rf"{parts.path.name} is damaged in {name}; compute it again"):
+            Embeddings(parts.path)._whole(name)
+
+    def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(self, parts: Embeddings) -> None:
+        (parts.path / "index.json").unlink()
+        os.mkfifo(parts.path / "index.json")
+        with pytest.raises(UserError, match=r"index\.json is not a regular file; move it away"):
+            Embeddings(parts.path)
+
     def test_a_cache_is_not_finished_before_its_last_shard(self, make: Make) -> None:
         store = make()
         with store.lock(), store.assembly() as assembly:
@@ -380,6 +395,17 @@ def test_one_part_lies_on_the_disk_twice_and_no_more(
 
 
 class TestDisk:
+    def test_where_every_part_is_finished_a_margin_is_enough(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = make()
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _: type("Usage", (), {"free": store_module.DISK_MARGIN})()
+        )
+        with store.lock(), store.assembly() as assembly:
+            add(store, assembly)
+            store.check_disk(store.missing())
+
     def test_so_much_is_asked_for(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = type("Usage", (), {"free": 0})()
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

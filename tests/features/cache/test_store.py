@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -17,11 +19,14 @@ import numpy as np
 import pytest
 
 from features.backbones.extractor import VGG16
+from features.cache import part
 from features.cache import store as store_module
 from features.cache.catalogue import find
-from features.cache.embeddings import Damaged, Embeddings
+from features.cache.embeddings import Damaged, Embeddings, slug
 from features.cache.lock import set_aside
-from features.cache.store import EmbeddingStore, fingerprint
+from features.cache.part import canonical
+from features.cache.shards import in_words
+from features.cache.store import DISK_MARGIN, EmbeddingStore, fingerprint
 from features.datasets.base import SPLITS
 from features.datasets.folder import Folder
 from features.errors import UserError
@@ -72,7 +77,14 @@ def test_what_went_in_comes_out(store: EmbeddingStore, dataset: Folder) -> None:
             assert np.array_equal(embeddings.matrix(split, layers), wide)
     assert embeddings.class_names == dataset.class_names
     assert embeddings.spec == SPEC
-    assert embeddings.dataset["digest"] == dataset.digest()
+    assert embeddings.dataset == {
+        "name": dataset.name,
+        "source": dataset.source,
+        "digest": dataset.digest(),
+        "note": dataset.note,
+        "limit": None,
+    }
+    assert embeddings.provenance == {"weights_source": "test"}
     assert all(problem is None for _, problem in embeddings.problems())
 
 
@@ -198,12 +210,22 @@ def test_a_shard_of_another_spec_is_done_again(filled: tuple[EmbeddingStore, Pat
     assert other.missing() == other.shards
 
 
-def test_shards_of_larger_images_hold_fewer(dataset: Folder, tmp_path: Path) -> None:
-    rows = {
-        size: next(size_ for size_ in store_module.SHARDS if size_ * 3 * size**2 <= store_module.SHARD_BYTES)
-        for size in (32, 128, 224, 512, 1024)
-    }
-    assert rows == {32: 1000, 128: 1000, 224: 250, 512: 50, 1024: 10}
+@pytest.mark.parametrize(
+    ("image_size", "rows"),
+    [
+        *[(32, 1000), (149, 1000), (150, 500), (224, 250), (300, 125), (512, 50), (800, 25), (1024, 10)],
+        *[(2048, 5), (4096, 5)],  # five even where they are larger than a shard's images should be
+    ],
+)
+def test_shards_of_larger_images_hold_fewer(image_size: int, rows: int, tmp_path: Path) -> None:
+    dataset: Any = SimpleNamespace(
+        name="many", limit=None, digest=lambda: "d", labels=lambda split: np.zeros(1500)
+    )
+    store = EmbeddingStore(tmp_path, dataset, SPEC | {"image_size": image_size}, WIDTHS)
+    assert store.shards[0].rows == rows
+
+
+def test_the_last_shard_of_a_split_holds_the_rest(dataset: Folder, tmp_path: Path) -> None:
     large = EmbeddingStore(tmp_path, dataset, SPEC | {"image_size": 1024}, WIDTHS)
     assert [shard.stop - shard.start for shard in large.shards] == [10, 10, 10, 6, 10, 5]
 
@@ -300,6 +322,35 @@ def test_one_layer_costs_one_layer(store: EmbeddingStore, dataset: Folder) -> No
         embeddings.matrix("train", ["block3", "block5"])
 
 
+def test_a_file_that_went_after_it_was_opened_is_told(store: EmbeddingStore, dataset: Folder) -> None:
+    embeddings = fill(store, dataset)
+    store.path.unlink()
+    with pytest.raises(UserError, match=r"\.h5 is gone; compute it again$"):
+        embeddings.labels()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied"), "may not be read: permission denied"),
+        (OSError(11, "no lock"), r"cannot be read now \(Resource temporarily unavailable\)"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_no_damage(
+    store: EmbeddingStore, dataset: Folder, monkeypatch: pytest.MonkeyPatch, error: OSError, told: str
+) -> None:
+    """What is called damaged is set aside and computed again."""
+    fill(store, dataset)
+
+    def refused(path: Path) -> Any:
+        raise error
+
+    monkeypatch.setattr(part, "open_hdf5", refused)
+    with pytest.raises(UserError, match=told) as raised:
+        Embeddings(store.path)
+    assert not isinstance(raised.value, Damaged)
+
+
 def test_set_aside_loses_nothing(tmp_path: Path) -> None:
     for number in (1, 2):
         path = tmp_path / "a.h5"
@@ -308,7 +359,40 @@ def test_set_aside_loses_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5.damaged-1").read_text() == "1"
 
 
+class TestName:
+    def test_it_says_what_the_vectors_are_of(self, dataset: Folder, tmp_path: Path) -> None:
+        for other, said in (
+            ({}, "32px-imagenet-float32"),
+            ({"backbone": "resnet50"}, "resnet50-32px-imagenet-float32"),
+            ({"image_size": 64, "preprocess": "unit", "mirror": True}, "64px-unit-float32-mirror"),
+            ({"precision": "bfloat16", "store": "float16"}, "32px-imagenet-bfloat16-stored-float16"),
+        ):
+            store = EmbeddingStore(tmp_path, dataset, SPEC | other, WIDTHS)
+            assert store.path == tmp_path / f"{dataset.name}-{said}-{store.fingerprint[:12]}.h5"
+
+    @pytest.mark.parametrize(
+        ("name", "safe"),
+        [
+            ("cats-and_dogs.v2", "cats-and_dogs.v2"),
+            ("Käfer & Bienen/2", "Käfer_Bienen_2"),
+            ("..hidden", "hidden"),
+            ("Xavier", "Xavier"),
+            ("///", "_"),
+            ("...", "dataset"),
+            ("", "dataset"),
+            ("a" * 100, "a" * 80),
+            ("a" * 79 + "ä", "a" * 79),  # 81 bytes, of which the last two are one letter
+        ],
+    )
+    def test_any_name_of_a_dataset_is_part_of_a_files_name(self, name: str, safe: str) -> None:
+        assert slug(name) == safe
+
+
 class TestFingerprint:
+    def test_it_is_of_json_with_one_spelling(self) -> None:
+        one, other = {"b": [1, None], "a": "Käfer"}, {"a": "Käfer", "b": (1, None)}
+        assert canonical(one) == canonical(other) == '{"a":"Käfer","b":[1,null]}'
+
     @pytest.mark.parametrize("field", sorted(SPEC))
     def test_every_field_of_the_spec_counts(self, field: str) -> None:
         changed = {**SPEC, field: "something else"}
@@ -396,6 +480,25 @@ class TestDisk:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         with store.lock(), pytest.raises(UserError, match=r"not enough disk .* 67 MB needed"):
             store.check_disk(store.missing())
+
+    @pytest.mark.parametrize("done", [0, 3, 6])
+    def test_what_is_missing_the_finished_file_and_a_margin_are_enough(
+        self, store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, done: int
+    ) -> None:
+        row = 4 * sum(WIDTHS.values())
+        todo = store.shards[done:]
+        needed = (sum(shard.rows for shard in todo) + 36 + 15) * row + DISK_MARGIN
+        for free, refused in ((needed, nullcontext()), (needed - 1, pytest.raises(UserError))):
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+            with refused:
+                store.check_disk(todo)
+
+    def test_an_error_that_is_not_the_operating_systems_is_not_called_one(self, tmp_path: Path) -> None:
+        told = r"^cannot write .*x: No space left; what is finished is kept"
+        with pytest.raises(UserError, match=told), in_words(tmp_path / "x"):
+            raise OSError(28, "No space left")
+        with pytest.raises(OSError, match="a defect"), in_words(tmp_path / "x"):
+            raise OSError("a defect")
 
     def test_a_full_disk_is_told_and_keeps_the_finished_shards(
         self, store: EmbeddingStore, dataset: Folder, monkeypatch: pytest.MonkeyPatch
