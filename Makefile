@@ -12,9 +12,9 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 WORDS := $(subst \$(SPACE),_,$(MAKEOVERRIDES))
 GIVEN := $(foreach word,$(WORDS),$(if $(findstring =,$(word)),$(firstword $(subst =, ,$(word)))))
-UNKNOWN := $(filter-out $(VARIABLES) PYTHON LOCKED PEERS PAGE,$(GIVEN))
+UNKNOWN := $(filter-out $(VARIABLES) PYTHON LOCKED PEERS PAGE MODULE,$(GIVEN))
 ifneq ($(UNKNOWN),)
-$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES) PYTHON LOCKED PEERS PAGE; see: make help)
+$(error unknown variable $(UNKNOWN): expected one of $(VARIABLES) PYTHON LOCKED PEERS PAGE MODULE; see: make help)
 endif
 
 # Each variable given on the command line becomes an option: IMAGE_SIZE=64 is --image-size=64. The
@@ -31,7 +31,7 @@ OPTIONS = $(call said,$(VARIABLES))
 
 PIPELINE := $(BIN)/python -m pipeline
 
-.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes fuzz bench messages lint lock sbom clean
+.PHONY: help setup features train ladder curve report verify predict evaluate export demo baseline test kernels pythons ray s3 browser torture crashes fuzz mutants bench messages lint lock sbom clean
 .DEFAULT_GOAL := help
 
 ##@ Start here
@@ -133,6 +133,11 @@ crashes: $(BIN)/.ready-dev ## each state that a power cut may leave, opened agai
 
 fuzz: .venv-fuzz/.ready ## any bytes and any words at every boundary
 	@$(ONE_THREAD) .venv-fuzz/bin/python -m pytest tests/fuzz.py -rP
+
+MUTATED = $(if $(call GIVES,MODULE),$(MODULE))
+mutants: $(BIN)/.ready-dev ## small changes to MODULE= that no test notices
+	$(call only,MODULE)
+	@$(ONE_THREAD) $(BIN)/python tests/mutants.py "$(MUTATED)"
 
 ray: .venv-ray/.ready ## stage one on a real Ray of several nodes
 	@$(ONE_THREAD) .venv-ray/bin/python -m pytest tests/features/executors/test_ray.py
