@@ -99,7 +99,6 @@ def train(
     ({'alpha': 10.0}, (355, 10))
     """
     entry, embeddings = known_head(head, settings, grid), material.embeddings
-    seed = seed if entry.random else 0
     check_memory(head, entry.make_for(seed, len(material.X)), material)
     started, passes = time.perf_counter(), material.passes
     with _convergence() as stopped:

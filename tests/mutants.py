@@ -36,13 +36,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SAMPLE = 200
 SECONDS = 60  # of processor time, for a mutant that loops; more than the tests of any module take
+SELECTION = [f"tests/models/test_{name}.py" for name in ("selection", "trainsplit")]
 WITHOUT_KERAS = "not dense and not baseline and not neural and not seed_and_head and not test_images"
 CACHE = [f"tests/features/cache/test_{name}.py" for name in ("store", "embeddings", "stored", "parts")]
 MODULES = {  # the files of each, and pytest's arguments for the quick tests that specify it
     "paired": (["reports/statistics/paired.py"], ["tests/reports/statistics/test_paired.py"]),
     "metrics": (["reports/statistics/metrics.py"], ["tests/reports/statistics/test_metrics.py"]),
     "identity": (["models/runs/identity.py"], ["tests/models/runs/test_identity.py"]),
-    "selection": (["models/selection.py"], ["tests/models/test_selection.py", "-k", WITHOUT_KERAS]),
+    "selection": (["models/selection.py"], [*SELECTION, "-k", f"{WITHOUT_KERAS} and not Steps"]),
     "embeddings": (["features/cache/embeddings.py"], [*CACHE, "-m", "not slow"]),
     "store": (
         [f"features/cache/{name}.py" for name in ("store", "shards", "part", "index")],
