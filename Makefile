@@ -132,7 +132,7 @@ crashes: $(BIN)/.ready-dev ## each state that a power cut may leave, opened agai
 	@HEADROOM_CRASHES=all $(ONE_THREAD) $(BIN)/python -m pytest tests/pipeline/test_crashes.py --numprocesses auto -rP
 
 fuzz: .venv-fuzz/.ready ## any bytes and any words at every boundary
-	@$(ONE_THREAD) .venv-fuzz/bin/python -m pytest tests/fuzz.py -rP
+	@$(ONE_THREAD) .venv-fuzz/bin/python -m pytest $(if $(filter atheris,$(HEADROOM_ENGINE)),-p tests.guided) tests/fuzz.py -s
 
 MUTATED = $(if $(call GIVES,MODULE),$(MODULE))
 mutants: $(BIN)/.ready-dev ## small changes to MODULE= that no test notices

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import tarfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -235,7 +235,13 @@ def find_archive(
 def read_archive(
     path: Path, official: Official = CIFAR10
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
-    """Pixels ``(n, 32, 32, 3)`` uint8 and class numbers ``(n,)`` int64 of each split, in archive order."""
+    """Pixels ``(n, 32, 32, 3)`` uint8 and class numbers ``(n,)`` int64 of each split, in archive order.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, lacks a batch, or holds something else.
+    """
     batches: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
     wanted = {name for names in official.batches.values() for name in names}
     try:
@@ -245,7 +251,9 @@ def read_archive(
                 content = archive.extractfile(member) if name in wanted else None
                 if content is not None and member.size <= official.max_member:
                     batches[name] = _read_batch(content.read(), official)
-    except (tarfile.TarError, EOFError, zlib.error, OSError, pickle.UnpicklingError) as error:
+    except (MemoryError, UserError):  # the machine's; not the archive's
+        raise
+    except Exception as error:  # a damaged batch makes pickle and NumPy raise anything
         raise UserError(f"{path} cannot be read as the {official.title} archive: {error}") from None
     missing = sorted(wanted - set(batches))
     if missing:
@@ -257,6 +265,9 @@ def read_archive(
 
 
 def _read_batch(content: bytes, official: Official) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    for operation, argument, _ in pickletools.genops(content):  # each names no more bytes than there are
+        if operation.proto > 2 or ("PUT" in operation.name and argument > len(content)):
+            raise pickle.UnpicklingError(f"{operation.name} {argument}, which no batch needs")
     batch = _DataOnly(io.BytesIO(content), encoding="bytes").load()
     labels = np.asarray(batch[official.label_key], dtype=np.int64)
     if labels.min() < 0 or labels.max() >= len(official.class_names):

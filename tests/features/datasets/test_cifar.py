@@ -86,6 +86,28 @@ def test_a_pickle_that_would_run_code_is_refused(make_archive: Make, tmp_path: P
     assert not target.exists()
 
 
+WHOLE = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}, protocol=2)
+DAMAGED = {
+    "a protocol that is none": (b"\x80\x80" + WHOLE[2:], "unsupported pickle protocol: 128"),
+    "no dictionary": (pickle.dumps([1], protocol=2), "list indices"),
+    "no labels": (pickle.dumps({b"data": WHOLE}, protocol=2), "labels"),
+    "labels that are none": (pickle.dumps({b"labels": "ab"}, protocol=2), "invalid literal"),
+    "pixels of another shape": (WHOLE.replace(b"M\x00\x0c", b"M\x00\x0d"), "cannot reshape"),
+    "pixels that are none": (pickle.dumps({b"data": 3, b"labels": [1]}, protocol=2), "array"),
+    "the 2^31st of two objects": (b"\x80\x02]r\xff\xff\xff\x7f.", "LONG_BINPUT 2147483647, which no batch"),
+    "a text of 2^40 bytes": (b"\x80\x02\x8d\0\0\0\0\0\1\0\0.", "in a unicodestring8, but only"),
+    "a block of 2^40 bytes": (b"\x80\x04\x95\0\0\0\0\0\1\0\0.", "FRAME 1099511627776, which no batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_batch_is_refused_and_takes_no_memory(make_archive: Make, damage: str) -> None:
+    """As somebody could bring in with a digest of his own; the memory that is named would be taken first."""
+    content, reason = DAMAGED[damage]
+    with pytest.raises(UserError, match=f"cannot be read as the CIFAR-10 archive: .*({reason})"):
+        read_archive(make_archive(poison=content))
+
+
 def test_labels_out_of_range_are_refused(make_archive: Make) -> None:
     batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}
     with pytest.raises(UserError, match="labels run from 10 to 10"):
