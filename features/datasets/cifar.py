@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from features.datasets.base import Dataset
 from features.datasets.images import array_squares
+from features.datasets.tars import members
 from features.download import cache_dir, fetch, keras_dir
 from features.errors import UserError
 from features.files import file_digest, given_file, open_regular
@@ -245,8 +245,8 @@ def read_archive(
     batches: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}
     wanted = {name for names in official.batches.values() for name in names}
     try:
-        with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:gz") as archive:
-            for member in archive:
+        with open_regular(path) as stream:
+            for archive, member in members(stream, "r:gz"):
                 name = member.name.rpartition("/")[2]
                 content = archive.extractfile(member) if name in wanted else None
                 if content is not None and member.size <= official.max_member:

@@ -16,6 +16,7 @@ from features.datasets.filedigests import FileDigests
 from features.datasets.images import SUFFIXES
 from features.datasets.packed import Packed, Reader, Shard
 from features.datasets.storage import Disk
+from features.datasets.tars import members
 from features.errors import UserError
 from features.files import open_regular
 from features.words import is_utf8
@@ -69,10 +70,9 @@ def _index(path: Path) -> str:
     labels: dict[str, str] = {}
     other = 0
     try:
-        with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_regular(path) as stream:
             end = os.fstat(stream.fileno()).st_size
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # or all would stay in memory
+            for _, member in members(stream, "r:"):
                 if member.isdir():
                     continue
                 folder, slash, base = member.name.rpartition("/")
@@ -93,10 +93,7 @@ def _index(path: Path) -> str:
                         labels[key] = label
                 else:
                     other += 1
-            stream.seek(archive.offset)  # tarfile treats a damaged header as the end
-            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError(f"bad header at byte {archive.offset:,}")
-    except (tarfile.TarError, EOFError) as error:
+    except tarfile.TarError as error:
         raise UserError(
             f"{path}: expected a whole tar file, not compressed; got: {error}; fetch it again"
         ) from None
