@@ -266,7 +266,7 @@ def read_archive(
 
 def _read_batch(content: bytes, official: Official) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     for operation, argument, _ in pickletools.genops(content):  # each names no more bytes than there are
-        if operation.proto > 2 or ("PUT" in operation.name and argument > len(content)):
+        if operation.proto > 2 or ("PUT" in operation.name and (argument or 0) > len(content)):
             raise pickle.UnpicklingError(f"{operation.name} {argument}, which no batch needs")
     batch = _DataOnly(io.BytesIO(content), encoding="bytes").load()
     labels = np.asarray(batch[official.label_key], dtype=np.int64)
