@@ -1,4 +1,4 @@
-# Headroom's front door. `make` prints the help below; every target is a thin call of
+# `make` prints the help below; every target is a thin call of
 # `python -m pipeline`, which decides what is stale.
 
 PYTHON ?= python3
@@ -49,7 +49,7 @@ help: ## print this help
 # LOCKED=1 installs files that requirements.lock has the SHA-256 of, and no others; those of the tests too.
 LOCK := $(if $(call GIVES,LOCKED),$(LOCKED))
 $(if $(filter-out 0 1,$(LOCK)),$(error LOCKED=$(LOCK): expected 0 or 1))
-setup: $(BIN)/$(if $(filter 1,$(LOCK)),.locked,.ready) ## pinned packages into .venv (LOCKED=1: proved by their hashes)
+setup: $(BIN)/$(if $(filter 1,$(LOCK)),.locked,.ready) ## pinned packages into .venv (LOCKED=1: verified by their hashes)
 
 # The chains fix some variables; the others pass through.
 DEMO_OUT = $(if $(call GIVES,OUT),"$$OUT",out/demo)
@@ -119,10 +119,10 @@ lint: $(BIN)/.ready-dev ## ruff and mypy
 kernels: $(BIN)/.ready-dev ## the numerical tests under each OpenBLAS kernel
 	@$(BIN)/python -m pytest tests/kernels.py --numprocesses auto
 
-pythons: $(BIN)/.ready ## the fast tests under each other Python that is there
+pythons: $(BIN)/.ready ## the fast tests under each other Python that is installed
 	@$(ONE_THREAD) .ci/pythons
 
-browser: $(BIN)/.ready-dev ## the report page in Chromium (PAGE=: one that is there)
+browser: $(BIN)/.ready-dev ## the report page in Chromium (PAGE=: an existing one)
 	@HEADROOM_PAGE=$(PAGE) $(BIN)/python -m pytest tests/browser.py
 
 torture: $(BIN)/.ready-dev ## minutes of SIGKILL at random moments
@@ -190,7 +190,8 @@ $(BIN)/.ready-dev: $(BIN)/.ready requirements-dev.txt requirements-parquet.txt
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lock.txt
 	@touch $@
 
-# With the packages of .venv, by a path file, and others besides: so .venv stays without them.
+# An environment that sees the packages of .venv (by a .pth file) and has further ones, so that .venv
+# stays without them.
 SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 define BESIDE_VENV
 	@$(BIN)/python -m venv $(@D)

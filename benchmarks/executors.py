@@ -170,7 +170,7 @@ def assembled(count: int) -> None:
             seconds, processor = time.perf_counter() - proved, time.process_time() - processor
             number, size = len(store.shards), store.path.stat().st_size
     print(f"{count:,} images, {number} shards, {size / 1e6:,.0f} MB")
-    print(f"shards proved: {proved - begun:.1f} s, {size / 1e6 / (proved - begun):,.0f} MB/s")
+    print(f"shards verified: {proved - begun:.1f} s, {size / 1e6 / (proved - begun):,.0f} MB/s")
     print(f"assembled, synced, read back: {seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s")
     print(f"processor for both: {1e3 * processor / number:.0f} ms a shard")
 

@@ -6,12 +6,12 @@
     .venv/bin/python benchmarks/out_of_core.py --embeddings FILE.h5 --memory 2GB --no-whole \\
         --heads prior,centroid,ridge,lda,logistic,dense
 
-``--make`` writes a cache of so many rows of so many numbers, class by class as a folder lies: ten classes
-that overlap. Without it each head is trained as ``make train`` does it, in a process of its own: in memory
-(unless ``--no-whole``), and with each ``--memory`` that is meant for it. Accuracies are on validation. The
-peak is resident memory above what the process had after its imports and a small fit. CPU seconds are of all
-threads: other work on the machine lengthens them least. Before the heads come the rates at which this machine
-reads the cache's file, and the embeddings from it. Prints a table in Markdown.
+``--make`` writes a synthetic cache of ROWS x WIDTH values in ten overlapping classes, sorted by class as in a
+folder. Otherwise each head is trained as by ``make train``, in its own process: in memory (unless
+``--no-whole``), and with each ``--memory`` given for it. Accuracies are on validation. Peak memory is beyond
+that after imports and a small fit. CPU seconds are summed over threads, and depend less than elapsed time on
+other work on the machine. First prints the rates at which the cache's file and its embeddings are read, then
+a table in Markdown.
 """
 
 from __future__ import annotations

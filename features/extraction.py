@@ -230,5 +230,5 @@ def _hit(root: Path, extractor: Extractor, dataset: Dataset, report: bool = Fals
     fitting, others = find(root, asked)
     if report and others and not fitting:
         path, phrases = others[0]
-        say(f"not cached yet; the nearest is {path.name} ({'; '.join(phrases)})")
+        say(f"not cached yet; the closest is {path.name} ({'; '.join(phrases)})")
     return exact(fitting, extractor.layers)[0] if fitting else None

@@ -1,1 +1,1 @@
-"""The front door: the command line and the stages it calls."""
+"""The command line and the stages it calls."""

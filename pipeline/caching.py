@@ -60,8 +60,8 @@ def _note_what_is_lost(dataset: Dataset, size: int, chosen: bool) -> None:
     quality = median_high(picture.quality or 100 for picture in looked_at)
     if side >= 2 * size and not chosen:
         say(
-            f"note: these pictures are about {side} pixels on their short side, and the network sees "
-            f"{size}; a larger IMAGE_SIZE= keeps more, at four times the time for twice the size"
+            f"note: these pictures are about {side} pixels on their short side, reduced to {size}; "
+            "a larger IMAGE_SIZE= keeps more: four times the time for twice the size"
         )
     elif size >= 2 * side and quality < GOOD:
         say(

@@ -86,7 +86,7 @@ class Entry:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What is averaged over seeds, beside accuracy; calibration is that after temperature scaling."""
+        """Metrics averaged over seeds besides accuracy; ECE and log loss are after temperature scaling."""
         return {
             "balanced_accuracy": self.balanced_accuracy["value"],
             "macro_f1": self.macro_f1["value"],

@@ -1,1 +1,1 @@
-"""Embeddings on disk: written whole, proved when read."""
+"""The cache of embeddings on disk, in HDF5: atomic writes, checksums verified on reading."""

@@ -1,1 +1,1 @@
-"""Images and labels in, by whatever way they come: folders, archives, lists."""
+"""Datasets of labelled images: from folders, archives, lists, buckets and arrays."""

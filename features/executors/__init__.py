@@ -1,1 +1,1 @@
-"""Who runs the loop of stage one."""
+"""Executors: what runs the extraction, in this process or distributed over several."""

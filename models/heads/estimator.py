@@ -180,7 +180,7 @@ class EstimatorHead(BaseHead):
         return int(sum(size for size, _ in parts)), " + ".join(words for size, words in parts if size)
 
     def memory_in_blocks(self, rows: int, width: int, classes: int) -> tuple[int, str]:
-        """With ``partial_fit``: bytes of coefficients and their gradient; otherwise of all rows."""
+        """With ``partial_fit``: bytes of coefficients and a copy; otherwise of all rows."""
         if not hasattr(self.estimator, "partial_fit"):
             return super().memory_in_blocks(rows, width, classes)
         return 16 * width * classes, f"16 x {width:,} values x {classes:,} classes"

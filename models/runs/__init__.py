@@ -1,1 +1,1 @@
-"""What was trained on what, kept as data."""
+"""Runs: a fitted head with its configuration and its predictions, stored as data."""

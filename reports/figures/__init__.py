@@ -1,1 +1,1 @@
-"""Figures that are drawn, never written."""
+"""Figures, drawn with matplotlib."""

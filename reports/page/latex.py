@@ -1,4 +1,4 @@
-"""A table for a paper: one row a configuration, and text from data as LaTeX prints it."""
+"""The LaTeX table for a paper: its rows, one per configuration, and the escaping of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "`": r"\textasciigrave{}",
-    "<": r"\textless{}",  # this, | and > are other glyphs in LaTeX's default font encoding
+    "<": r"\textless{}",  # <, > and | are other glyphs in LaTeX's default font encoding
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\char34{}",  # a shorthand in several languages of babel
@@ -29,10 +29,14 @@ class Row:
 
     Attributes
     ----------
-    head : its name; with what tells it from others of its head on the same embedding.
-    embedding : what of its embedding is not the same in every row.
-    entry : of the lowest seed.
-    seeds : their mean and spread; None where there is one seed.
+    head : str
+        Name of the head, with its distinguishing settings if other rows have the same head and embedding.
+    embedding : str
+        The properties of the embedding that are not the same in every row.
+    entry : Entry
+        The run with the lowest seed.
+    seeds : Seeds or None
+        Mean and standard deviation over seeds; None with a single seed.
     """
 
     head: str
@@ -55,11 +59,11 @@ def rows(group: Group) -> list[Row]:
 
 
 def latex(text: object) -> str:
-    """Text from data, so that LaTeX prints it as it is: special characters escaped, ligatures broken."""
+    """Text that LaTeX prints unchanged: special characters are escaped, ligatures broken."""
     escaped = re.sub(r'[\\~^`<>|"&%$#_{}]', lambda found: SPECIAL[found[0]], comment(text))
     return re.sub(r"([-',])(?=\1)", r"\1{}", escaped)
 
 
 def comment(text: object) -> str:
-    """Text on a single line, as a comment needs it: nothing in it ends the line."""
+    """Text on a single line, for a comment: line ends and control characters become spaces."""
     return " ".join("".join(each if each.isprintable() else " " for each in str(text)).split())

@@ -20,9 +20,9 @@ NETWORK, SIZE = 0, 2  # positions in the result of _traits
 
 @dataclass(frozen=True)
 class Seeds:
-    """Runs that differ in their seed alone: mean, standard deviation and 95% t interval of accuracy.
+    """A configuration with several seeds: mean accuracy, standard deviation, 95% t interval of the mean.
 
-    ``metrics`` has ``mean`` and ``deviation`` of others by name, such as ``macro_f1``.
+    ``metrics`` has ``mean`` and ``deviation`` of further metrics by name, such as ``macro_f1``.
     """
 
     name: str
@@ -75,11 +75,12 @@ def first_seeds(runs: Sequence[Run]) -> list[Run]:
 def seeds_of(
     runs: Sequence[Run], names: Mapping[str, str], metrics: Mapping[str, Mapping[str, float]]
 ) -> list[Seeds]:
-    """The configurations that have several seeds, highest mean accuracy first.
+    """The configurations with several seeds, highest mean accuracy first.
 
     Parameters
     ----------
-    names, metrics : of each run, by its id.
+    names, metrics : mappings
+        The name and the metrics of each run, by its id.
     """
     from scipy.stats import t
 

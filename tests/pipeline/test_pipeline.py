@@ -217,7 +217,7 @@ class TestContentDecides:
         for path in project.images.glob("*/*/*"):
             Image.open(path).resize((90, 70)).save(path)
         _, _, err = project("features")
-        assert "note: these pictures are about 70 pixels on their short side, and the network sees 32" in err
+        assert "note: these pictures are about 70 pixels on their short side, reduced to 32" in err
         _, _, err = project("features", "--image-size", "33")
         assert "note:" not in err
 
@@ -473,7 +473,7 @@ class TestWhatIsThere:
         name = project.cache.name
         code, _, err = project("features", "--layers", "block2")
         assert code == 0
-        assert f"not cached yet; the nearest is {name} (cached: layers=block4,block5, asked: block2)" in err
+        assert f"not cached yet; the closest is {name} (cached: layers=block4,block5, asked: block2)" in err
 
     def test_a_cache_without_a_field_is_a_miss_that_names_it(self, project: Project) -> None:
         assert project("features")[0] == 0

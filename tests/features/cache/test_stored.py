@@ -187,7 +187,7 @@ class TestCommands:
         assert "cached: STORE=float16, asked: float32" in err
         code, _, err = project("features")
         assert code == 0
-        assert "not cached yet; the nearest is" in err
+        assert "not cached yet; the closest is" in err
         code, _, err = project("train", "--head", "prior", *self.GIVEN)
         assert code == 0, err
 
