@@ -34,7 +34,7 @@ SHOWN = {  # options in --help of a stage; it accepts all others too, so that on
     "train": (*RUNS, "memory", "seeds", "force", "trust"),
     "ladder": (*IMAGES, *PLACE, "memory", "seed", "seeds", "force"),
     "curve": (*RUNS, "memory"),
-    "report": (*RUNS, "format"),
+    "report": (*RUNS, "memory", "format"),
     "verify": EMBEDDINGS,
     "predict": (*RUNS, "run", "image", "format", "trust"),
     "evaluate": (*RUNS, "run", "format", "trust"),
@@ -269,8 +269,8 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "memory": (
             str,
-            "memory limit of training, as in 4GB; a larger train split is read in blocks; default: "
-            "the free memory less a tenth",
+            "memory limit for embeddings and what is computed from them, as in 4GB; larger splits are read in "
+            "blocks; default: the free memory less a tenth",
         ),
         "trust": (
             int,

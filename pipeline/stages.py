@@ -141,6 +141,7 @@ def report(options: Options) -> int:
     from reports.statistics.ranking import best_first
 
     check_format(options)
+    check_memory(options)
     form = SPREADSHEET if options.format == SPREADSHEET else CSV
     runs = the_runs(options)
     context = gather(runs, options.runs, options.embeddings, options.archive)
@@ -153,7 +154,9 @@ def report(options: Options) -> int:
     bests = {run.test_digest: run for run in reversed(best_first(runs))}
     pictures = {digest: context.pictures(run) for digest, run in bests.items()}
     for run in bests.values():
-        context.look_closer(run)
+        context.look_closer(run, options.memory)
+    if len(context.maps) < len(context.neighbours):
+        state = ""  # a map did not fit: this page is not the last word
     page = write(build(runs, context), options.report, pictures, state, form)
     say(f"{counted(len(runs), 'run')} compared; open this page:")
     print(page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -136,8 +136,17 @@ class Cache:
     def labels(self) -> NDArray[np.int64]:
         return np.arange(TRAIN) // 15
 
-    def ids(self, split: str) -> list[str]:
-        return [f"{split}/{row}.png" for row in range(self.rows[split])]
+    def ids(self, split: str, rows: Sequence[int]) -> list[str]:
+        return [f"{split}/{row}.png" for row in rows]
+
+    def width(self, layer: str) -> int:
+        return self.vectors["train"].shape[1]
+
+    def blocks(
+        self, split: str, layers: Sequence[str], rows: int
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for start in range(0, self.rows[split], rows):
+            yield start, self.matrix(split, layers)[start : start + rows]
 
     def matrix(self, split: str, layers: Sequence[str]) -> NDArray[np.float32]:
         return np.hstack([self.vectors[split].astype(np.float32) for _ in layers])

@@ -126,8 +126,13 @@ class Embeddings:
         """Hex SHA-256 of labels or ids by name, such as ``test/labels``."""
         return self._digests[name]
 
-    def ids(self, split: str) -> list[str]:
-        """The ids of the rows of a split.
+    def ids(self, split: str, rows: Rows | Sequence[int] | None = None) -> list[str]:
+        """The ids of the rows of a split, or of some of them.
+
+        Parameters
+        ----------
+        split : ``train`` or ``test``.
+        rows : a slice, or (m,) numbers of stored rows, ascending; None: all.
 
         Returns
         -------
@@ -136,6 +141,8 @@ class Embeddings:
 
         Raises
         ------
+        UserError
+            The rows do not ascend within the split.
         Damaged
             The digest is not that of what was written.
 
@@ -145,8 +152,19 @@ class Embeddings:
         >>> embeddings = extract(open_dataset("digits"), VGG16(layers="block5"), "out/embeddings")
         >>> embeddings.ids("test")[0]
         'digits/0004'
+        >>> embeddings.ids("test", [0])
+        ['digits/0004']
         """
-        return [row.decode() for row in self._whole(f"{split}/ids")]
+        name = f"{split}/ids"
+        if rows is None:
+            return [row.decode() for row in self._whole(name)]
+        for part in self._parts_of(split):
+            part.prove(name)
+        wanted = self._numbers(split, rows)
+        out = np.empty(len(wanted), object)
+        for part, inside, places in self._within(split, wanted):
+            part.read(name, inside, out[places])
+        return [row.decode() for row in out]
 
     def matrix(
         self, split: str, layers: Sequence[str], order: NDArray[np.int64] | None = None
@@ -326,17 +344,30 @@ class Embeddings:
         return whole
 
     def _take(self, split: str, layers: Sequence[str], rows: Rows) -> NDArray[np.float32]:
+        wanted = self._numbers(split, rows)
+        out = self._empty(layers, len(wanted))
+        for part, inside, places in self._within(split, wanted):
+            for layer, columns in self._columns(layers):
+                part.read(f"{split}/{layer}", inside, out[places, columns])
+        return out
+
+    def _numbers(self, split: str, rows: Rows | Sequence[int]) -> NDArray[np.int64]:
+        """Rows of a split by number, ascending."""
         count = self.rows[split]
-        wanted = np.arange(*rows.indices(count)) if isinstance(rows, slice) else np.asarray(rows)
+        wanted = np.arange(*rows.indices(count)) if isinstance(rows, slice) else np.asarray(rows, np.int64)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= count or (np.diff(wanted) <= 0).any()):
             raise UserError(f"rows: expected distinct ascending numbers from 0 to {count - 1}")
-        out = self._empty(layers, len(wanted))
+        return wanted
+
+    def _within(
+        self, split: str, wanted: NDArray[np.int64]
+    ) -> Iterator[tuple[Part, NDArray[np.int64], slice]]:
+        """Each part that has some of the rows: their numbers there, and their places among all."""
         for part in self._parts_of(split):
             inside = wanted - part.starts[split]
             first, end = np.searchsorted(inside, [0, part.rows[split]])
-            for layer, columns in self._columns(layers) if first < end else ():
-                part.read(f"{split}/{layer}", inside[first:end], out[first:end, columns])
-        return out
+            if first < end:
+                yield part, inside[first:end], slice(first, end)
 
     def _empty(self, layers: Sequence[str], rows: int) -> NDArray[np.float32]:
         """An uninitialised array for so many rows of these layers."""

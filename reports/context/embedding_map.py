@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.budget import gigabytes, memory_of
 from features.cache.embeddings import Embeddings, canonical_digest
 from features.datasets.splits import stratified
+from features.progress import say
 from models.arrays import Arrays
 from reports.context import kept
 
@@ -18,6 +21,8 @@ COMPONENTS = 50  # principal components as input of t-SNE; van der Maaten and Hi
 PERPLEXITY = 30.0  # scikit-learn's default
 LEAST = 10  # images below which t-SNE is not run
 BLOCK = 100  # rows read at a time
+COLUMNS = 256  # standardised at a time
+BYTES = 6  # that a number of the sample takes: 4, and half as much again while the axes are found
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,23 @@ class EmbeddingMap:
     explained: tuple[float, float]
 
 
-def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray[np.int64]) -> EmbeddingMap:
+def embedding_map(
+    embeddings: Embeddings,
+    layers: Sequence[str],
+    labels: NDArray[np.int64],
+    memory: int | str | None = None,
+) -> EmbeddingMap | None:
     """Map a stratified sample of at most ``POINTS`` test images.
 
-    The result is stored beside the cache as ``<stem>.map-<digest of the layers>.npz``.
+    The result is stored beside the cache as ``<stem>.map-<digest of the layers>.npz``. If the sample does not
+    fit in memory, a note says so and the result is None.
 
     Parameters
     ----------
     embeddings : the cache, of which only the sampled rows are read.
     layers : concatenated by columns.
     labels : (n,) class numbers of the test split from a run, for stratification.
-
-    Raises
-    ------
-    UserError
-        The cache is damaged.
+    memory : limit in bytes, or as in ``4GB``; None: the free memory less a tenth.
     """
     count = min(len(labels), max(POINTS, len(np.unique(labels))))
     rows = stratified(labels, count, f"map {embeddings.dataset['digest']}")
@@ -61,6 +68,13 @@ def embedding_map(embeddings: Embeddings, layers: Sequence[str], labels: NDArray
     origin = {"fingerprint": embeddings.fingerprint, "layers": list(layers)}
     arrays = kept.load(path, origin, lambda found: _is_map_of(found, rows))
     if arrays is None:
+        needed, free = BYTES * len(rows) * sum(map(embeddings.width, layers)), memory_of(memory)
+        if needed > free:
+            say(
+                f"note: the map of {len(rows):,} test images needs {gigabytes(needed)} of memory, and "
+                f"{gigabytes(free)} may be taken (memory=); the report goes without it"
+            )
+            return None
         pca, tsne, explained = project(_vectors(embeddings, layers, rows))
         arrays = {"rows": rows, "pca": pca, "tsne": tsne, "explained": explained}
         kept.save(path, origin, arrays)
@@ -84,8 +98,9 @@ def project(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """PCA and t-SNE of ``X`` (m, d): two arrays (m, 2), and the explained variance ratios (2,).
 
-    For fewer than ``LEAST`` rows, or identical rows, t-SNE is replaced by PCA. Missing components are 0.
-    Runs in one thread: with more, another order of summation is amplified by t-SNE to another map.
+    ``X`` is overwritten. For fewer than ``LEAST`` rows, or identical rows, t-SNE is replaced by PCA. Missing
+    components are 0. Runs in one thread: with more, another order of summation is amplified by t-SNE to
+    another map.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -93,8 +108,10 @@ def project(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1), np.errstate(invalid="ignore"):  # 0 / 0 without variance
-        axes = PCA(min(COMPONENTS, *X.shape), random_state=0)
-        places = axes.fit_transform(StandardScaler().fit_transform(X))
+        for start in range(0, X.shape[1], COLUMNS):
+            StandardScaler(copy=False).fit_transform(X[:, start : start + COLUMNS])
+        axes = PCA(min(COMPONENTS, *X.shape), random_state=0, copy=False)
+        places = axes.fit_transform(X)
         missing = max(0, 2 - places.shape[1])
         places = np.pad(places, ((0, 0), (0, missing))).astype(np.float32)
         shares = np.nan_to_num(np.pad(axes.explained_variance_ratio_, (0, missing))[:2])
@@ -107,7 +124,10 @@ def project(
 
 def _vectors(embeddings: Embeddings, layers: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Some test rows of the layers, concatenated by columns, ``(m, d)``."""
-    parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-    return np.hstack(
-        [np.concatenate([embeddings.rows_of("test", layer, part) for part in parts]) for layer in layers]
-    )
+    ends = np.cumsum([0, *map(embeddings.width, layers)])
+    found = np.empty((len(rows), ends[-1]), np.float32)
+    for layer, (first, end) in zip(layers, pairwise(ends), strict=True):
+        for start in range(0, len(rows), BLOCK):
+            some = slice(start, start + BLOCK)
+            found[some, first:end] = embeddings.rows_of("test", layer, rows[some])
+    return found

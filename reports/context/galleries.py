@@ -94,10 +94,11 @@ def galleries(
                 -found.similarities[:, 0],
             )
         )
-    context = _Context(asked, said, sure, names, cache, found)
+    shown = [rows[np.argsort(order[rows], kind="stable")][:SHOWN] for *_, rows, order in plans]
+    context = _Context(asked, said, sure, names, cache, found, np.concatenate(shown))
     return [
-        Gallery(key, title, about, len(rows), context.items(rows[np.argsort(order[rows], kind="stable")]))
-        for key, title, about, rows, order in plans
+        Gallery(key, title, about, len(rows), tuple(context.item(int(row)) for row in some))
+        for (key, title, about, rows, _), some in zip(plans, shown, strict=True)
         if len(rows)
     ]
 
@@ -119,17 +120,16 @@ class _Context:
         names: Mapping[str, str],
         cache: Embeddings | None,
         found: Neighbours | None,
+        rows: NDArray[np.int64],
     ) -> None:
         self._runs, self._said, self._sure, self._found = runs, said, sure, found
         self._heads = [names[run.id] for run in runs]
         self._names = runs[0].class_names
-        self._ids = {split: cache.ids(split) if cache else [] for split in ("train", "test")}
+        near = found.rows[rows, :NEAR] if found is not None else np.empty(0, np.int64)
+        self._test_ids, self._train_ids = _ids(cache, "test", rows), _ids(cache, "train", near)
         self._train_labels = cache.labels() if cache else np.empty(0, np.int64)
 
-    def items(self, rows: NDArray[np.int64]) -> tuple[dict[str, Any], ...]:
-        return tuple(self._item(int(row)) for row in rows[:SHOWN])
-
-    def _item(self, row: int) -> dict[str, Any]:
+    def item(self, row: int) -> dict[str, Any]:
         says = [
             {"head": head, "class": self._names[int(code)], "probability": float(probability)}
             for head, code, probability in zip(
@@ -138,22 +138,28 @@ class _Context:
         ]
         return {
             "row": row,
-            "id": self._ids["test"][row] if self._ids["test"] else f"test image {row}",
+            "id": self._test_ids.get(row, f"test image {row}"),
             "label": self._names[int(self._runs[0].test_labels[row])],
             "says": says,
             "neighbours": self._neighbours(row),
         }
 
     def _neighbours(self, row: int) -> list[dict[str, Any]]:
-        if self._found is None or not self._ids["train"]:
+        if self._found is None or not self._train_ids:
             return []
         pairs = zip(self._found.rows[row], self._found.similarities[row], strict=True)
         return [
             {
                 "row": int(near),
-                "id": self._ids["train"][near],
+                "id": self._train_ids[int(near)],
                 "label": self._names[int(self._train_labels[near])],
                 "similarity": float(similarity),
             }
             for near, similarity in list(pairs)[:NEAR]
         ]
+
+
+def _ids(cache: Embeddings | None, split: str, rows: NDArray[np.int64]) -> dict[int, str]:
+    """What names some rows of a split, by their numbers."""
+    wanted = np.unique(rows)
+    return dict(zip(wanted.tolist(), cache.ids(split, wanted), strict=True)) if cache else {}

@@ -63,8 +63,14 @@ class ReportContext:
         }
         return self.archive, sorted(remembered)
 
-    def look_closer(self, run: Run) -> None:
-        """Add neighbours and map for the embeddings of this run; they are stored beside the cache."""
+    def look_closer(self, run: Run, memory: int | str | None = None) -> None:
+        """Add neighbours and map for the embeddings of this run; they are stored beside the cache.
+
+        Parameters
+        ----------
+        memory : limit of each in bytes, or as in ``4GB``; None: the free memory less a tenth. There is no map
+            if its sample does not fit.
+        """
         cache = self.caches.get(run.fingerprint)
         if cache is None:
             return
@@ -72,15 +78,17 @@ class ReportContext:
         from reports.context.neighbours import neighbours
 
         try:
-            found = neighbours(cache)
+            found = neighbours(cache, memory)
             layers = [layer for layer in run.layers if layer in cache.layers]
-            drawn = embedding_map(cache, layers, run.test_labels)
-            cache.ids("train"), cache.ids("test"), cache.labels()  # verified here, used by the galleries
+            drawn = embedding_map(cache, layers, run.test_labels, memory)
+            cache.ids("train", []), cache.ids("test", []), cache.labels()  # for the galleries: all are whole
         except UserError as error:
             say(f"note: {error}; the report has no neighbours and no map")
             del self.caches[run.fingerprint]
             return
         self.neighbours[run.fingerprint] = found
+        if drawn is None:
+            return
         said = run.test_proba[drawn.rows].argmax(axis=1)
         labels = run.test_labels[drawn.rows]
         self.maps[run.id] = {

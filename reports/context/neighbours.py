@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from features.budget import memory_of
 from features.cache.embeddings import Embeddings
 from features.progress import progress
 from models.arrays import Arrays
 from models.heads.knn import KnnHead
+from models.storedrows import StoredRows
 from reports.context import kept
 
 CALIBRATED, CALIBRATED_SIZE = "block4@2", 32  # layer and image size for which NEAR_DUPLICATE was chosen
@@ -35,16 +37,22 @@ class Neighbours:
     similarities: NDArray[np.float32]
 
 
-def neighbours(embeddings: Embeddings) -> Neighbours:
+def neighbours(embeddings: Embeddings, memory: int | str | None = None) -> Neighbours:
     """Find the training images nearest to each test image, in one layer, exactly.
 
-    The layer is ``CALIBRATED`` if the cache has it, otherwise the widest (the last of several). The result
-    is stored beside the cache as ``<stem>.neighbours.npz``. Test labels are not read.
+    The layer is ``CALIBRATED`` if the cache has it, otherwise the widest (the last of several). Both splits
+    are read in blocks, train once for as many test images as fit; of equally similar training images the
+    first are taken. The result is the same bit for bit in any memory that holds 4,096 rows, and up to
+    rounding in less. It is stored beside the cache as ``<stem>.neighbours.npz``. Test labels are not read.
+
+    Parameters
+    ----------
+    memory : limit in bytes, or as in ``4GB``; None: the free memory less a tenth.
 
     Raises
     ------
     UserError
-        The cache is damaged.
+        The cache is damaged, or holds values that are not finite.
     """
     layer = CALIBRATED if CALIBRATED in embeddings.layers else _widest(embeddings)
     path = embeddings.path.with_name(f"{embeddings.path.stem}.neighbours.npz")
@@ -60,8 +68,9 @@ def neighbours(embeddings: Embeddings) -> Neighbours:
 
     arrays = kept.load(path, origin, holds)
     if arrays is None:
-        head = KnnHead().fit(embeddings.matrix("train", [layer]), embeddings.labels())
-        test = embeddings.matrix("test", [layer])
+        budget = memory_of(memory)
+        train, test = (StoredRows(embeddings, split, [layer], budget) for split in ("train", "test"))
+        head = KnnHead().fit(train, embeddings.labels())
         with progress(len(test), "nearest training images", "img", delay=1) as bar:
             similarities, rows = head.neighbours(test, K, bar.update)
         arrays = {"rows": rows, "similarities": similarities}
@@ -99,6 +108,5 @@ def crowded(found: Neighbours) -> bool:
 
 
 def _widest(embeddings: Embeddings) -> str:
-    nothing = slice(0, 0)
-    widths = [embeddings.rows_of("train", layer, nothing).shape[1] for layer in embeddings.layers]
+    widths = [embeddings.width(layer) for layer in embeddings.layers]
     return embeddings.layers[max(range(len(widths)), key=lambda place: (widths[place], place))]

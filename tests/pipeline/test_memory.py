@@ -74,7 +74,30 @@ def test_a_curve_is_grown_within_it(computed: Project) -> None:
     assert Path(parts.strip()).read_bytes() == grown
 
 
-@pytest.mark.parametrize("stage", ["train", "curve"])
+def test_a_report_leaves_out_a_map_that_does_not_fit_until_one_does(computed: Project) -> None:
+    computed("train", "--head", "centroid")
+
+    def beside(kind: str) -> list[bytes]:
+        return [path.read_bytes() for path in computed.cache.parent.glob(f"*.{kind}*.npz")]
+
+    code, _, err = computed("report")
+    assert (code, "note: the map" in err) == (0, False)
+    drawn = beside("map-")
+    assert len(beside("neighbours")) == len(drawn) == 1
+    for path in (*computed.cache.parent.glob("*.npz"), computed.out / "report" / "manifest.json"):
+        path.unlink()
+    code, _, err = computed("report", "--memory", "70KB")  # 6 bytes for each of 12 x 1,024 values are 74 KB
+    assert code == 0
+    assert "note: the map of 12 test images needs 0.0 GB of memory, and 0.0 GB may be taken" in err
+    assert (len(beside("neighbours")), beside("map-")) == (1, [])
+    _, _, err = computed("report")  # there is something new: a map
+    assert "nothing new" not in err
+    assert beside("map-") == drawn
+    _, _, err = computed("report", "--memory", "70KB")
+    assert "nothing new" in err
+
+
+@pytest.mark.parametrize("stage", ["train", "curve", "report"])
 def test_what_is_no_amount_of_memory_is_refused_before_any_work(project: Project, stage: str) -> None:
     code, out, err = project(stage, "--memory", "much")
     assert (code, out) == (2, "")

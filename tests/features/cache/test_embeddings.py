@@ -69,6 +69,16 @@ def test_rows_are_those_of_the_matrix(embeddings: Embeddings, rows: Any) -> None
     )
 
 
+def test_some_ids_are_those_of_all(embeddings: Embeddings) -> None:
+    every = embeddings.ids("train")
+    assert len(every) == 90
+    for rows in ([], [0], [3, 4, 80, 89], range(90)):
+        assert embeddings.ids("train", rows) == [every[row] for row in rows]
+    assert embeddings.ids("test", slice(3, 9)) == embeddings.ids("test")[3:9]
+    with pytest.raises(UserError, match=r"^rows: expected ascending numbers from 0 to 14, each once$"):
+        embeddings.ids("test", [14, 15])
+
+
 def test_a_slice_is_taken_as_of_an_array(embeddings: Embeddings) -> None:
     whole = embeddings.matrix("test", LAYERS)
     for rows in (slice(None), slice(3, 9), slice(2, 99), slice(4, 4), slice(0, 15, 6)):

@@ -89,6 +89,7 @@ class TestReadAsOne:
         assert parts.path.is_dir()
         assert parts.path.name == one.path.name
         assert content(parts) == content(one)
+        assert parts.ids("train", range(0, parts.rows["train"], 3)) == one.ids("train")[::3]
         assert digest_of_test(parts) == digest_of_test(one)
         assert all(problem is None for _, problem in parts.problems())
 

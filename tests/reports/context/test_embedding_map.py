@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +35,16 @@ class Cache:
         self.read.append((split, layer, len(rows)))
         return self._X[layer][rows]
 
+    def width(self, layer: str) -> int:
+        return self._X[layer].shape[1]
+
     def draw(self, *layers: str) -> EmbeddingMap:
-        return embedding_map(self, layers or ("block3", "block5"), self.labels)  # type: ignore[arg-type]
+        drawn = self.draw_within(None, *layers)
+        assert drawn is not None
+        return drawn
+
+    def draw_within(self, memory: int | None, *layers: str) -> EmbeddingMap | None:
+        return embedding_map(self, layers or ("block3", "block5"), self.labels, memory)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -149,8 +158,34 @@ def test_rows_that_are_all_the_same_are_one_point() -> None:
     assert explained.tolist() == [0, 0]
 
 
+def test_a_sample_that_the_memory_does_not_hold_is_told_and_not_drawn(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = module.BYTES * 90 * (cache.width("block3") + 3)
+    assert cache.draw_within(needed - 1) is None
+    assert "the map of 90 test images needs 0.0 GB of memory, and 0.0 GB may" in capsys.readouterr().err
+    assert not cache.read
+    first = cache.draw_within(needed)
+    assert first is not None
+    again = cache.draw_within(1)  # it is kept
+    assert again is not None
+    assert np.array_equal(again.tsne, first.tsne)
+
+
+def test_it_takes_the_memory_that_is_reckoned() -> None:
+    X = np.random.default_rng(0).gamma(2, size=(600, 9_000)).astype(np.float32)
+    project(X[:20].copy())  # what is imported late
+    tracemalloc.start()
+    try:
+        project(X)
+        assert X.nbytes + tracemalloc.get_traced_memory()[1] <= module.BYTES * X.size
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_real_cache_has_a_map(project: Any) -> None:
     assert project("features")[0] == 0
     cache = Embeddings(project.cache)
     drawn = embedding_map(cache, cache.layers, np.repeat([0, 1], 6))
+    assert drawn is not None
     assert drawn.tsne.shape == (12, 2)

@@ -55,7 +55,7 @@ class TestLookingCloser:
     def test_of_a_damaged_cache_nothing_is_told(
         self, cache: Cache, damaged: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def ids(split: str) -> list[str]:
+        def ids(split: str, rows: Sequence[int]) -> list[str]:
             if split == damaged:
                 raise UserError(f"{split}/ids is damaged")
             return []
@@ -67,6 +67,11 @@ class TestLookingCloser:
         assert context == ReportContext(looks={DIGEST: 1})
         (line,) = capsys.readouterr().err.splitlines()
         assert line == f"note: {damaged}/ids is damaged; the report has no neighbours and no map"
+
+    def test_without_room_for_the_map_there_are_neighbours(self, cache: Cache) -> None:
+        context = ReportContext(caches={FINGERPRINT: cache})  # type: ignore[dict-item]
+        context.look_closer(run("ridge", range(100)), "10KB")
+        assert (set(context.neighbours), context.maps) == ({FINGERPRINT}, {})
 
     def test_without_a_cache_nothing_is_looked_at(self) -> None:
         context = ReportContext()

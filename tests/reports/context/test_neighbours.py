@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,22 @@ class Cache:
         self.read: list[Any] = []
 
     def matrix(self, split: str, layers: Any) -> NDArray[np.float32]:
-        self.read.append((split, *layers))
         (layer,) = layers
         return self._X[layer][:80] if split == "train" else self._X[layer][80:]
+
+    def blocks(self, split: str, layers: Any, rows: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        self.read.append((split, *layers, rows))
+        for start in range(0, self.rows[split], rows):
+            yield start, self.matrix(split, layers)[start : start + rows]
+
+    def width(self, layer: str) -> int:
+        return self._X[layer].shape[1]
 
     def labels(self) -> NDArray[np.int64]:
         return self._y
 
-    def rows_of(self, split: str, layer: str, rows: Any) -> NDArray[np.float32]:
-        return self._X[layer][rows]
-
-    def find(self) -> Neighbours:
-        return neighbours(self)  # type: ignore[arg-type]
+    def find(self, memory: int | None = None) -> Neighbours:
+        return neighbours(self, memory)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -70,6 +75,31 @@ def test_the_layer_the_threshold_was_chosen_for_goes_first(cache: Cache) -> None
     cache.layers = ("block3", "block4@2", "block5")
     cache._X["block4@2"] = cache._X["block3"]
     assert cache.find().layer == "block4@2"
+
+
+@pytest.mark.parametrize("memory", [2_000, 40_000, 10**9])
+def test_they_are_those_of_a_search_in_memory_however_little_there_is(cache: Cache, memory: int) -> None:
+    train, test = cache.matrix("train", ["block5"]), cache.matrix("test", ["block5"])
+    train[[30, 31, 79]] = test[7] = train[2]  # equally similar: the first come first
+    train[8:70:10] = test[4]  # more than K
+    similarities, rows = KnnHead().fit(train, cache.labels()).neighbours(test, K)
+    found = cache.find(memory)
+    assert np.array_equal(found.rows, rows)
+    assert found.rows[7, :4].tolist() == [2, 30, 31, 79]
+    assert found.rows[4].tolist() == [8, 18, 28, 38, 48]
+    np.testing.assert_allclose(found.similarities, similarities, atol=1e-6)
+
+
+def test_blocks_and_passes_follow_the_memory(cache: Cache) -> None:
+    def passes(memory: int) -> int:
+        beside(cache).unlink(missing_ok=True)
+        cache.read.clear()
+        cache.find(memory)
+        assert all(4 * 9 * rows <= max(memory / 16, 4 * 9) for _, _, rows in cache.read)
+        return sum(split == "train" for split, *_ in cache.read)
+
+    assert passes(10**6) == 1
+    assert 1 < passes(3_000) < passes(1_500) <= 40
 
 
 def test_the_width_of_a_layer_is_read_from_a_real_cache(real_embeddings: Embeddings) -> None:
