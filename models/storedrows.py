@@ -64,8 +64,14 @@ class StoredRows(Blocks):
         return super().sample() if self._kept is None else self._kept()
 
 
-def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRows:
+def rows_of_run(
+    fingerprint: str, layers: Sequence[str], root: Path, memory: int | str | None = None
+) -> StoredRows:
     """The training rows of a run whose head keeps them in a cache below ``root``.
+
+    Parameters
+    ----------
+    memory : limit for them and predictions, in bytes or as in ``4GB``; None: the free memory less a tenth.
 
     Raises
     ------
@@ -78,7 +84,7 @@ def rows_of_run(fingerprint: str, layers: Sequence[str], root: Path) -> StoredRo
             f"the head needs its training images, which stay in their cache, and {root} has none of the "
             f"fingerprint {fingerprint[:12]}; compute it again"
         )
-    return StoredRows(embeddings, "train", layers, memory_of(None))
+    return StoredRows(embeddings, "train", layers, memory_of(memory))
 
 
 def check_finite(X: NDArray[np.float32], embeddings: Embeddings) -> None:

@@ -36,8 +36,8 @@ SHOWN = {  # options in --help of a stage; it accepts all others too, so that on
     "curve": (*RUNS, "memory"),
     "report": (*RUNS, "memory", "format"),
     "verify": EMBEDDINGS,
-    "predict": (*RUNS, "run", "image", "format", "trust"),
-    "evaluate": (*RUNS, "run", "format", "trust"),
+    "predict": (*RUNS, "run", "image", "memory", "format", "trust"),
+    "evaluate": (*RUNS, "run", "memory", "format", "trust"),
     "export": (*RUNS, "run", "to", "trust"),
 }
 OWN_DEFAULTS = {("curve", "head"): "each that has a run", ("report", "format"): "csv"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from features.errors import UserError
 from features.progress import progress, say
 from features.words import counted
 from pipeline.caching import list_left_out
-from pipeline.predict import check_format, network_of, visible
+from pipeline.predict import check_format, network_of, say_passes, visible
 
 if TYPE_CHECKING:
     from models.runs.run import Run
@@ -72,17 +72,21 @@ def evaluate_images(options: Options) -> int:
     for warning in warnings:
         say(f"note: {warning}")
 
-    predictor = Predictor(run, options.runs, trust=bool(options.trust))
+    predictor = Predictor(run, options.runs, trust=bool(options.trust), memory=options.memory)
+    say_passes(predictor)
     extractor = network_of(options, run, predictor.layers)
-    batch, parts = extractor.batch, []
+    batch = extractor.batch
 
     def read(start: int) -> NDArray[np.uint8]:
         return images.read(start, min(start + batch, len(labels)), extractor.image_size)
 
-    with progress(len(labels), "embed", "img") as bar, ThreadPoolExecutor(1) as reader:
+    def embedded(reader: Executor, advance: Callable[[int], object]) -> Iterator[tuple[None, dict[str, Any]]]:
         for pixels in read_ahead(reader, read, range(0, len(labels), batch)):
-            parts.append(predictor.predict_proba(extractor.embed(pixels)))
-            bar.update(len(pixels))
+            yield None, extractor.embed(pixels)
+            advance(len(pixels))
+
+    with progress(len(labels), "embed", "img") as bar, ThreadPoolExecutor(1) as reader:
+        parts = [part for _, part in predictor.predict_each(embedded(reader, bar.update))]
     proba: NDArray[np.float64] = np.concatenate(parts)
     unknown = {
         name: int((images.labels == number).sum())

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from reports.page.spreadsheet import CSV, ENCODING, SPREADSHEET, cell
 
 if TYPE_CHECKING:
     from features.backbones.extractor import Extractor
+    from models.runs.predictor import Predictor
     from models.runs.run import Run
     from pipeline.options import Options
 
@@ -39,12 +40,22 @@ def predict_images(options: Options, run: Run) -> int:
     from models.runs.predictor import Predictor
 
     paths = _paths(options.image or "")
-    predictor = Predictor(run, options.runs, trust=bool(options.trust))
+    predictor = Predictor(run, options.runs, trust=bool(options.trust), memory=options.memory)
+    say_passes(predictor)
     extractor = network_of(options, run, predictor.layers)
     skipped = _show(_predictions(paths, extractor, predictor, run.class_names), options.format)
     if skipped > 1:
         say(f"{counted(skipped, 'image')} skipped")
     return 1 if skipped else 0
+
+
+def say_passes(predictor: Predictor) -> None:
+    """Tell how often a head reads training images from their cache: it may take long."""
+    if predictor.rows_per_pass is not None:
+        say(
+            "note: knn keeps its training images in their cache, and reads them once for every "
+            f"{counted(predictor.rows_per_pass, 'image')}; a larger MEMORY= takes more at once"
+        )
 
 
 def check_format(options: Options, known: tuple[str, ...] = FORMATS) -> None:
@@ -109,7 +120,7 @@ def network_of(options: Options, run: Run, layers: tuple[str, ...]) -> Extractor
 
 
 def _predictions(
-    paths: Iterator[Path], extractor: Extractor, predictor: Any, names: tuple[str, ...]
+    paths: Iterator[Path], extractor: Extractor, predictor: Predictor, names: tuple[str, ...]
 ) -> Iterator[tuple[Any, ...] | str]:
     """Yield a row of :data:`COLUMNS` for each image, or the reason why it cannot be read."""
     from features.ahead import read_ahead
@@ -122,18 +133,25 @@ def _predictions(
             return str(error)
 
     batches = iter(lambda: list(islice(paths, extractor.batch)), [])
-    with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
+    unread: list[str] = []
+
+    def embedded(reader: Executor, pool: Executor) -> Iterator[tuple[list[Path], dict[str, Any]]]:
         for pictures in read_ahead(
             reader, lambda batch: list(zip(batch, pool.map(read, batch), strict=True)), batches
         ):
+            unread.extend(reason for _, reason in pictures if isinstance(reason, str))
             good = [(path, picture) for path, picture in pictures if not isinstance(picture, str)]
-            yield from (reason for _, reason in pictures if isinstance(reason, str))
             if good:
-                vectors = extractor.embed(np.stack([picture for _, picture in good]))
-                proba = predictor.predict_proba(vectors)
-                for (path, _), row in zip(good, proba, strict=True):
-                    first, second = np.argsort(-row, kind="stable")[:2]
-                    yield str(path), names[first], float(row[first]), names[second], float(row[second])
+                yield [path for path, _ in good], extractor.embed(np.stack([picture for _, picture in good]))
+
+    with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as reader:
+        for good, proba in predictor.predict_each(embedded(reader, pool)):
+            while unread:
+                yield unread.pop(0)
+            for path, row in zip(good, proba, strict=True):
+                first, second = np.argsort(-row, kind="stable")[:2]
+                yield str(path), names[first], float(row[first]), names[second], float(row[second])
+    yield from unread
 
 
 def _show(rows: Iterator[tuple[Any, ...] | str], form: str) -> int:

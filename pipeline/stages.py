@@ -199,6 +199,7 @@ def predict(options: Options) -> int:
     if not options.image:
         raise UserError("nothing to predict: name an image, a folder or - (a list on standard input): IMAGE=")
     check_format(options)
+    check_memory(options)
     return predict_images(options, the_run(options))
 
 
@@ -206,6 +207,7 @@ def evaluate(options: Options) -> int:
     """Evaluate the head of a run on other labelled images; prints and saves the scores."""
     from pipeline.evaluate import evaluate_images
 
+    check_memory(options)
     return evaluate_images(options)
 
 

@@ -44,6 +44,7 @@ CALLED: tuple[Callable[..., Any], ...] = (
     models.save,
     models.load_all,
     models.Predictor.predict_proba,
+    models.Predictor.predict_each,
     reports.gather,
     reports.build,
     reports.Report.to_json,

@@ -90,7 +90,7 @@ def save(run: Run, root: str | Path, trust: bool = False) -> Path:
     return target
 
 
-def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
+def load(folder: Path, with_head: bool = False, trust: bool = False, memory: int | str | None = None) -> Run:
     """Load the run in ``folder``.
 
     Parameters
@@ -98,6 +98,8 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
     folder : of the run.
     with_head : load the fitted head too.
     trust : allow heads stored with joblib, which run code when loaded.
+    memory : limit of a head that reads its training rows from their cache, in bytes or as in ``4GB``;
+        None: the free memory less a tenth.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def load(folder: Path, with_head: bool = False, trust: bool = False) -> Run:
         run = Run(**(said | predictions))
         known(run.head)  # refuses classes of scikit-learn that cannot be heads
         if with_head and not run.members:
-            run.estimator = _read_head(run, folder, heads, document["learned"], trust)
+            run.estimator = _read_head(run, folder, heads, document["learned"], trust, memory)
             _try_out(run)
     except UserError:
         raise
@@ -167,7 +169,14 @@ def _write_head(run: Run, folder: Path, trust: bool) -> dict[str, Any]:
     return {}
 
 
-def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any], trust: bool) -> BaseHead:
+def _read_head(
+    run: Run,
+    folder: Path,
+    files: list[str],
+    learned: dict[str, Any],
+    trust: bool,
+    memory: int | str | None,
+) -> BaseHead:
     """Load the head written by :func:`_write_head`."""
     if SKOPS in files:
         return EstimatorHead.of_fitted(objects.read(folder / SKOPS), run.train_rows)
@@ -187,7 +196,8 @@ def _read_head(run: Run, folder: Path, files: list[str], learned: dict[str, Any]
         remade(run.head, run.seed, run.parameters), learned, arrays.read(folder / NPZ)
     )
     if isinstance(head, KnnHead) and hasattr(head, "source_"):
-        head.attach(rows_of_run(run.fingerprint, run.layers, folder.parent.parent / "embeddings"))
+        caches = folder.parent.parent / "embeddings"
+        head.attach(rows_of_run(run.fingerprint, run.layers, caches, memory))
     return head
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from features.backbones.extractor import VGG16
 from models.runs.collection import load_all
 from models.runs.saving import load
+from models.storedrows import StoredRows
 from tests.conftest import Project
 
 LITTLE = ("--memory", "100KB")  # 40 training images of 1,024 values take 164 KB
@@ -50,6 +59,64 @@ def test_neighbours_are_read_from_the_cache_and_asked_for_by_name(computed: Proj
     assert "the head needs its training images, which stay in their cache" in line
     assert "has none of the fingerprint" in line
     assert "run: make features" in line
+
+
+def first_pixels(self: Any, images: NDArray[np.uint8], advance: Any = None) -> dict[str, NDArray[np.float32]]:
+    """Vectors of which no two are alike."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return {layer: flat[:, :width] - 100 for layer, width in self.widths.items()}
+
+
+class TestPasses:
+    """Of 12 images, one a batch, with a ``knn`` whose 40 training images stay in their cache."""
+
+    @pytest.fixture
+    def passes(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> list[StoredRows]:
+        monkeypatch.setattr(VGG16, "embed", first_pixels)
+        project("features")
+        assert project("train", "--head", "knn", *LITTLE)[0] == 0
+        begun: list[StoredRows] = []
+        each = StoredRows.__iter__
+
+        def counted(self: StoredRows) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+            begun.append(self)
+            return each(self)
+
+        monkeypatch.setattr(StoredRows, "__iter__", counted)
+        return begun
+
+    def test_of_predict_are_one_for_as_many_images_as_fit(
+        self, project: Project, passes: list[StoredRows]
+    ) -> None:
+        answers = []
+        for memory, expected in ((LITTLE, 4), (("--memory", "20MB"), 1)):
+            passes.clear()
+            bad = project.images / "test" / "cat" / "bad.png"
+            bad.write_bytes(b"no picture")
+            code, out, err = project(
+                "predict", "--image", str(project.images / "test"), "--csv", "--batch", "1", *memory
+            )
+            assert code == 1
+            assert len(passes) == expected
+            assert "stay in their cache, which is read once for every " in err
+            assert err.count("skipped: ") == 1
+            answers.append(list(csv.DictReader(io.StringIO(out))))
+        little, much = answers
+        assert len(little) == 12
+        for one, other in zip(little, much, strict=True):
+            assert (one["image"], one["class"]) == (other["image"], other["class"])
+            assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-6)
+
+    def test_of_evaluate_too(self, project: Project, passes: list[StoredRows]) -> None:
+        given = ("--dataset", str(project.images), "--json", "--batch", "1")
+        scores = []
+        for memory, expected in ((LITTLE, 4), (("--memory", "20MB"), 1)):
+            passes.clear()
+            code, out, err = project("evaluate", *given, *memory)
+            assert code == 0, err
+            assert len(passes) == expected
+            scores.append(json.loads(out))
+        assert scores[0]["accuracy"] == scores[1]["accuracy"] == scores[0]["own_test"]["accuracy"]
 
 
 def test_what_does_not_fit_is_named_with_its_bytes_and_stops_nothing_else(computed: Project) -> None:
@@ -97,7 +164,7 @@ def test_a_report_leaves_out_a_map_that_does_not_fit_until_one_does(computed: Pr
     assert "nothing new" in err
 
 
-@pytest.mark.parametrize("stage", ["train", "curve", "report"])
+@pytest.mark.parametrize("stage", ["train", "curve", "report", "evaluate"])
 def test_what_is_no_amount_of_memory_is_refused_before_any_work(project: Project, stage: str) -> None:
     code, out, err = project(stage, "--memory", "much")
     assert (code, out) == (2, "")
