@@ -147,7 +147,9 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
     curve = load(root, run) or Curve(run.folder, parameters=run.parameters)
     labels, digest = material.y_fit, material.embeddings.dataset["digest"]
     sizes = np.bincount(labels)
-    check_memory(run.head, _estimator(run, len(labels)), material)
+    head = _estimator(run, len(labels))
+    check_memory(run.head, head, material)
+    beside, _ = head.memory_in_blocks(*material.X.shape, len(sizes))
     done = {point["shots"] for point in curve.points}
     smaller = [shots for shots in SHOTS if shots < sizes.min()]
     for shots in [*smaller, float(sizes.mean())]:
@@ -158,7 +160,11 @@ def grow(material: TrainSplit, run: Run, root: Path) -> Curve:
             X, y = material.X_fit, labels  # without a copy
             if shots in smaller:
                 rows = pick(labels, np.full(len(sizes), shots), f"curve {digest} {draw}")
-                X, y, curve.rows[f"{shots}.{draw}"] = material.chosen(rows), y[rows], material.fit_rows[rows]
+                X, y, curve.rows[f"{shots}.{draw}"] = (
+                    material.chosen(rows, beside),
+                    y[rows],
+                    material.fit_rows[rows],
+                )
             accuracies.append(_accuracy(_estimator(run, len(y)), X, y, material))
         images = int(shots * len(sizes)) if shots in smaller else len(labels)
         curve.points.append({"shots": shots, "images": images, "accuracy": accuracies})

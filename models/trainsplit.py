@@ -12,7 +12,7 @@ from features.budget import gigabytes, memory_of
 from features.cache.embeddings import Embeddings
 from features.datasets.splits import stratified
 from features.progress import say
-from models.heads.blocks import Blocks, Rows, evenly
+from models.heads.blocks import Blocks, Held, Rows, evenly
 from models.heads.spool import Spool
 from models.storedrows import StoredRows, check_finite
 
@@ -115,14 +115,20 @@ class TrainSplit:
     def _stored(self, rows: NDArray[np.int64] | None, kept: Callable[[], Blocks] | None = None) -> StoredRows:
         return StoredRows(self.embeddings, "train", self.layers, self.memory, rows, kept)
 
-    def chosen(self, rows: NDArray[np.int64]) -> Rows:
-        """Some rows of ``X_fit``, by ascending number: in memory if they fit into half of the limit."""
-        X, stored = self.X_fit, self.fit_rows[rows]
-        if not isinstance(X, Blocks):
-            return X[rows]
-        if 4 * len(rows) * X.shape[1] <= X.memory // 2:
-            return self.embeddings.take("train", self.layers, stored)
-        return StoredRows(self.embeddings, "train", self.layers, self.memory, stored)
+    def chosen(self, rows: NDArray[np.int64], beside: int = 0) -> Rows:
+        """Some rows of ``X_fit``, by ascending number.
+
+        Of a split that is read in blocks they are blocks too: held in memory if that leaves ``beside`` bytes
+        for a fit, and as much as they take themselves; otherwise read from the cache.
+        """
+        if not isinstance(self.X_fit, Blocks):
+            return self.X_fit[rows]
+        stored = self._stored(self.fit_rows[rows])
+        if 2 * 4 * len(rows) * stored.shape[1] > stored.memory - beside:
+            return stored
+        X = self.embeddings.take("train", self.layers, self.fit_rows[rows])
+        check_finite(X, self.embeddings)
+        return Held(X, stored)
 
     @property
     def passes(self) -> int:

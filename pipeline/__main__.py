@@ -269,8 +269,8 @@ def _add_options(sub: argparse.ArgumentParser, stage: str) -> None:
         ),
         "memory": (
             str,
-            "memory limit for embeddings and what is computed from them, as in 4GB; larger splits are read in "
-            "blocks; default: the free memory less a tenth",
+            "memory limit for embeddings and what is computed from them, as in 4GB; larger splits are read "
+            "in blocks; default: the free memory less a tenth",
         ),
         "trust": (
             int,

@@ -54,6 +54,27 @@ class Blocks(ABC):
         return taken(self, SAMPLE)
 
 
+class Held(Blocks):
+    """Rows in memory, of which a fit takes blocks, so that it keeps to the memory that they leave.
+
+    Parameters
+    ----------
+    rows : (n, d) float32.
+    stored : rows on a disk that these are some of; their ``memory`` is shared with these.
+    """
+
+    def __init__(self, rows: NDArray[np.float32], stored: Blocks) -> None:
+        self.shape, self.step, self._rows = (len(rows), rows.shape[1]), stored.step, rows
+        self.memory = max(stored.memory - rows.nbytes, 0)
+        self.folder, self.source = stored.folder, stored.source
+
+    def __iter__(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        self.passes += 1
+        for start in range(0, len(self), self.step):
+            block = self._rows[start : start + self.step]
+            yield slice(start, start + len(block)), block
+
+
 Rows = NDArray[np.float32] | Blocks  # (n, d)
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from features.errors import UserError
 from models import selection
 from models.heads import saved
-from models.heads.blocks import Blocks, evenly, in_blocks, sample
+from models.heads.blocks import Blocks, Held, evenly, in_blocks, sample
 from models.heads.knn import HELD, KnnHead
+from models.heads.registry import HEADS
 from models.runs.run import Run
 from models.storedrows import StoredRows
 from models.trainsplit import TrainSplit
@@ -294,6 +295,38 @@ class TestKnn:
             again.predict_proba(stored._X["test"])
         again.set_params(**run.chosen).attach(split(stored, 30_000).X)
         np.testing.assert_allclose(again.predict_proba(stored._X["test"]), run.test_proba, atol=1e-6)
+
+
+class TestSomeRows:
+    """As many as a point of a learning curve is fitted on."""
+
+    def test_they_are_held_where_that_leaves_the_fit_what_it_needs(self, stored: Stored) -> None:
+        material = split(stored, 30_000)
+        for rows, beside, held in ((300, 0, True), (300, 5_000, False), (200, 5_000, True), (400, 0, False)):
+            places = np.arange(1, 900, 2)[:rows]
+            X = material.chosen(places, beside)
+            assert isinstance(X, Held) is held
+            assert isinstance(X, Blocks)
+            assert not held or X.memory + X.shape[0] * 32 + 4 * X.step * 32 <= 30_000
+            found = np.concatenate([block for _, block in in_blocks(X)])
+            assert np.array_equal(found, stored._X["train"][material.fit_rows[places]])
+
+    @pytest.mark.parametrize("head", ["prior", "centroid", "lda", "ridge", "logistic", "svm", "knn"])
+    @pytest.mark.parametrize("rows", [24, 300])
+    def test_heads_fit_them_as_in_memory(self, stored: Stored, head: str, rows: int) -> None:
+        material, whole = split(stored, 31_000), split(stored)
+        places = np.arange(1, 900, 900 // rows)[:rows]
+        found = []
+        for source in (whole, material):
+            fitted = HEADS[head].make(0).fit(source.chosen(places), source.y_fit[places])
+            found.append(fitted.proba_of(source.X_val))
+        np.testing.assert_allclose(found[1], found[0], atol=2e-3)
+
+    def test_what_is_no_number_is_refused(self, stored: Stored) -> None:
+        material = split(stored, 30_000)
+        stored._X["train"][material.fit_rows[5]] = np.nan
+        with pytest.raises(UserError, match="holds NaN or infinite numbers"):
+            material.chosen(np.arange(10))
 
 
 class TestClassifiersOfScikitLearn:

@@ -98,7 +98,7 @@ class TestPasses:
             )
             assert code == 1
             assert len(passes) == expected
-            assert "stay in their cache, which is read once for every " in err
+            assert "keeps its training images in their cache, and reads them once for every " in err
             assert err.count("skipped: ") == 1
             answers.append(list(csv.DictReader(io.StringIO(out))))
         little, much = answers
