@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 
 from features.backbones import keras_applications
 from features.backbones import precision as precision_module
-from features.backbones.base import Backbone
+from features.backbones.base import Backbone, Weights
 from features.backbones.extractor import TOLERANCE, Extractor, parse_layers
 from features.backbones.registry import BACKBONES, DEFAULT, having
 from features.errors import UserError
 from features.files import file_digest
 
-SIZE = 64
+SIZE, ODD = 64, 47
 QUICK = ("mobilenetv2", "vgg16")  # the others take seconds to build
 HALVED = ("mobilenetv2", "efficientnetv2b0", "vgg16")  # networks that bfloat16 is tried on
 
@@ -42,12 +43,29 @@ def convolves(precision: str) -> bool:
     return precision_module._convolution_seconds(tf, "float32") / rough >= precision_module.HOPELESS
 
 
-class Built(NamedTuple):
-    """A network as Keras itself makes it, with random weights that a file holds."""
+class Built:
+    """A network as Keras itself makes it, with random weights that a file holds; and as Headroom makes it.
 
-    entry: Backbone
-    model: Any
-    path: str
+    Each network is built as seldom as can be, as that takes seconds.
+    """
+
+    def __init__(self, entry: Backbone, model: Any, path: str) -> None:
+        self.entry, self.model, self.path = entry, model, path
+
+    @cached_property
+    def weights(self) -> Weights:
+        return self.entry.load(self.path)
+
+    @cached_property
+    def network(self) -> Extractor:
+        """Every tap in one cell, and where its map has four in 2 x 2."""
+        grids = [f"{tap}@2" for tap in self.entry.taps if self.entry.side(tap, SIZE) > 1]
+        return self.extractor([*self.entry.taps, *grids])
+
+    def extractor(self, layers: list[str], image_size: int = SIZE, preprocess: str = "imagenet") -> Extractor:
+        made = Extractor(layers, image_size, preprocess, "float32", backbone=self.entry.name)
+        made.weights = self.weights
+        return made
 
 
 def images(count: int, size: int = SIZE) -> NDArray[np.uint8]:
@@ -75,12 +93,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Built(entry, model, str(path))
 
 
-def every_tap(entry: Backbone, size: int = SIZE) -> str:
-    """Each tap in one cell, and where its map has four in 2 x 2."""
-    grids = [f"{tap}@2" for tap in entry.taps if entry.side(tap, size) > 1]
-    return ",".join([*entry.taps, *grids])
-
-
 def map_at(built: Built, tap: str) -> Any:
     """The symbolic map at a tap, looked up without the entry's own code."""
     named = built.entry.taps[tap].layer
@@ -95,8 +107,7 @@ def map_at(built: Built, tap: str) -> Any:
 def test_each_tap_is_keras_map_averaged(built: Built) -> None:
     import keras
 
-    entry, batch = built.entry, images(3)
-    network = Extractor(every_tap(entry), SIZE, precision="float32", weights=built.path, backbone=entry.name)
+    entry, network, batch = built.entry, built.network, images(3)
     found = network.embed(batch)
     preprocess = getattr(keras.applications, entry.module).preprocess_input
     model = keras.Model(built.model.inputs, [map_at(built, tap) for tap in entry.taps])
@@ -115,8 +126,7 @@ def test_each_tap_is_keras_map_averaged(built: Built) -> None:
 
 
 def test_batches_do_not_matter_and_the_spec_says_which_network(built: Built) -> None:
-    entry, batch = built.entry, images(5, built.entry.least)
-    network = Extractor(precision="float32", weights=built.path, backbone=entry.name)
+    network, batch = built.network, images(5)
     whole = network.embed(batch)
     pieces = [network.embed(batch[start : start + 2]) for start in (0, 2, 4)]
     for layer, vectors in whole.items():
@@ -124,16 +134,15 @@ def test_batches_do_not_matter_and_the_spec_says_which_network(built: Built) -> 
         away = np.linalg.norm(vectors - again, axis=1) / np.linalg.norm(vectors, axis=1)
         assert away.max() <= TOLERANCE["float32"]
     spec = network.spec()
-    assert spec["backbone"] == entry.name
+    assert spec["backbone"] == built.entry.name
     assert spec["weights"] == f"custom:{spec['weights_sha256'][:12]}"
 
 
 @pytest.mark.parametrize("built", some(*HALVED), indirect=True)
 def test_bfloat16_points_the_same_way(built: Built) -> None:
-    entry, batch = built.entry, images(8)
+    exact, batch = built.network, images(8)
     if not convolves("bfloat16"):
         pytest.skip("this processor has no bfloat16")
-    exact = Extractor(image_size=SIZE, precision="float32", weights=built.path, backbone=entry.name)
     rough = exact.at("bfloat16").embed(batch)
     for layer, vectors in exact.embed(batch).items():
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(rough[layer], axis=1)
@@ -143,31 +152,34 @@ def test_bfloat16_points_the_same_way(built: Built) -> None:
         assert np.mean(cosines) > 0.97
 
 
-def test_unit_is_pixels_over_255_and_nothing_else(built: Built) -> None:
-    entry, batch = built.entry, images(2, built.entry.least)
-    first = next(iter(entry.taps))
-    network = Extractor(
-        first, preprocess="unit", precision="float32", weights=built.path, backbone=entry.name
-    )
-    model = entry.build(entry.least, "unit")
-    model.set_weights(list(network.weights.tensors.values()))
-    assert not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers)
+@pytest.fixture(scope="module")
+def odd(built: Built) -> Any:
+    """The model that the entry builds for images of an odd size and pixels over 255."""
+    return built.entry.build(ODD, "unit")
+
+
+def test_unit_is_pixels_over_255_and_nothing_else(built: Built, odd: Any) -> None:
     import keras
 
-    maps = keras.Model(model.inputs, entry.maps(model, [first])[0])
+    entry, batch = built.entry, images(2, ODD)
+    first = next(iter(entry.taps))
+    network = built.extractor([first], ODD, "unit")
+    odd.set_weights(list(network.weights.tensors.values()))
+    assert not any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in odd.layers)
+    maps = keras.Model(odd.inputs, entry.maps(odd, [first])[0])
     expected = maps.predict(batch.astype(np.float32) / 255, verbose=0).mean((1, 2))
     np.testing.assert_allclose(network.embed(batch)[first], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("built", BUILT, indirect=True)
-def test_an_odd_size_rounds_as_keras_rounds(built: Built) -> None:
-    built.entry.maps(built.entry.build(47), list(built.entry.taps))  # raises where they differ
+def test_an_odd_size_rounds_as_keras_rounds(built: Built, odd: Any) -> None:
+    built.entry.maps(odd, list(built.entry.taps))  # raises where they differ
 
 
 @pytest.mark.parametrize("size", [32, 33, 50, 63])
-@pytest.mark.parametrize("built", QUICK, indirect=True)
-def test_odd_sizes_round_as_keras_rounds(built: Built, size: int) -> None:
-    built.entry.maps(built.entry.build(size), list(built.entry.taps))  # raises where they differ
+@pytest.mark.parametrize("name", QUICK)
+def test_odd_sizes_round_as_keras_rounds(name: str, size: int) -> None:
+    entry = BACKBONES[name]
+    entry.maps(entry.build(size), list(entry.taps))  # raises where they differ
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -31,8 +31,16 @@ def maps(weights_path: str, pixels: NDArray[Any], names: list[str]) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def network(weights_path: str) -> VGG16:
-    return VGG16(LAYERS, precision="float32", weights=weights_path)
+def networks(weights_path: str) -> dict[str, VGG16]:
+    """The network at each precision, built once, where a test asks for it."""
+    exact = VGG16(LAYERS, precision="float32", batch=10)
+    exact.weights = vgg16_weights.load(weights_path)
+    return {precision: exact.at(precision) for precision in PRECISIONS}
+
+
+@pytest.fixture
+def network(networks: dict[str, VGG16]) -> VGG16:
+    return networks["float32"]
 
 
 def test_embeddings_are_keras_pooling_layers_averaged(network: VGG16, weights_path: str) -> None:
@@ -83,11 +91,11 @@ def test_uneven_grids_are_adaptive_averages(weights_path: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> None:
-    network = VGG16(LAYERS, precision=precision, weights=weights_path, batch=50)
+def test_batch_boundaries_do_not_matter(networks: dict[str, VGG16], precision: str) -> None:
+    network = networks[precision]
     batch = images(network.batch + 3)
     whole = network.embed(batch)
-    pieces = [network.embed(batch[start : start + 37]) for start in range(0, len(batch), 37)]
+    pieces = [network.embed(batch[start : start + 7]) for start in range(0, len(batch), 7)]
     for layer, vectors in whole.items():
         assert vectors.dtype == np.float32
         assert vectors.shape == (len(batch), network.widths[layer])
@@ -98,10 +106,9 @@ def test_batch_boundaries_do_not_matter(weights_path: str, precision: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_points_the_same_way(network: VGG16, weights_path: str, precision: str) -> None:
+def test_low_precision_points_the_same_way(networks: dict[str, VGG16], precision: str) -> None:
     batch = images(8)
-    exact = network.embed(batch)
-    rough = VGG16(LAYERS, precision=precision, weights=weights_path).embed(batch)
+    exact, rough = (networks[name].embed(batch) for name in ("float32", precision))
     for layer in exact:
         lengths = np.linalg.norm(exact[layer], axis=1) * np.linalg.norm(rough[layer], axis=1)
         assert np.all((exact[layer] * rough[layer]).sum(1) / lengths > 0.999)
@@ -141,9 +148,9 @@ def test_input_pixels_are_left_alone(network: VGG16) -> None:
     assert np.array_equal(batch, before)
 
 
-def test_progress_counts_every_image(network: VGG16) -> None:
+def test_progress_counts_every_image(network: VGG16, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    network.batch = 4
+    monkeypatch.setattr(network, "batch", 4)
     network.embed(images(9), counted.append)
     assert counted == [4, 4, 1]
 
