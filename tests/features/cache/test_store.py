@@ -293,13 +293,44 @@ def test_an_edited_header_is_noticed(store: EmbeddingStore, dataset: Folder) -> 
         Embeddings(store.path)
 
 
-def test_arrays_outside_the_file_are_refused(store: EmbeddingStore, dataset: Folder) -> None:
+@pytest.mark.parametrize("place", ["train", "train/block3"])
+def test_arrays_outside_the_file_are_refused(store: EmbeddingStore, dataset: Folder, place: str) -> None:
+    """Even where they hold what was written."""
+    fill(store, dataset)
+    shutil.copy(store.path, store.path.with_name("whole.h5"))
+    with h5py.File(store.path, "r+") as file:
+        del file[place]
+        file[place] = h5py.ExternalLink("whole.h5", f"/{place}")
+    with pytest.raises(Damaged, match=f"holds {place}, which is not a plain dataset"):
+        Embeddings(store.path)
+
+
+def test_a_group_among_the_arrays_is_refused(store: EmbeddingStore, dataset: Folder) -> None:
     fill(store, dataset)
     with h5py.File(store.path, "r+") as file:
-        del file["train/block3"]
-        file["train/block3"] = h5py.ExternalLink("elsewhere.h5", "/block3")
-    with pytest.raises(Damaged):
+        file.create_group("train/more")
+    with pytest.raises(Damaged, match="holds train/more, which is not a plain dataset"):
         Embeddings(store.path)
+
+
+def test_a_flipped_bit_among_the_vectors_is_told_with_their_layer(
+    store: EmbeddingStore, dataset: Folder
+) -> None:
+    """HDF5's own checksum of the chunk notices it before the digest does."""
+    fill(store, dataset)
+    content = bytearray(store.path.read_bytes())
+    place = content.find(vectors("train", 0, 1)["block3"].tobytes())
+    assert place > 0
+    content[place] ^= 1
+    store.path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"\.h5 is damaged in train/block3 \(.*\); compute it again$"):
+        Embeddings(store.path).matrix("train", ["block3"])
+
+
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(UserError, match=r"pipe\.h5 is not a regular file; move it away$"):
+        Embeddings(tmp_path / "pipe.h5")
 
 
 @pytest.mark.parametrize("version", [0, 99])
