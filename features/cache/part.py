@@ -18,12 +18,19 @@ from features.datasets.base import SPLITS
 from features.errors import UserError
 from features.files import NotRegular
 from features.hdf5 import open_hdf5, unsafe
+from features.shapes import Shape, anything, count, fits, having, mapping, none_or, parsed, some
+from features.shapes import text as is_text
 
 FORMAT = 2  # version of the layout; part of every fingerprint
 BLOCK_BYTES = 16 << 20  # read and hashed at a time
 HEADER = ("headroom_format", "fingerprint", "spec", "dataset", "class_names", "provenance")
 PART_HEADER = ("headroom_part", "fingerprint", "about")  # of one file of several
-JSON = ("spec", "dataset", "provenance", "about")
+JSON: dict[str, Shape] = {  # what is JSON in a header, and what of it is read
+    "spec": having({"layers": some(is_text)}),
+    "dataset": having({"source": is_text, "digest": is_text, "limit": none_or(count(1))}),
+    "provenance": mapping(anything),
+    "about": having({"starts": dict.fromkeys(SPLITS, count(0))}),
+}
 
 
 class Damaged(UserError):
@@ -79,7 +86,10 @@ class Part:
             if self.digest != header_digest(file.attrs, held, names):
                 raise Damaged(f"{path} is damaged in its header; compute it again")
             said = _header(file.attrs, names)
-            self.header = {name: json.loads(said[name]) if name in JSON else said[name] for name in said}
+            self.header = {name: parsed(said[name]) if name in JSON else said[name] for name in said}
+            for name, value in self.header.items():
+                if name in JSON and not fits(value, JSON[name]):
+                    raise Damaged(f"{path} is damaged in its header ({name}); compute it again")
             about = self.header.get("about", {"starts": dict.fromkeys(SPLITS, 0)})
             self.starts: dict[str, int] = about["starts"]
             self.rows = {split: len(file[split]["labels"]) if len(file[split]) else 0 for split in SPLITS}

@@ -24,7 +24,7 @@ from features.cache import store as store_module
 from features.cache.catalogue import find
 from features.cache.embeddings import Damaged, Embeddings, slug
 from features.cache.lock import set_aside
-from features.cache.part import canonical
+from features.cache.part import arrays, canonical, header_digest
 from features.cache.shards import in_words
 from features.cache.store import DISK_MARGIN, EmbeddingStore, fingerprint
 from features.datasets.base import SPLITS
@@ -290,6 +290,29 @@ def test_an_edited_header_is_noticed(store: EmbeddingStore, dataset: Folder) -> 
     with h5py.File(store.path, "r+") as file:
         file.attrs["spec"] = file.attrs["spec"].replace(b"imagenet", b"unit")
     with pytest.raises(Damaged, match="damaged in its header"):
+        Embeddings(store.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spec", "[" * 100_000),
+        ("spec", '{"layers": 5}'),
+        ("dataset", '{"digest": "a", "source": "b"}'),
+        ("provenance", "null"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_header_that_is_none_is_damaged_whatever_its_digest(
+    store: EmbeddingStore, dataset: Folder, name: str, value: str
+) -> None:
+    fill(store, dataset)
+    with h5py.File(store.path, "r+") as file:
+        file.attrs[name] = np.bytes_(value) if len(value) < 1000 else value
+        file.attrs["sha256"] = header_digest(file.attrs, dict(arrays(file)))
+    with pytest.raises(
+        Damaged, match=r"is damaged (in its header|or cut short) \((spec|dataset|prov|nested)"
+    ):
         Embeddings(store.path)
 
 
