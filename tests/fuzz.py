@@ -38,7 +38,8 @@ from features.backbones.extractor import parse_layers
 from features.backbones.keras_applications import Application
 from features.backbones.registry import BACKBONES
 from features.cache.embeddings import Embeddings, canonical
-from features.cache.part import HEADER, arrays, header_digest
+from features.cache.part import JSON as JSON_IN_HEADER
+from features.cache.part import arrays, header_digest
 from features.cache.shards import Shard, ShardFolder
 from features.datasets.cifar import CIFAR10, read_archive
 from features.datasets.images import read_square
@@ -191,6 +192,47 @@ def fuzz_bytes(whole: bytes, attempt: Callable[[bytes], None], name: str) -> Non
     return fuzz(
         st.one_of(EDITS.map(lambda edits: edited(whole, edits)), st.binary(max_size=2_000)), attempt, name
     )
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just(2**70)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+def fuzz_json(document: dict[str, Any], attempt: Callable[[dict[str, Any]], None], name: str) -> None:
+    """Exchange some values, wherever they stand."""
+
+    def places(value: Any) -> Iterator[tuple[Any, Any]]:
+        if isinstance(value, dict | list):
+            for key in list(value) if isinstance(value, dict) else range(len(value)):
+                yield value, key
+                yield from places(value[key])
+
+    def exchanged(exchanges: list[tuple[int, Any]]) -> dict[str, Any]:
+        changed: dict[str, Any] = json.loads(json.dumps(document))
+        for place, value in exchanges:
+            there = list(places(changed))
+            inside, key = there[place % len(there)]
+            inside[key] = value
+        return changed
+
+    def tried(content: bytes) -> None:
+        try:
+            said = json.loads(content)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(said, dict):
+            attempt(said)
+
+    if ENGINE == "atheris":
+        guided(canonical(document).encode(), tried, name)
+    else:
+        exchanges = st.lists(st.tuples(st.integers(0, 2**16), JSON), min_size=1, max_size=3)
+        fuzz(exchanges.map(exchanged), attempt, name)
 
 
 def fuzz_file(
@@ -352,24 +394,24 @@ def test_what_a_header_says(done: Project) -> None:
     """Anything at all, under a digest that was made anew."""
     path = done.cache
     with h5py.File(path) as file:
-        whole = canonical({name: str(file.attrs[name]) for name in HEADER if name != "class_names"})
+        whole = {name: json.loads(file.attrs[name]) for name in JSON_IN_HEADER if name in file.attrs}
 
-    def read(content: bytes) -> None:
+    def read(said: dict[str, Any]) -> None:
         try:
-            said = json.loads(content)
-        except (ValueError, RecursionError):
+            with h5py.File(path, "a") as file:
+                for name in whole.keys() & said.keys():
+                    file.attrs[name] = canonical(said[name])
+                file.attrs["sha256"] = header_digest(file.attrs, dict(arrays(file)))
+        except UnicodeEncodeError:
             return
-        with h5py.File(path, "a") as file:
-            for name, value in said.items() if isinstance(said, dict) else ():
-                if name in HEADER:
-                    file.attrs[name] = value if isinstance(value, str) else canonical(value)
-            file.attrs["sha256"] = header_digest(file.attrs, dict(arrays(file)))
         try:
-            Embeddings(path).matrix("train", ["block1"])
+            held = Embeddings(path)
+            held.matrix("train", ["block1"])
         except UserError:
             return
+        assert all(isinstance(layer, str) for layer in held.layers)
 
-    fuzz_bytes(whole.encode(), read, "cache header, sealed")
+    fuzz_json(whole, read, "cache header, sealed")
 
 
 @sealed
@@ -397,7 +439,7 @@ def test_a_shard(sealed: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["run.json", "predictions.npz", "head.npz"])
 def test_a_run(file: str, sealed: bool, done: Project) -> None:
     (run,) = load_all(done.out / "runs")
-    folder = done.out / "runs" / run.folder
+    folder, rows = done.out / "runs" / run.folder, run.test_proba.tolist()
     document = json.loads((folder / "run.json").read_bytes())
 
     def read() -> None:
@@ -405,28 +447,23 @@ def test_a_run(file: str, sealed: bool, done: Project) -> None:
             found = load(folder, with_head=True)
         except UserError:
             return
-        assert found.test_proba.shape == run.test_proba.shape if sealed else found.test_proba.tolist() == rows
+        assert sealed or found.test_proba.tolist() == rows
+
+    def say(said: dict[str, Any]) -> None:
+        about = {name: value for name, value in said.items() if name != "sha256"}
+        if isinstance(said.get("sha256"), dict):
+            proof = hashlib.sha256(canonical(about).encode(errors="replace")).hexdigest()
+            about["sha256"] = {**said["sha256"], "run.json": proof}
+        (folder / "run.json").write_text(json.dumps(about))
 
     def seal() -> None:
-        said = document
-        if file == "run.json":
-            try:
-                said = json.loads((folder / file).read_bytes())
-            except (ValueError, RecursionError):
-                return
-            if not isinstance(said, dict) or not isinstance(said.get("sha256"), dict):
-                return
-        else:
-            said["sha256"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        try:
-            about = canonical({name: value for name, value in said.items() if name != "sha256"})
-            said["sha256"]["run.json"] = hashlib.sha256(about.encode()).hexdigest()
-        except ValueError:
-            return
-        (folder / "run.json").write_text(json.dumps(said))
+        proof = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        say({**document, "sha256": {**document["sha256"], file: proof}})
 
-    rows = run.test_proba.tolist()
-    fuzz_file(folder / file, read, file, seal if sealed else None)
+    if sealed and file == "run.json":
+        fuzz_json(document, lambda said: (say(said), read())[1], "run.json, sealed")
+    else:
+        fuzz_file(folder / file, read, file, seal if sealed else None)
 
 
 def test_a_curve(done: Project) -> None:
@@ -451,23 +488,18 @@ def test_what_a_curve_says(done: Project) -> None:
     path = curve.path_of(done.out / "runs", run.folder)
     with np.load(path) as held:
         named = dict(held)
-    whole = str(named.pop("about"))
+    whole = json.loads(str(named.pop("about")))
 
-    def read(content: bytes) -> None:
-        text = content.decode(errors="replace")
-        try:
-            said = json.loads(text)
-            about = canonical({name: value for name, value in said.items() if name != "whole"})
-            text = canonical({**said, "whole": hashlib.sha256(about.encode()).hexdigest()})
-        except (ValueError, AttributeError, RecursionError):
-            pass
-        np.savez(path, about=np.array(text), **named)
+    def read(said: dict[str, Any]) -> None:
+        about = canonical({name: value for name, value in said.items() if name != "whole"})
+        proof = hashlib.sha256(about.encode(errors="replace")).hexdigest()
+        np.savez(path, about=np.array(json.dumps({**said, "whole": proof})), **named)
         try:
             curve.load(done.out / "runs", run)
         except UserError:
             return
 
-    fuzz_bytes(whole.encode(), read, "curve, sealed")
+    fuzz_json(whole, read, "curve, sealed")
 
 
 def test_looks(done: Project) -> None:
