@@ -10,15 +10,18 @@ LOG_SECONDS = 10.0  # between two lines in a log
 
 
 class _Lines:
-    """A stream that writes each update of a bar as a line."""
+    """A stream that writes the updates of a bar as lines, one for each count."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
-        if line:
+        count = line.partition(",")[0]
+        if line and count != self._last:  # tqdm draws the last one again when it closes
             self._stream.write(line + "\n")
+            self._last = count
 
     def flush(self) -> None:
         self._stream.flush()
