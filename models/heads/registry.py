@@ -147,7 +147,7 @@ HEADS: dict[str, Head] = {
     "centroid": Head(_centroid, "the class whose mean embedding is nearest"),
     "knn": Head(
         _knn,
-        "nearest neighbours by cosine, the more similar the more they count",
+        "nearest neighbours by cosine similarity, more similar ones weighted more",
         {"k": (100, 50, 20, 10, 5), "temperature": (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)},
     ),
     "lda": Head(
@@ -157,7 +157,7 @@ HEADS: dict[str, Head] = {
     ),
     "ridge": Head(
         _ridge,
-        "least squares with a squared penalty, in closed form",
+        "least squares with an L2 penalty, in closed form",
         {"alpha": (1e6, 3e5, 1e5, 3e4, 1e4, 3e3, 1e3, 3e2, 1e2, 1e1)},
     ),
     "svm": Head(_svm, "linear support vector machine, squared hinge", {"C": INVERSE_STRENGTH}),
