@@ -218,7 +218,9 @@ def main(name: str, *numbers: str) -> None:
                 return compile(source, path, "exec") if self.path == path else get_code(self, module)
 
             SourceFileLoader.get_code = code_of  # type: ignore[method-assign,assignment]
-            return pytest.main(arguments, [Tests(sorted(who, key=lambda test: seconds[test]))])
+            needed = {test.partition("::")[0] for test in who}
+            kept = [each for each in arguments if not each.endswith(".py") or each in needed]
+            return pytest.main(kept, [Tests(sorted(who, key=lambda test: seconds[test]))])
 
         if not who or forked(mutant, folder / "output", SECONDS) == 0:
             survived += 1
