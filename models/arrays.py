@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import IO, Any
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ def read(source: Path | IO[bytes]) -> Arrays:
     """The arrays in a file written by NumPy's ``savez`` or ``savez_compressed``, by name.
 
     NumPy allocates what an array's header declares before it reads the data. So each array must be exactly
-    as large as its member of the archive, and compressed members at most ``LARGEST`` bytes in total.
-    Nothing is unpickled.
+    as large as its member of the archive, no byte may belong to two members, and compressed members are at
+    most ``LARGEST`` bytes in total. Nothing is unpickled.
 
     Raises
     ------
@@ -37,6 +38,10 @@ def read(source: Path | IO[bytes]) -> Arrays:
             members = archive.infolist()
             if len({member.filename for member in members}) < len(members):
                 raise ValueError("two arrays have one name")
+            if not {each.compress_type for each in members} <= {ZIP_STORED, ZIP_DEFLATED}:
+                raise ValueError("it is compressed in a way that grows as it is read")  # beyond what it says
+            if sum(each.compress_size for each in members) > whole.seek(0, os.SEEK_END):
+                raise ValueError("its parts overlap")
             if sum(each.file_size for each in members if each.compress_type != ZIP_STORED) > LARGEST:
                 raise ValueError(f"more than {LARGEST:,} bytes are compressed in it")
             arrays = {}

@@ -72,7 +72,10 @@ def nodes(path: Path) -> list[str]:
     """
     try:
         with ZipFile(path) as archive:
-            for member in archive.infolist():
+            members = archive.infolist()
+            if sum(member.compress_size for member in members) > path.stat().st_size:
+                raise Untrusted("its parts overlap")
+            for member in members:
                 if member.compress_type != ZIP_STORED:  # so that no member expands
                     raise Untrusted(f"{member.filename} is compressed, which is not expected here")
                 if member.file_size != member.compress_size:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+from copy import copy
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -67,6 +68,27 @@ def test_what_grows_without_end_as_it_is_read_is_not_read(
     path = written(tmp_path / "a.npz", header((2_000,)) + b"\0" * 16_000, compression=ZIP_DEFLATED)
     assert path.stat().st_size < 1_000
     with pytest.raises(ValueError, match="more than 10,000 bytes are compressed in it"):
+        arrays.read(path)
+
+
+@pytest.mark.parametrize("compression", [ZIP_BZIP2, ZIP_LZMA])
+def test_what_numpy_does_not_write_is_not_read(tmp_path: Path, compression: int) -> None:
+    """zipfile unpacks what it has read of these at once, however small the array says it is."""
+    path = written(tmp_path / "a.npz", header((2,)) + bytes(16), compression=compression)
+    with pytest.raises(ValueError, match="compressed in a way that grows"):
+        arrays.read(path)
+
+
+def test_parts_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Else a thousand names of one array take a thousand times its memory."""
+    path = tmp_path / "a.npz"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", header((1_000,)) + bytes(8_000))
+        for name in ("b.npy", "c.npy"):
+            again = copy(archive.getinfo("a.npy"))
+            again.filename = name
+            archive.filelist.append(again)
+    with pytest.raises(ValueError, match="its parts overlap"):
         arrays.read(path)
 
 
