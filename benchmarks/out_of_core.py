@@ -134,7 +134,7 @@ def make(rows: int, width: int, out: Path) -> Path:
             hidden = centres[codes] + 2 * rng.standard_normal((len(codes), 64), dtype=np.float32)
             noise = rng.standard_normal((len(codes), width), dtype=np.float32)
             assembly.add(shard, {LAYER: np.maximum(hidden @ mixing + 8 * noise, 0)})
-        return store.commit(assembly, {"weights_source": "none: synthetic"}).path
+        return store.commit(assembly, {"weights_source": "none: synthetic", "network_seconds": 0.0}).path
 
 
 def trained(path: Path, layers: str, head: str, memory: str) -> dict[str, Any]:
