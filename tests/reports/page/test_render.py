@@ -50,7 +50,7 @@ SPEC = {
 def make(head: str, seed: int = 0, names: tuple[str, ...] = NASTY, test_rows: int = 60) -> Run:
     fake = Fake(*blobs(rows=160 + test_rows), train=160)
     fake.class_names, fake.spec = names, SPEC  # type: ignore[misc]
-    run = train(fake, head, seed, {"epochs": 12} if head == "dense" else None)
+    run = train(fake, head, seed)
     run.command = f"make train HEAD={head}"
     return run
 
