@@ -59,12 +59,15 @@ def png(figure: Any) -> bytes:
 
 
 def load(_: Any, path: str | None = None) -> Weights:
-    """VGG16's weights; a file, whose digests take a moment, is read once by a process."""
-    return vgg16.load() if path is None else _read(path)
+    """VGG16's weights; a file, whose digests take a moment, is read once by a process until it changes."""
+    if path is None or not Path(path).is_file():
+        return vgg16.load(path)
+    now = Path(path).stat()
+    return _read(path, now.st_ino, now.st_mtime_ns)
 
 
 @lru_cache(2)
-def _read(path: str) -> Weights:
+def _read(path: str, *_: int) -> Weights:
     return vgg16.load(path)
 
 

@@ -131,7 +131,7 @@ def _contradictions(said: Mapping[str, Any]) -> list[tuple[str, bool]]:
     measured = {"accuracy", "loss", "train_accuracy", "seconds"}
     numbers = [row[name] for row in sweep for name in ("train_accuracy", "seconds") if name in row]
     return [
-        ("history has curves of several lengths", len(epochs) > 1),
+        ("history has curves of different lengths", len(epochs) > 1),
         ("kept_epoch is not in history", bool(history) and (said["kept_epoch"] or 1) > min(epochs)),
         ("sweep has rows of several kinds", len(names) > 1),
         ("sweep has values that are not numbers", any(not SECONDS(value) for value in numbers)),

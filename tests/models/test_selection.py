@@ -486,7 +486,7 @@ class TestWhatAReaderIsTold:
         material = TrainSplit(fake, ("block5",))  # type: ignore[arg-type]
         chosen = selection.Selection(val_proba=np.eye(3)[material.y_val])
         found = selection._warnings("centroid", HEADS["centroid"], chosen, material, own)
-        assert [said.partition(": ")[2][:20] for said in found] == ["it has collapsed; th"] * told
+        assert [said.partition(": ")[2][:20] for said in found] == ["it has collapsed, ma"] * told
 
     def test_not_that_a_head_is_as_good_as_the_floor(
         self, fake: Fake, monkeypatch: pytest.MonkeyPatch

@@ -325,7 +325,7 @@ class TestSomeRows:
     def test_what_is_no_number_is_refused(self, stored: Stored) -> None:
         material = split(stored, 30_000)
         stored._X["train"][material.fit_rows[5]] = np.nan
-        with pytest.raises(UserError, match="holds NaN or infinite numbers"):
+        with pytest.raises(UserError, match="contains NaN or infinite numbers"):
             material.chosen(np.arange(10))
 
 

@@ -127,7 +127,7 @@ def test_a_learning_curve(trained: Project) -> None:
         ),
         (
             ("--head", "VotingClassifier"),
-            "no head: it needs an estimator to be built with",
+            "cannot be a head: it needs an estimator to be built with",
         ),
         (("--head", "nowhere:Mine"), "HEAD=nowhere:Mine: ModuleNotFoundError: No module named 'nowhere'"),
         (("--head", "ridge", "--scale", "standard"), "SET: ridge has no parameter 'scale'"),

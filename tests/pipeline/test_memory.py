@@ -35,7 +35,7 @@ def test_a_run_has_the_name_and_the_predictions_that_it_has_in_memory(computed: 
     predicted = load(Path(whole.strip())).test_proba
     code, parts, err = computed("train", "--head", "centroid", "--force", *LITTLE)
     assert code == 0
-    assert "40 training images take 0.0 GB" in err
+    assert "40 training images are 0.0 GB" in err
     assert parts == whole
     run = load(Path(parts.strip()))
     assert abs(run.test_proba - predicted).max() < 1e-6

@@ -213,20 +213,21 @@ def test_other_weights_are_refused_by_name(trained: Project, tmp_path: Path) -> 
     assert "WEIGHTS: the run" in err
 
 
-class TestExport:
-    @pytest.fixture(scope="class")
-    def elsewhere(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-        """An interpreter that does not find Headroom: it says of which type is what lies at a path."""
-        code = "import joblib, sys\nfor path in sys.stdin: print(type(joblib.load(path.strip())), flush=True)"
-        with subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tmp_path_factory.mktemp("elsewhere"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as child:
-            yield child
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """An interpreter that does not find Headroom: it says of which type is what lies at a path."""
+    code = "import joblib, sys\nfor path in sys.stdin: print(type(joblib.load(path.strip())), flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        yield child
 
+
+class TestExport:
     @pytest.mark.parametrize("classes", [2, 3])
     @pytest.mark.parametrize("head", [name for name in HEADS if name not in ("dense", "baseline")])
     def test_a_plain_object_predicts_the_same_without_headroom(

@@ -163,7 +163,7 @@ class TestMemory:
                 {"image_size": 100_000},
                 r"the network with image_size=100000 and batch=5 needs at least 2,200\.0 GB of memory "
                 r"\(5 images per call, each of 120,000,000,000 bytes of pixels, 320,000,000,000 of block1's "
-                r"maps and 2,048 of embeddings\), 10\.0 GB are available; give a smaller image_size=, batch=",
+                r"maps and 2,048 of embeddings\), 10\.0 GB is available; give a smaller image_size=, batch=",
             ),
             ({"batch": 10**9}, r"batch=1000000000 needs at least 47,104\.0 GB"),
             ({"layers": "block1@8000", "image_size": 16_000, "batch": 1}, "16,384,000,000 of embeddings"),

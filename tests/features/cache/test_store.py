@@ -386,7 +386,7 @@ def test_a_file_that_went_after_it_was_opened_is_told(store: EmbeddingStore, dat
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (PermissionError(13, "Permission denied"), "may not be read: permission denied"),
+        (PermissionError(13, "Permission denied"), "cannot be read: permission denied"),
         (OSError(11, "no lock"), r"cannot be read now \(Resource temporarily unavailable\)"),
     ],
 )

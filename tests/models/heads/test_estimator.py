@@ -78,7 +78,7 @@ class TestNames:
 
     def test_an_unknown_name_lists_ours_says_how_others_are_named_and_what_is_near(self) -> None:
         with pytest.raises(
-            UserError, match=r"near LogisticRegression: expected one of prior, .*, baseline; all"
+            UserError, match=r"did you mean LogisticRegression\?\): expected one of prior, .*, baseline; all"
         ) as told:
             head("LogisticRegresion")
         assert "or module:Class" in str(told.value)
