@@ -319,7 +319,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that reports errors in one line, with exit code 2."""
 
     def error(self, message: str) -> Any:
-        print(f"error: {message}; see: {self.prog} --help", file=sys.stderr)
+        print(f"error: {' '.join(message.splitlines())}; see: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 

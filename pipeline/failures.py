@@ -42,8 +42,8 @@ LESS = {  # what needs less memory, by stage
 
 
 def in_users_words(error: UserError | str) -> str:
-    """A message of the libraries with the names of the command line: ``IMAGE_SIZE=16``, ``make features``."""
-    text = _PARAMETER.sub(lambda found: NAMES[found[0]], str(error))
+    """A message of the libraries on one line, in the words of the command line: ``LIMIT=`` for ``limit=``."""
+    text = _PARAMETER.sub(lambda found: NAMES[found[0]], " ".join(str(error).splitlines()))
     for advice, command in COMMANDS.items():
         text = text.replace(advice, command)
     return text

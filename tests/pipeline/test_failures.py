@@ -212,6 +212,7 @@ class TestUsersWords:
             ("/data/set=train/limit=5/x.png is gone", "/data/set=train/limit=5/x.png is gone"),
             ("settings=seed=1,batch=2: no", "SET=seed=1,batch=2: no"),
             ("batch_size=0: expected 1", "batch_size=0: expected 1"),
+            ("settings=a\nb: no", "SET=a b: no"),
             ("x.h5 is damaged; compute it again", "x.h5 is damaged; run: make features"),
         ],
     )

@@ -260,6 +260,7 @@ class TestParameters:
             ("a=(1,2", {"a": "(1,2"}),
             ("a=b=c", {"a": "b=c"}),
             ("a=" + "(" * 1000, {"a": "(" * 1000}),
+            (r"a='\d'", {"a": r"\d"}),
         ],
     )
     def test_a_line_becomes_values_and_back(self, text: str, settings: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import warnings
+from copy import copy
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -240,6 +241,19 @@ def test_a_tree_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(objects, "LARGEST_SCHEMA", 100)
     with pytest.raises(objects.Untrusted, match=r"schema\.json is larger than 100 bytes"):
         objects.read(file_with(lambda tree: None, tmp_path / "head.skops"))
+
+
+def test_parts_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Else a thousand names of one array take a thousand times its memory."""
+    path = file_with(lambda tree: None, tmp_path / "head.skops")
+    with ZipFile(path, "a") as archive:
+        archive.writestr("more", b"1")  # so that the directory is written anew
+        for name in ("again", "and again"):
+            largest = copy(max(archive.filelist, key=lambda member: member.file_size))
+            largest.filename = name
+            archive.filelist.append(largest)
+    with pytest.raises(objects.Untrusted, match="its parts overlap"):
+        objects.read(path)
 
 
 def test_a_part_of_the_file_is_as_large_as_it_says(tmp_path: Path) -> None:
