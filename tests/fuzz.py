@@ -20,6 +20,7 @@ import resource
 import sys
 import tarfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,7 @@ from tests.conftest import Make, Project, picture
 
 MINUTES = float(os.environ.get("HEADROOM_MINUTES", "5"))
 ENGINE = os.environ.get("HEADROOM_ENGINE", "hypothesis")
+FORGES = ENGINE == "atheris"  # it sees what a digest is compared with, and puts that in its place
 ROUND = 200  # examples of Hypothesis' between two beginnings
 LONGEST = 10.0  # seconds of processor time that one example may take
 STUCK = 300  # seconds after which one that does not return ends all, with its traceback
@@ -149,8 +151,6 @@ def guided(whole: bytes, attempt: Callable[[bytes], None], name: str) -> None:
     """The same with libFuzzer, from these bytes on; in a process of its own, as it never comes back."""
     child = os.fork()
     if not child:
-        import atheris
-
         executions = Executions(name, attempt)
         seeds = Path(os.environ["HEADROOM_CACHE"]) / "seeds"
         seeds.mkdir(parents=True)
@@ -162,9 +162,23 @@ def guided(whole: bytes, attempt: Callable[[bytes], None], name: str) -> None:
                 print(f"\n{executions}", flush=True)
                 os._exit(0)
 
-        with bounded():
-            atheris.Setup(["fuzz", "-verbosity=0", "-rss_limit_mb=0", f"-timeout={STUCK}", str(seeds)], one)
-            atheris.Fuzz()
+        options = [
+            "-verbosity=0",
+            "-rss_limit_mb=0",
+            f"-timeout={STUCK}",
+            f"-artifact_prefix={seeds.parent}/",
+        ]
+        try:
+            import atheris
+
+            with bounded():
+                atheris.Setup(["fuzz", *options, str(seeds)], one)
+                atheris.Fuzz()
+        except BaseException:  # which must not reach pytest here, or it would go on
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -385,7 +399,7 @@ def test_an_embeddings_file(done: Project) -> None:
             found = held.matrix("train", ["block1"])
         except UserError:
             return
-        assert np.array_equal(found, whole)
+        assert FORGES or np.array_equal(found, whole)
 
     fuzz_file(path, read, "cache header")
 
@@ -447,7 +461,7 @@ def test_a_run(file: str, sealed: bool, done: Project) -> None:
             found = load(folder, with_head=True)
         except UserError:
             return
-        assert sealed or found.test_proba.tolist() == rows
+        assert sealed or FORGES or found.test_proba.tolist() == rows
 
     def say(said: dict[str, Any]) -> None:
         about = {name: value for name, value in said.items() if name != "sha256"}
@@ -477,7 +491,7 @@ def test_a_curve(done: Project) -> None:
         except UserError:
             return
         assert found is not None
-        assert found.points == whole.points
+        assert FORGES or found.points == whole.points
 
     fuzz_file(curve.path_of(done.out / "runs", run.folder), read, "curve")
 
@@ -507,7 +521,7 @@ def test_looks(done: Project) -> None:
 
     def read() -> None:
         found = looks.read(done.out / "runs")
-        assert found.doubt([run.look], {}) or found.counts[run.test_digest] == 1
+        assert FORGES or found.doubt([run.look], {}) or found.counts[run.test_digest] == 1
 
     fuzz_file(done.out / "runs" / looks.FILE, read, "looks")
 
