@@ -27,17 +27,22 @@ ROOT = Path(__file__).parents[3]
 class Stage:
     """``features`` with the stand-in network, in processes of its own."""
 
-    def __init__(self, images: Path, weights: str, root: Path, prepared: Prepared) -> None:
+    def __init__(self, images: Path, weights: str, root: Path, prepared: Prepared | None = None) -> None:
         self.images, self.root, self._prepared = images, root, prepared
         self._given = ["--dataset", str(images), "--weights", weights, "--layers", "block3,block5"]
         self._given += ["--precision", "float32", "--head", "centroid"]
 
     def start(
-        self, plan: str, stage: str = "features", before: tuple[str, ...] = (), more: tuple[str, ...] = ()
+        self,
+        plan: str = "-",
+        out: str = "out",
+        stage: str = "features",
+        before: tuple[str, ...] = (),
+        more: tuple[str, ...] = (),
     ) -> subprocess.Popen[str]:
         """In a new interpreter, which can be given signals, or be started by another command."""
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "tests.stand_in", plan, *self._arguments(stage, "out", more)],
+            [*before, sys.executable, "-m", "tests.stand_in", plan, *self._arguments(stage, out, more)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,8 +58,8 @@ class Stage:
         more: tuple[str, ...] = (),
     ) -> tuple[int, list[str], str]:
         """Exit code, shards written, standard error."""
-        if before:
-            child = self.start(plan, stage, before, more)
+        if before or self._prepared is None:
+            child = self.start(plan, out, stage, before, more)
             printed, err = child.communicate(timeout=60)
             code = child.returncode
         else:
