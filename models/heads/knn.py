@@ -192,9 +192,9 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """:meth:`neighbours` of rows of length 1 in one pass over the stored rows, the k best running along.
 
-        A product's last digits depend on its shape. So all have the same one, and each is made by one thread:
-        copies of a row are equally similar, and neighbours are the same bit for bit in any memory that holds
-        2 x ``LIVE`` x ``TILE`` rows (in less, products are of fewer).
+        The last digits of a product depend on its shape. So all products have the same one, and each is made
+        by one thread: neighbours are the same bit for bit in any memory that holds 2 x ``LIVE`` x ``TILE``
+        rows (in less, products are of fewer). Copies of a row may still differ in the last digit.
         """
         from joblib import cpu_count
         from scipy.linalg.blas import sgemm

@@ -263,19 +263,29 @@ class TestKnn:
                 head.predict_proba(np.resize(stored._X["test"], (rows, 8)))
                 assert X.passes - before <= passes
 
-    def test_copies_of_a_row_are_equally_similar_whatever_the_memory(self, tmp_path: Path) -> None:
-        wide = Stored(tmp_path, rows=2_900, train=2_600, width=72)
+    def test_of_equally_similar_rows_the_first_are_taken_whatever_the_memory(self, tmp_path: Path) -> None:
+        """Rows of 1 and -1, whose products and lengths no order of summation rounds."""
+        wide = Stored(tmp_path, rows=2_900, train=2_600, width=64)
+        for rows in wide._X.values():
+            rows[:] = np.where(rows > np.median(rows), 1, -1)
         train, test = wide._X["train"], wide._X["test"]
-        train[[40, 1_200, 2_599]] = train[7]  # in several tiles, one of them the last
-        train[100:2_500:50] = test[3]  # more than k
-        whole = KnnHead().fit(train, wide.labels()).neighbours(test, 9)[1]
-        assert whole[3].tolist() == list(range(100, 550, 50))
+        train[100:2_500:50] = test[3]  # more than k, in several tiles
+        exact = np.argsort(-(test @ train.T), axis=1, kind="stable")[:, :9]
+        assert exact[3].tolist() == list(range(100, 550, 50))
+        assert np.array_equal(KnnHead().fit(train, wide.labels()).neighbours(test, 9)[1], exact)
+        for memory in (2_000_000, 5_000_000, 400_000_000):
+            head = KnnHead().fit(StoredRows(wide, "train", LAYERS, memory), wide.labels())  # type: ignore[arg-type]
+            assert np.array_equal(head.neighbours(test, 9)[1], exact)
+
+    def test_similarities_are_the_same_bit_for_bit_whatever_the_memory(self, tmp_path: Path) -> None:
+        wide = Stored(tmp_path, rows=2_900, train=2_600, width=72)
         found = []
         for memory in (2_000_000, 5_000_000, 400_000_000):
             head = KnnHead().fit(StoredRows(wide, "train", LAYERS, memory), wide.labels())  # type: ignore[arg-type]
-            found.append(head.neighbours(test, 9))
-            assert np.array_equal(found[-1][1], whole)
-        assert all(np.array_equal(each[0], found[0][0]) for each in found)
+            found.append(head.neighbours(wide._X["test"], 9))
+        for similarities, rows in found[1:]:
+            assert np.array_equal(similarities, found[0][0])
+            assert np.array_equal(rows, found[0][1])
 
     def test_fitted_in_memory_it_predicts_rows_that_are_not(self, stored: Stored) -> None:
         material = split(stored, 30_000)
