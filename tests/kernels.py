@@ -21,6 +21,7 @@ NUMERICAL = [
         "models/heads/test_linear.py",
         "models/heads/test_knn.py",
         "models/test_selection.py",
+        "models/test_trainsplit.py::TestHeadsOfMoments",
         "models/test_trainsplit.py::TestKnn",
         "models/test_temperature.py",
         "reports/context/test_neighbours.py",
