@@ -409,8 +409,10 @@ def test_what_a_header_says(done: Project) -> None:
     path = done.cache
     with h5py.File(path) as file:
         whole = {name: json.loads(file.attrs[name]) for name in JSON_IN_HEADER if name in file.attrs}
+    content = path.read_bytes()
 
     def read(said: dict[str, Any]) -> None:
+        path.write_bytes(content)
         try:
             with h5py.File(path, "a") as file:
                 for name in whole.keys() & said.keys():
