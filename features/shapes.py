@@ -90,8 +90,8 @@ def sha256(value: Any) -> bool:
 
 
 def count(least: int) -> _Check:
-    """An integer of at least ``least``."""
-    return lambda value: type(value) is int and value >= least
+    """An integer of at least ``least`` that NumPy's int64 holds: JSON's may have thousands of digits."""
+    return lambda value: type(value) is int and least <= value < 2**63
 
 
 def number(low: float, high: float) -> _Check:

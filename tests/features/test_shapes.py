@@ -49,6 +49,7 @@ def test_what_is_something_else_is_so_as_a_whole(value: Any) -> None:
         (mapping(flag), {"a": True}, {"a": 1}),
         (having({"a": flag}), {"a": True, "b": 1}, {"b": 1}),
         (either(flag, count(0)), 1, 1.5),
+        (count(1), 2**63 - 1, 2**63),
         (shapes.sha256, "0" * 64, "g" * 64),
     ],
 )
