@@ -159,7 +159,7 @@ def guided(whole: bytes, attempt: Callable[[bytes], None], name: str) -> None:
         def one(content: bytes) -> None:
             executions(content)
             if executions.over():
-                print(f"\n{executions}", flush=True)
+                print(f"\n{executions}", file=sys.__stdout__, flush=True)
                 os._exit(0)
 
         options = [
@@ -175,9 +175,10 @@ def guided(whole: bytes, attempt: Callable[[bytes], None], name: str) -> None:
                 atheris.Setup(["fuzz", *options, str(seeds)], one)
                 atheris.Fuzz()
         except BaseException:  # which must not reach pytest here, or it would go on
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)
         finally:
-            sys.stdout.flush()
+            for stream in (sys.stdout, sys.__stdout__, sys.__stderr__):
+                stream.flush()
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
