@@ -98,18 +98,24 @@ def test_an_unknown_layer_is_refused(embeddings: Embeddings) -> None:
         next(embeddings.blocks("train", ["block9"], 10))
 
 
-def test_chunks_without_a_wanted_row_are_not_read(
-    embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def read(embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """First row, and the one after the last, of each read from the file, once its digests are proved."""
     embeddings.prove("train", LAYERS)
-    read: list[tuple[int, int]] = []
+    noted: list[tuple[int, int]] = []
     block = Part._block
 
     def noting(self: Part, item: Any, name: str, start: int, stop: int) -> Any:
-        read.append((start, stop))
+        noted.append((start, stop))
         return block(self, item, name, start, stop)
 
     monkeypatch.setattr(Part, "_block", noting)
+    return noted
+
+
+def test_chunks_without_a_wanted_row_are_not_read(
+    embeddings: Embeddings, read: list[tuple[int, int]]
+) -> None:
     embeddings.take("train", ["block3"], np.array([1, 2, 5, 40, 41, 88]))
     assert read == [(1, 6), (40, 42), (88, 89)]
     read.clear()
@@ -117,18 +123,7 @@ def test_chunks_without_a_wanted_row_are_not_read(
     assert read == [(1, 2), (9, 10)], "not even a single one between two"
 
 
-def test_no_more_is_read_at_a_time_than_a_block(
-    embeddings: Embeddings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embeddings.prove("train", LAYERS)
-    read: list[tuple[int, int]] = []
-    block = Part._block
-
-    def noting(self: Part, item: Any, name: str, start: int, stop: int) -> Any:
-        read.append((start, stop))
-        return block(self, item, name, start, stop)
-
-    monkeypatch.setattr(Part, "_block", noting)
+def test_no_more_is_read_at_a_time_than_a_block(embeddings: Embeddings, read: list[tuple[int, int]]) -> None:
     embeddings.take("train", ["block3"], slice(3, 21))
     assert read == [(3, 8), (8, 16), (16, 21)]
 
