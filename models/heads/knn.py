@@ -197,7 +197,6 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
         rows (in less, products are of fewer). Copies of a row may still differ in the last digit.
         """
         from joblib import cpu_count
-        from scipy.linalg.blas import sgemm
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         stored, k = self._stored(), min(k, len(self.codes_))
@@ -208,7 +207,7 @@ class KnnHead(BaseHead, ClassifierMixin, BaseEstimator):
 
         def search(start: int) -> None:
             part = slice(start, start + QUERIES)
-            found = sgemm(1, rows.T, queries[part].T, trans_a=True).T[:, : places.stop - places.start]
+            found = np.matmul(queries[part], rows.T)[:, : places.stop - places.start]  # without the GIL
             found *= scale
             better = np.flatnonzero(found.max(axis=1) > best[part, -1])
             found = found[better]
